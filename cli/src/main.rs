@@ -1,0 +1,2 @@
+//! The keepup command.
+fn main() {}
