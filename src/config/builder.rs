@@ -1,0 +1,256 @@
+//! The builder: the settings by method, then `run` or `start`.
+
+use std::time::Duration;
+
+use crate::config::{Assignment, Isolation, RetryPolicy, Settings, StartFrom, Workers};
+use crate::error::Error;
+use crate::event::Event;
+use crate::handler::{BatchHandler, Handler, WorkerInfo};
+use crate::report::Report;
+use crate::runtime::{self, Handle};
+use crate::worker::engine::{BatchLimits, EngineFactory};
+
+/// Called with every event, in order, on a thread of its own.
+pub(crate) type Observer = Box<dyn FnMut(&Event) + Send>;
+
+/// A consumer of that group, on the cluster at `bootstrap` (`host:port`,
+/// several separated by commas).
+///
+/// ```no_run
+/// use keepup::Record;
+///
+/// fn main() -> Result<(), keepup::Error> {
+///     let report = keepup::builder("localhost:9092", "billing")
+///         .topic("orders")
+///         .run(|_worker| |record: &Record<'_>| println!("{record:?}"))?;
+///     std::process::exit(report.exit_code());
+/// }
+/// ```
+pub fn builder(bootstrap: impl Into<String>, group: impl Into<String>) -> Builder {
+    Builder {
+        settings: Settings::new(bootstrap, group),
+        observer: None,
+    }
+}
+
+/// What a run is made from; see [`Settings`] for what each value means and its
+/// default.
+#[must_use = "a builder does nothing until run() or start()"]
+pub struct Builder {
+    pub(crate) settings: Settings,
+    pub(crate) observer: Option<Observer>,
+}
+
+impl Builder {
+    /// Reads that topic, or the topics of that pattern: a regular expression
+    /// that begins with `^`. Repeatable.
+    pub fn topic(mut self, topic: impl Into<String>) -> Self {
+        self.settings.topics.push(topic.into());
+        self
+    }
+
+    /// Reads these topics.
+    pub fn topics<T: Into<String>>(mut self, topics: impl IntoIterator<Item = T>) -> Self {
+        self.settings
+            .topics
+            .extend(topics.into_iter().map(Into::into));
+        self
+    }
+
+    /// How many workers run. Default [`Workers::AUTO`].
+    pub fn workers(mut self, workers: Workers) -> Self {
+        self.settings.workers = workers;
+        self
+    }
+
+    /// How partitions come to this process. Default: by the group.
+    pub fn assignment(mut self, assignment: Assignment) -> Self {
+        self.settings.assignment = assignment;
+        self
+    }
+
+    /// Where a partition without a commit begins. Default: earliest.
+    pub fn start_from(mut self, start: StartFrom) -> Self {
+        self.settings.start_from = start;
+        self
+    }
+
+    /// Which records of transactions are read. Default: committed ones.
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.settings.isolation = isolation;
+        self
+    }
+
+    /// What happens with a record whose handler fails.
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
+        self.settings.retry = retry;
+        self
+    }
+
+    /// How often a worker may be replaced in a minute. Default 5.
+    pub fn restart_budget(mut self, restarts: u32) -> Self {
+        self.settings.restart_budget = restarts;
+        self
+    }
+
+    /// How long a revoke waits for the record in hand. Default 5 s.
+    pub fn revoke_deadline(mut self, deadline: Duration) -> Self {
+        self.settings.revoke_deadline = deadline;
+        self
+    }
+
+    /// How long a stop waits for the records in hand. Default 25 s.
+    pub fn stop_deadline(mut self, deadline: Duration) -> Self {
+        self.settings.stop_deadline = deadline;
+        self
+    }
+
+    /// How long the first contact with the cluster may take. Default 10 s.
+    pub fn contact_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.contact_timeout = timeout;
+        self
+    }
+
+    /// How much memory records may take in this process, in bytes. Default
+    /// 48 MiB.
+    pub fn memory_budget(mut self, bytes: usize) -> Self {
+        self.settings.memory_budget = bytes;
+        self
+    }
+
+    /// Stops when every assigned partition reached the end offset that it had
+    /// when it was assigned.
+    pub fn until_end(mut self, until_end: bool) -> Self {
+        self.settings.until_end = until_end;
+        self
+    }
+
+    /// Stops after that many completed records.
+    pub fn count(mut self, records: u64) -> Self {
+        self.settings.count = Some(records);
+        self
+    }
+
+    /// Sets a raw librdkafka property. Those that would break a guarantee are
+    /// refused when the run starts.
+    pub fn property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.properties.insert(name.into(), value.into());
+        self
+    }
+
+    /// Is told everything that happens, in order, on a thread of its own. An
+    /// observer that falls more than 4,096 events behind misses some; it is
+    /// told how many by a warning.
+    pub fn on_event(mut self, observer: impl FnMut(&Event) + Send + 'static) -> Self {
+        self.observer = Some(Box::new(observer));
+        self
+    }
+
+    /// The settings as they stand.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Replaces all settings.
+    pub fn with_settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Runs until something stops it: SIGINT or SIGTERM (a second one ends the
+    /// drain, a third one the process), `until_end`, `count`, a handler's
+    /// [`Outcome::Stop`](crate::Outcome::Stop), or a failure. Blocks; signal
+    /// handlers are removed again before it returns.
+    ///
+    /// `factory` is called on the thread of each worker to make its handler.
+    ///
+    /// # Errors
+    ///
+    /// Where nothing was started: wrong settings, no contact, an unknown topic,
+    /// no permission.
+    pub fn run<H, F>(self, factory: F) -> Result<Report, Error>
+    where
+        H: Handler + 'static,
+        F: Fn(WorkerInfo) -> H + Send + Sync + 'static,
+    {
+        runtime::run(self, EngineFactory::per_record(factory))
+    }
+
+    /// As [`run`](Builder::run), with handlers that take up to `max_records`
+    /// records of one partition at a time. A batch that is not full is handed
+    /// over `max_wait` after its first record arrived.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Builder::run).
+    pub fn run_batches<H, F>(
+        self,
+        max_records: usize,
+        max_wait: Duration,
+        factory: F,
+    ) -> Result<Report, Error>
+    where
+        H: BatchHandler + 'static,
+        F: Fn(WorkerInfo) -> H + Send + Sync + 'static,
+    {
+        runtime::run(
+            self,
+            EngineFactory::per_batch(
+                BatchLimits {
+                    max_records,
+                    max_wait,
+                },
+                factory,
+            ),
+        )
+    }
+
+    /// Starts the run and returns at once with a handle. Installs no signal
+    /// handlers.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Builder::run).
+    pub fn start<H, F>(self, factory: F) -> Result<Handle, Error>
+    where
+        H: Handler + 'static,
+        F: Fn(WorkerInfo) -> H + Send + Sync + 'static,
+    {
+        runtime::start(self, EngineFactory::per_record(factory))
+    }
+
+    /// As [`start`](Builder::start), with batch handlers.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Builder::run).
+    pub fn start_batches<H, F>(
+        self,
+        max_records: usize,
+        max_wait: Duration,
+        factory: F,
+    ) -> Result<Handle, Error>
+    where
+        H: BatchHandler + 'static,
+        F: Fn(WorkerInfo) -> H + Send + Sync + 'static,
+    {
+        runtime::start(
+            self,
+            EngineFactory::per_batch(
+                BatchLimits {
+                    max_records,
+                    max_wait,
+                },
+                factory,
+            ),
+        )
+    }
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,11 @@
+//! What can be set: typed values with defaults, validated as a whole.
+//!
+//! [`Settings`] is plain data; [`Settings::problems`] checks it and tells every
+//! problem at once. [`Builder`] fills it in and starts a run.
+
+mod builder;
+mod settings;
+
+pub use builder::{Builder, builder};
+pub(crate) use settings::ResetPolicy;
+pub use settings::{Assignment, Isolation, RetryPolicy, Settings, StartFrom, Workers};

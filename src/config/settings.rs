@@ -1,0 +1,411 @@
+//! The settings of a run, their defaults, and the rules between them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::error::Problem;
+use crate::source::MemoryBudget;
+
+/// How many workers run in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// Always that many; those without a partition idle.
+    Fixed(usize),
+    /// As many as this process has partitions, up and down with every
+    /// assignment, but not more than `max`.
+    MatchPartitions {
+        /// The most that may run.
+        max: usize,
+    },
+}
+
+impl Workers {
+    /// The default: `MatchPartitions { max: 64 }`.
+    pub const AUTO: Self = Self::MatchPartitions { max: 64 };
+
+    /// The most threads that an operator can have meant.
+    pub const MOST: usize = 4_096;
+
+    /// How many workers should run for that many partitions.
+    pub(crate) fn wanted(self, partitions: usize) -> usize {
+        match self {
+            Self::Fixed(workers) => workers,
+            Self::MatchPartitions { max } => partitions.min(max),
+        }
+    }
+
+    /// What is wrong with it, if anything.
+    pub(crate) fn problem(self) -> Option<Problem> {
+        let (count, setting) = match self {
+            Self::Fixed(count) => (count, "workers"),
+            Self::MatchPartitions { max } => (max, "workers (auto)"),
+        };
+        match count {
+            0 => Some(Problem::new(
+                setting,
+                count,
+                "at least one worker is needed to handle anything",
+                "give 1 or more, or auto for as many as there are partitions",
+            )),
+            1..=Self::MOST => None,
+            _ => Some(Problem::new(
+                setting,
+                count,
+                format!("one process runs at most {} workers", Self::MOST),
+                "give less, and more processes",
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(workers) => write!(f, "{workers}"),
+            Self::MatchPartitions { max } => write!(f, "auto:{max}"),
+        }
+    }
+}
+
+impl FromStr for Workers {
+    type Err = String;
+
+    /// A number, `auto` (= `auto:64`) or `auto:MAX`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |digits: &str| {
+            digits.parse::<usize>().map_err(|_| {
+                format!("{text:?} is not a number of workers: give a number, auto or auto:MAX")
+            })
+        };
+        match text.strip_prefix("auto") {
+            Some("") => Ok(Self::AUTO),
+            Some(rest) => match rest.strip_prefix(':') {
+                Some(max) => Ok(Self::MatchPartitions { max: number(max)? }),
+                None => Err(format!("{text:?}: give a number, auto or auto:MAX")),
+            },
+            None => Ok(Self::Fixed(number(text)?)),
+        }
+    }
+}
+
+/// How partitions come to this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Assignment {
+    /// Kafka's group protocol gives them, and takes them away.
+    #[default]
+    Group,
+    /// No group protocol: process `index` of `of` takes the partitions p with
+    /// p mod `of` = `index`, of every topic. Offsets are still committed under
+    /// the group's name.
+    Static {
+        /// This process's number, from 0.
+        index: usize,
+        /// How many processes there are.
+        of: usize,
+    },
+}
+
+/// Where a partition begins that has no committed offset, and where it goes on
+/// when its offset is out of range.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StartFrom {
+    /// At the oldest record.
+    #[default]
+    Earliest,
+    /// At the end: only what is produced from now on. A partition that is new
+    /// in a topic of which the group has commits starts at its oldest record,
+    /// since all of it was produced from then on; and nothing is handed over
+    /// before the first position is committed, so that a crash cannot skip
+    /// what was produced meanwhile.
+    Latest,
+    /// At the first record with that timestamp or a later one, in milliseconds
+    /// since 1970.
+    Timestamp(i64),
+}
+
+pub(crate) use StartFrom as ResetPolicy;
+
+impl StartFrom {
+    /// The policy's name in events.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Earliest => "earliest",
+            Self::Latest => "latest",
+            Self::Timestamp(_) => "timestamp",
+        }
+    }
+}
+
+/// Which records of transactions are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// Only those of committed transactions, up to the last stable offset.
+    #[default]
+    ReadCommitted,
+    /// All, aborted ones included.
+    ReadUncommitted,
+}
+
+/// How often a failed record is handed over, and how long it waits between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RetryPolicy {
+    /// How often a record is handed over in all, the first time included; then
+    /// the run stops. Default 10.
+    pub attempts: u32,
+    /// Wait before the second time; doubles each time. Default 100 ms.
+    pub backoff: Duration,
+    /// The longest wait. Default 30 s.
+    pub max_backoff: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            attempts: 10,
+            backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(30),
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// The wait after the `attempt`-th failure (from 1), without jitter.
+    pub(crate) fn delay(&self, attempt: u32) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(31);
+        self.backoff
+            .saturating_mul(1 << doublings)
+            .min(self.max_backoff)
+    }
+}
+
+/// Everything that can be set. Filled in by a [`Builder`](crate::Builder);
+/// public for reading, so that a program can show what is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// `host:port`, several separated by commas.
+    pub bootstrap: String,
+    /// Kafka's group id.
+    pub group: String,
+    /// Names of topics, or patterns: regular expressions that begin with `^`.
+    pub topics: Vec<String>,
+    /// How partitions come to this process. Default: by the group.
+    pub assignment: Assignment,
+    /// How many workers. Default [`Workers::AUTO`].
+    pub workers: Workers,
+    /// Where a partition without a commit begins. Default: earliest.
+    pub start_from: StartFrom,
+    /// Which records of transactions are read. Default: committed ones. The
+    /// property `isolation.level` sets it too.
+    pub isolation: Isolation,
+    /// What happens with a record whose handler fails.
+    pub retry: RetryPolicy,
+    /// How often a worker may be replaced in a minute. Default 5.
+    pub restart_budget: u32,
+    /// How long a revoke waits for the record in hand. Default 5 s.
+    pub revoke_deadline: Duration,
+    /// How long a stop waits for the records in hand. Default 25 s.
+    pub stop_deadline: Duration,
+    /// How long the first contact with the cluster may take. Default 10 s.
+    pub contact_timeout: Duration,
+    /// How much memory records may take in this process, in bytes. Default
+    /// 48 MiB; one record set larger than a worker's share may exceed it.
+    pub memory_budget: usize,
+    /// Stop when every assigned partition reached the end offset that it had
+    /// when it was assigned. Default false.
+    pub until_end: bool,
+    /// Stop after that many completed records. Default: none.
+    pub count: Option<u64>,
+    /// Raw librdkafka properties.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// The defaults, for a cluster and a group.
+    pub fn new(bootstrap: impl Into<String>, group: impl Into<String>) -> Self {
+        Self {
+            bootstrap: bootstrap.into(),
+            group: group.into(),
+            topics: Vec::new(),
+            assignment: Assignment::default(),
+            workers: Workers::AUTO,
+            start_from: StartFrom::default(),
+            isolation: Isolation::default(),
+            retry: RetryPolicy::default(),
+            restart_budget: 5,
+            revoke_deadline: Duration::from_secs(5),
+            stop_deadline: Duration::from_secs(25),
+            contact_timeout: Duration::from_secs(10),
+            memory_budget: MemoryBudget::DEFAULT,
+            until_end: false,
+            count: None,
+            properties: BTreeMap::new(),
+        }
+    }
+
+    /// Everything that is wrong, at once; empty where a run can begin.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        self.check_names(&mut problems);
+        problems.extend(self.workers.problem());
+        self.check_assignment(&mut problems);
+        self.check_durations(&mut problems);
+        self.check_limits(&mut problems);
+        problems.extend(crate::kafka::properties::problems(self));
+        problems
+    }
+
+    /// True where a subscribed topic is a pattern.
+    pub(crate) fn has_pattern(&self) -> bool {
+        self.topics.iter().any(|topic| topic.starts_with('^'))
+    }
+
+    fn check_names(&self, problems: &mut Vec<Problem>) {
+        for (index, server) in self.bootstrap.split(',').enumerate() {
+            let server = server.trim();
+            let port = server.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+            if server.is_empty() && index == 0 && self.bootstrap.len() <= 1 {
+                problems.push(Problem::new(
+                    "bootstrap",
+                    "\"\"",
+                    "the address of at least one broker is needed",
+                    "give host:port, for example localhost:9092",
+                ));
+            } else if !matches!(port, Some(Ok(port)) if port != 0) {
+                problems.push(Problem::new(
+                    "bootstrap",
+                    format!("{server:?}"),
+                    "an address is host:port with a port from 1 to 65535",
+                    "write it as host:port, several separated by commas",
+                ));
+            }
+        }
+        if self.group.is_empty() {
+            problems.push(Problem::new(
+                "group",
+                "\"\"",
+                "offsets are committed under the group's name, so it needs one",
+                "give the name of the consumer group",
+            ));
+        }
+        if self.topics.is_empty() {
+            problems.push(Problem::new(
+                "topics",
+                "none",
+                "at least one topic is needed",
+                "name a topic, or a pattern that begins with ^",
+            ));
+        }
+        for topic in &self.topics {
+            if !topic.starts_with('^') && !is_legal_topic(topic) {
+                problems.push(Problem::new(
+                    "topics",
+                    format!("{topic:?}"),
+                    "Kafka's topic names have 1 to 249 letters, digits, dots, underscores and \
+                     hyphens, and are not . or ..",
+                    "correct the name; a pattern begins with ^",
+                ));
+            }
+        }
+    }
+
+    fn check_assignment(&self, problems: &mut Vec<Problem>) {
+        let Assignment::Static { index, of } = self.assignment else {
+            return;
+        };
+        if index >= of {
+            problems.push(Problem::new(
+                "assign static index",
+                index,
+                format!("the index counts from 0 and is below the number of processes, {of}"),
+                "give an index from 0 to that number - 1",
+            ));
+        }
+        if self.has_pattern() {
+            problems.push(Problem::new(
+                "topics",
+                format!("{:?}", self.topics),
+                "a static assignment takes topics by name: patterns are resolved by the group \
+                 protocol",
+                "name the topics, or let the group assign",
+            ));
+        }
+    }
+
+    fn check_durations(&self, problems: &mut Vec<Problem>) {
+        for (setting, value) in [
+            ("revoke deadline", self.revoke_deadline),
+            ("stop deadline", self.stop_deadline),
+            ("contact timeout", self.contact_timeout),
+            ("retry backoff", self.retry.backoff),
+        ] {
+            if value.is_zero() || value > LONGEST {
+                problems.push(Problem::new(
+                    setting,
+                    format!("{value:?}"),
+                    "a wait is longer than nothing and at most a day",
+                    "give a duration such as 250ms, 5s or 2m",
+                ));
+            }
+        }
+        let max_poll = crate::kafka::properties::max_poll_interval(self);
+        if self.revoke_deadline >= max_poll {
+            problems.push(Problem::new(
+                "revoke deadline",
+                format!("{:?}", self.revoke_deadline),
+                format!(
+                    "it must be below max.poll.interval.ms ({} ms), or the group takes the member \
+                     for dead while it drains",
+                    max_poll.as_millis()
+                ),
+                "lower the deadline, or raise max.poll.interval.ms",
+            ));
+        }
+    }
+
+    fn check_limits(&self, problems: &mut Vec<Problem>) {
+        if self.retry.attempts == 0 {
+            problems.push(Problem::new(
+                "retry attempts",
+                0,
+                "a record is handed over at least once",
+                "give 1 for no retry",
+            ));
+        }
+        if self.count == Some(0) {
+            problems.push(Problem::new(
+                "count",
+                0,
+                "a run that handles nothing would end before it begins",
+                "give 1 or more, or leave it out",
+            ));
+        }
+        if self.memory_budget < LEAST_MEMORY {
+            problems.push(Problem::new(
+                "memory budget",
+                self.memory_budget,
+                format!("records need at least {LEAST_MEMORY} bytes"),
+                "give 1 MiB or more",
+            ));
+        }
+    }
+}
+
+/// The longest wait that somebody can have meant.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Less than this cannot hold two answers of the smallest size.
+const LEAST_MEMORY: usize = 1024 * 1024;
+
+/// Kafka's rule, `org.apache.kafka.common.internals.Topic.validate`.
+fn is_legal_topic(name: &str) -> bool {
+    (1..=249).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}

@@ -1,0 +1,170 @@
+//! What happens in a run, as values that a program can log or count.
+
+use std::fmt;
+
+use crate::record::TopicPartition;
+use crate::report::WorkerStop;
+
+/// Something that happened, with the moment in milliseconds since 1970.
+///
+/// Names and fields follow the events of Apache Kafka's `VerifiableConsumer`
+/// where it has them. Events are given to the observer of
+/// [`Builder::on_event`](crate::Builder::on_event) in order, on a thread of
+/// their own.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Event {
+    /// Milliseconds since 1970.
+    pub timestamp_ms: i64,
+    /// The worker it happened on, where one is concerned.
+    pub worker: Option<usize>,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// The cluster answered and the member is about to join.
+    StartupComplete,
+    /// A worker got partitions.
+    PartitionsAssigned {
+        /// Which.
+        partitions: Vec<TopicPartition>,
+        /// Moved between workers of this process, without a rebalance.
+        local: bool,
+    },
+    /// Partitions left a worker after their last record was handled.
+    PartitionsRevoked {
+        /// Which.
+        partitions: Vec<TopicPartition>,
+        /// Moved between workers of this process, without a rebalance.
+        local: bool,
+    },
+    /// Partitions were taken away without notice; nothing of them is committed.
+    PartitionsLost {
+        /// Which.
+        partitions: Vec<TopicPartition>,
+    },
+    /// Records were completed since the last such event of this worker.
+    RecordsConsumed {
+        /// By partition.
+        partitions: Vec<ConsumedRange>,
+    },
+    /// A commit was answered.
+    OffsetsCommitted {
+        /// The committed offsets (next offset to read), by partition.
+        offsets: Vec<(TopicPartition, i64)>,
+        /// Kafka's words where it failed; librdkafka tries again by itself.
+        error: Option<String>,
+    },
+    /// A worker began to run.
+    WorkerStarted,
+    /// A worker ended.
+    WorkerStopped {
+        /// Why.
+        reason: WorkerStop,
+    },
+    /// A worker was replaced after it failed.
+    WorkerRestarted {
+        /// Why.
+        reason: WorkerStop,
+        /// How often a worker of this number was replaced in this run.
+        restarts: u32,
+    },
+    /// A record failed and will be handed over again.
+    RecordRetried {
+        /// Its partition.
+        partition: TopicPartition,
+        /// Its offset.
+        offset: i64,
+        /// How often it has been handed over.
+        attempt: u32,
+        /// What the handler said.
+        error: String,
+    },
+    /// A handler skipped a record.
+    RecordSkipped {
+        /// Its partition.
+        partition: TopicPartition,
+        /// Its offset.
+        offset: i64,
+        /// How often it has been handed over.
+        attempt: u32,
+        /// What the handler said.
+        error: String,
+    },
+    /// The position of a partition was out of the range that the broker has,
+    /// and was reset by the policy.
+    PositionReset {
+        /// Its partition.
+        partition: TopicPartition,
+        /// The offset that could not be read.
+        from: i64,
+        /// The offset that is read instead.
+        to: i64,
+        /// The policy's name: `earliest`, `latest` or `timestamp`.
+        policy: &'static str,
+    },
+    /// Something the runtime goes on after, but a person should know: contact
+    /// lost or found again, a topic that disappeared, an overrun deadline.
+    Warning {
+        /// One sentence: value, rule and remedy.
+        message: String,
+    },
+    /// The run ended; the last event.
+    ShutdownComplete {
+        /// Why.
+        reason: crate::report::StopReason,
+        /// Records that were handed to a handler and whose completion was not
+        /// committed: they will be delivered again.
+        left_uncommitted: u64,
+    },
+}
+
+/// Records of one partition that were completed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConsumedRange {
+    /// Their partition.
+    pub partition: TopicPartition,
+    /// How many.
+    pub count: u64,
+    /// The lowest offset among them.
+    pub min_offset: i64,
+    /// The highest offset among them.
+    pub max_offset: i64,
+}
+
+impl EventKind {
+    /// The event's name as the command prints it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::StartupComplete => "startup_complete",
+            Self::PartitionsAssigned { .. } => "partitions_assigned",
+            Self::PartitionsRevoked { .. } => "partitions_revoked",
+            Self::PartitionsLost { .. } => "partitions_lost",
+            Self::RecordsConsumed { .. } => "records_consumed",
+            Self::OffsetsCommitted { .. } => "offsets_committed",
+            Self::WorkerStarted => "worker_started",
+            Self::WorkerStopped { .. } => "worker_stopped",
+            Self::WorkerRestarted { .. } => "worker_restarted",
+            Self::RecordRetried { .. } => "record_retried",
+            Self::RecordSkipped { .. } => "record_skipped",
+            Self::PositionReset { .. } => "position_reset",
+            Self::Warning { .. } => "warning",
+            Self::ShutdownComplete { .. } => "shutdown_complete",
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.name())?;
+        if let Some(worker) = self.worker {
+            write!(f, " worker={worker}")?;
+        }
+        Ok(())
+    }
+}

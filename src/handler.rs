@@ -1,0 +1,269 @@
+//! What a user writes: handlers, and what they say of a record.
+//!
+//! A handler runs on the thread of one worker and is made there by a factory,
+//! so it needs neither `Send` nor a lock. It is called with one record
+//! ([`Handler`]) or with one batch ([`BatchHandler`]) at a time and answers
+//! with an [`Outcome`], or with a `Result` that is mapped onto one. A closure
+//! is a handler.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::record::{Batch, Record, TopicPartition};
+
+/// What becomes of a record after the handler returned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It is completed; its offset may be committed.
+    Done,
+    /// It is handed over again, after the back-off of the
+    /// [`RetryPolicy`](crate::RetryPolicy) or after the time given here. Only
+    /// its own partition waits; nothing after it is committed. Each counts as
+    /// an attempt.
+    Retry {
+        /// Waits that long instead of the policy's back-off.
+        after: Option<Duration>,
+        /// Why; goes into events and logs.
+        reason: String,
+    },
+    /// It is completed without having been worked on: counted and reported as
+    /// skipped, with the reason.
+    Skip {
+        /// Why; goes into events and logs.
+        reason: String,
+    },
+    /// The run stops: this record stays uncommitted and is delivered again
+    /// after the next start. The run ends with
+    /// [`StopReason::HandlerStop`](crate::StopReason::HandlerStop).
+    Stop {
+        /// Why; goes into the report.
+        reason: String,
+    },
+}
+
+impl Outcome {
+    /// A retry after the policy's back-off.
+    pub fn retry(reason: impl Into<String>) -> Self {
+        Self::Retry {
+            after: None,
+            reason: reason.into(),
+        }
+    }
+
+    /// A retry after the given time.
+    pub fn retry_after(after: Duration, reason: impl Into<String>) -> Self {
+        Self::Retry {
+            after: Some(after),
+            reason: reason.into(),
+        }
+    }
+
+    /// Completed without having been worked on.
+    pub fn skip(reason: impl Into<String>) -> Self {
+        Self::Skip {
+            reason: reason.into(),
+        }
+    }
+
+    /// The run stops before this record.
+    pub fn stop(reason: impl Into<String>) -> Self {
+        Self::Stop {
+            reason: reason.into(),
+        }
+    }
+}
+
+/// What a closure may return in place of an [`Outcome`].
+///
+/// | returned | means |
+/// |---|---|
+/// | `()` | done |
+/// | `Outcome` | what it says |
+/// | `Result<(), E>` | done, or retry with the error's text as reason |
+/// | `Result<Outcome, E>` | what it says, or retry |
+pub trait IntoOutcome {
+    /// The outcome this value stands for.
+    fn into_outcome(self) -> Outcome;
+}
+
+impl IntoOutcome for () {
+    #[inline]
+    fn into_outcome(self) -> Outcome {
+        Outcome::Done
+    }
+}
+
+impl IntoOutcome for Outcome {
+    #[inline]
+    fn into_outcome(self) -> Outcome {
+        self
+    }
+}
+
+impl<T: IntoOutcome, E: fmt::Display> IntoOutcome for Result<T, E> {
+    #[inline]
+    fn into_outcome(self) -> Outcome {
+        match self {
+            Ok(value) => value.into_outcome(),
+            Err(error) => Outcome::retry(error.to_string()),
+        }
+    }
+}
+
+/// Handles one record at a time, in the order of its partition.
+///
+/// Every method runs on the worker's own thread; a panic in
+/// [`handle`](Handler::handle) counts as a failed record (it is retried, in a
+/// new worker), a panic in a hook ends the run with
+/// [`StopReason::HookPanicked`](crate::StopReason::HookPanicked).
+///
+/// ```
+/// use keepup::{Handler, Outcome, Record, TopicPartition};
+///
+/// struct Count { records: u64 }
+///
+/// impl Handler for Count {
+///     fn handle(&mut self, _record: &Record<'_>) -> Outcome {
+///         self.records += 1;
+///         Outcome::Done
+///     }
+///
+///     fn on_revoked(&mut self, partitions: &[TopicPartition]) {
+///         println!("{} records; {} partitions leave", self.records, partitions.len());
+///     }
+/// }
+/// ```
+pub trait Handler {
+    /// Works on one record.
+    fn handle(&mut self, record: &Record<'_>) -> Outcome;
+
+    /// These partitions are this worker's from now on: assigned by the group,
+    /// or moved here from another worker of this process.
+    fn on_assigned(&mut self, partitions: &[TopicPartition]) {
+        let _ = partitions;
+    }
+
+    /// These partitions leave this worker, after their last record was handled
+    /// and before their last commit. Bounded by the revoke deadline.
+    fn on_revoked(&mut self, partitions: &[TopicPartition]) {
+        let _ = partitions;
+    }
+
+    /// These partitions were taken away without notice (the session expired):
+    /// somebody else may be working on them already, and nothing of them is
+    /// committed any more.
+    fn on_lost(&mut self, partitions: &[TopicPartition]) {
+        let _ = partitions;
+    }
+}
+
+impl<F, R> Handler for F
+where
+    F: FnMut(&Record<'_>) -> R,
+    R: IntoOutcome,
+{
+    #[inline]
+    fn handle(&mut self, record: &Record<'_>) -> Outcome {
+        self(record).into_outcome()
+    }
+}
+
+/// Handles up to `max_records` records of one partition at a time.
+///
+/// The whole batch has one outcome: after [`Outcome::Done`] all of its records
+/// are completed, after [`Outcome::Retry`] all of them come again. A closure
+/// `FnMut(&Records<'_>) -> impl IntoOutcome` is a batch handler. Hooks and
+/// panics are as for [`Handler`].
+pub trait BatchHandler {
+    /// Works on a batch: at least one record, all of one partition, in order.
+    fn handle(&mut self, records: &Records<'_>) -> Outcome;
+
+    /// As [`Handler::on_assigned`].
+    fn on_assigned(&mut self, partitions: &[TopicPartition]) {
+        let _ = partitions;
+    }
+
+    /// As [`Handler::on_revoked`]. Records that were collected for a batch and
+    /// not handed over are dropped, with their offsets uncommitted.
+    fn on_revoked(&mut self, partitions: &[TopicPartition]) {
+        let _ = partitions;
+    }
+
+    /// As [`Handler::on_lost`].
+    fn on_lost(&mut self, partitions: &[TopicPartition]) {
+        let _ = partitions;
+    }
+}
+
+impl<F, R> BatchHandler for F
+where
+    F: FnMut(&Records<'_>) -> R,
+    R: IntoOutcome,
+{
+    #[inline]
+    fn handle(&mut self, records: &Records<'_>) -> Outcome {
+        self(records).into_outcome()
+    }
+}
+
+/// The records of one call of a [`BatchHandler`]: one partition, in order, at
+/// least one record.
+pub struct Records<'a> {
+    pub(crate) pieces: &'a [Batch],
+    pub(crate) len: usize,
+    pub(crate) attempt: u32,
+}
+
+impl<'a> Records<'a> {
+    /// How many records these are; at least 1.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Always false: a batch handler is not called without records.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How often these records have been handed over in this run, this time
+    /// included.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The records in the order of their offsets.
+    pub fn iter(&self) -> impl Iterator<Item = Record<'a>> + use<'a> {
+        let attempt = self.attempt;
+        let pieces: &'a [Batch] = self.pieces;
+        pieces
+            .iter()
+            .flat_map(move |piece| {
+                (piece.cursor..piece.entries.len()).filter_map(move |i| piece.record(i, attempt))
+            })
+            .take(self.len)
+    }
+}
+
+impl fmt::Debug for Records<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Records")
+            .field(
+                "partition",
+                &self.pieces.first().map(|batch| &batch.partition),
+            )
+            .field("len", &self.len)
+            .field("attempt", &self.attempt)
+            .finish()
+    }
+}
+
+/// Which worker a factory makes a handler for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerInfo {
+    /// Its number, from 0; unique among the workers that run at a time.
+    pub worker: usize,
+    /// How often a worker of this number was replaced in this run.
+    pub restarts: u32,
+}

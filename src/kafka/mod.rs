@@ -1,0 +1,3 @@
+//! The only folder that names rdkafka or kafka-protocol.
+
+pub(crate) mod properties;

@@ -1,0 +1,3 @@
+//! Workers: what owns partitions, pulls their records and runs the handler.
+
+pub(crate) mod engine;
