@@ -1,3 +1,4 @@
 //! The only folder that names rdkafka or kafka-protocol.
 
+pub(crate) mod group;
 pub(crate) mod properties;

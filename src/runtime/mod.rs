@@ -1,6 +1,9 @@
 //! The threads of a process, from start to report.
 
+pub(crate) mod events;
 mod handle;
+pub(crate) mod restart;
+pub(crate) mod stop;
 
 pub use handle::{Handle, PartitionView};
 
