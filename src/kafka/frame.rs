@@ -339,11 +339,13 @@ fn pending(error: io::Error) -> Result<Option<Progress>, ReadFailure> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
 
     /// A socket that gives one piece at a time and would block in between.
     struct Pieces {
-        pieces: Vec<Vec<u8>>,
+        pieces: VecDeque<Vec<u8>>,
         blocked: bool,
     }
 
@@ -361,7 +363,7 @@ mod tests {
             into[..count].copy_from_slice(&piece[..count]);
             piece.drain(..count);
             if piece.is_empty() {
-                self.pieces.remove(0);
+                self.pieces.pop_front();
             }
             Ok(count)
         }
