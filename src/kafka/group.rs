@@ -58,7 +58,9 @@ impl ClientContext for Notes {
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
             | RDKafkaLogLevel::Error
-            | RDKafkaLogLevel::Warning => tracing::info!(target: "librdkafka", facility, "{message}"),
+            | RDKafkaLogLevel::Warning => {
+                tracing::info!(target: "librdkafka", facility, "{message}")
+            }
             _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
         }
     }
@@ -77,9 +79,14 @@ impl ConsumerContext for Notes {
     ) {
         let partitions = partitions(list);
         self.say(match what {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => GroupEvent::Assigned(partitions),
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                GroupEvent::Assigned(partitions)
+            }
             // Anything else takes partitions away, an error included.
-            _ => GroupEvent::Revoked { partitions, lost: consumer.assignment_lost() },
+            _ => GroupEvent::Revoked {
+                partitions,
+                lost: consumer.assignment_lost(),
+            },
         });
     }
 
@@ -88,8 +95,13 @@ impl ConsumerContext for Notes {
         let mut failed = Vec::new();
         let mut first_error = result.as_ref().err().map(ToString::to_string);
         for element in offsets.elements() {
-            let Offset::Offset(offset) = element.offset() else { continue };
-            let entry = (TopicPartition::new(element.topic(), element.partition()), offset);
+            let Offset::Offset(offset) = element.offset() else {
+                continue;
+            };
+            let entry = (
+                TopicPartition::new(element.topic(), element.partition()),
+                offset,
+            );
             match (&result, element.error()) {
                 (Ok(()), Ok(())) => committed.push(entry),
                 (_, error) => {
@@ -105,9 +117,15 @@ impl ConsumerContext for Notes {
         }
         // "No offset stored" is librdkafka's way to say that there was nothing
         // to commit.
-        let nothing = matches!(result, Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)));
+        let nothing = matches!(
+            result,
+            Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset))
+        );
         if let (Some(error), false) = (first_error, nothing) {
-            self.say(GroupEvent::CommitFailed { offsets: failed, error });
+            self.say(GroupEvent::CommitFailed {
+                offsets: failed,
+                error,
+            });
         }
     }
 }
@@ -142,25 +160,29 @@ impl KafkaGroup {
     /// Makes the client; contacts nobody yet.
     pub(crate) fn new(settings: &Settings) -> Result<Self, Error> {
         let config = properties::member(settings);
-        let consumer = BaseConsumer::from_config_and_context(&config, Notes::default())
-            .map_err(|error| match error {
-                KafkaError::ClientConfig(_, description, name, value) => {
-                    Error::InvalidSettings(vec![Problem::new(
-                        name,
-                        value,
-                        format!("librdkafka refuses it: {description}"),
-                        "see librdkafka's CONFIGURATION.md for names and values",
-                    )])
+        let consumer =
+            BaseConsumer::from_config_and_context(&config, Notes::default()).map_err(|error| {
+                match error {
+                    KafkaError::ClientConfig(_, description, name, value) => {
+                        Error::InvalidSettings(vec![Problem::new(
+                            name,
+                            value,
+                            format!("librdkafka refuses it: {description}"),
+                            "see librdkafka's CONFIGURATION.md for names and values",
+                        )])
+                    }
+                    KafkaError::ClientCreation(description) => {
+                        Error::InvalidSettings(vec![Problem::new(
+                            "properties",
+                            format!("{:?}", settings.properties.keys()),
+                            format!("librdkafka refuses them together: {description}"),
+                            "change one of those that it names",
+                        )])
+                    }
+                    other => Error::Client {
+                        message: other.to_string(),
+                    },
                 }
-                KafkaError::ClientCreation(description) => {
-                    Error::InvalidSettings(vec![Problem::new(
-                        "properties",
-                        format!("{:?}", settings.properties.keys()),
-                        format!("librdkafka refuses them together: {description}"),
-                        "change one of those that it names",
-                    )])
-                }
-                other => Error::Client { message: other.to_string() },
             })?;
         let notes = Arc::clone(consumer.context());
         Ok(Self {
@@ -174,14 +196,19 @@ impl KafkaGroup {
     }
 
     fn is_cooperative(&self) -> bool {
-        matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative)
+        matches!(
+            self.consumer.rebalance_protocol(),
+            RebalanceProtocol::Cooperative
+        )
     }
 
     fn pause(&self, partitions: &[TopicPartition]) -> Result<(), String> {
         if partitions.is_empty() {
             return Ok(());
         }
-        self.consumer.pause(&list(partitions)).map_err(|error| error.to_string())
+        self.consumer
+            .pause(&list(partitions))
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -191,7 +218,9 @@ impl Group for KafkaGroup {
             return Ok(());
         }
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
-        self.consumer.subscribe(&topics).map_err(|error| error.to_string())
+        self.consumer
+            .subscribe(&topics)
+            .map_err(|error| error.to_string())
     }
 
     fn poll(&mut self) -> Option<GroupEvent> {
@@ -207,10 +236,12 @@ impl Group for KafkaGroup {
                 message: format!("{code}: {}", remedy(code)),
             }),
             Some(Err(error)) => match error.rdkafka_error_code() {
-                Some(code) if ends_membership(code) => {
-                    Some(GroupEvent::Fatal { message: format!("{code}: {}", remedy(code)) })
-                }
-                _ => Some(GroupEvent::Trouble { message: error.to_string() }),
+                Some(code) if ends_membership(code) => Some(GroupEvent::Fatal {
+                    message: format!("{code}: {}", remedy(code)),
+                }),
+                _ => Some(GroupEvent::Trouble {
+                    message: error.to_string(),
+                }),
             },
         };
         trouble.or_else(|| self.notes.said.lock().pop_front())
@@ -230,7 +261,11 @@ impl Group for KafkaGroup {
             self.consumer.assign(&list(partitions))
         };
         answered.map_err(|error| error.to_string())?;
-        self.pause(if self.is_static { &self.assigned } else { partitions })
+        self.pause(if self.is_static {
+            &self.assigned
+        } else {
+            partitions
+        })
     }
 
     fn answer_revoke(&mut self, partitions: &[TopicPartition]) -> Result<(), String> {
@@ -251,8 +286,7 @@ impl Group for KafkaGroup {
         let mut refused = Vec::new();
         for (partition, watermark) in watermarks {
             let (topic, number) = (partition.topic(), partition.partition());
-            if let Err(error) =
-                list.add_partition_offset(topic, number, Offset::Offset(*watermark))
+            if let Err(error) = list.add_partition_offset(topic, number, Offset::Offset(*watermark))
             {
                 refused.push((partition.clone(), error.to_string()));
             }
@@ -266,7 +300,10 @@ impl Group for KafkaGroup {
                 (Ok(()), Err(error)) if list.count() == 1 => error.to_string(),
                 _ => continue,
             };
-            refused.push((TopicPartition::new(element.topic(), element.partition()), error));
+            refused.push((
+                TopicPartition::new(element.topic(), element.partition()),
+                error,
+            ));
         }
         refused
     }
@@ -293,10 +330,12 @@ impl Group for KafkaGroup {
             return false;
         }
         let (done, is_done) = bounded(1);
-        let dropper = std::thread::Builder::new().name("keepup-close".into()).spawn(move || {
-            drop(self);
-            let _ = done.send(());
-        });
+        let dropper = std::thread::Builder::new()
+            .name("keepup-close".into())
+            .spawn(move || {
+                drop(self);
+                let _ = done.send(());
+            });
         let Ok(dropper) = dropper else { return false };
         let ended = is_done.recv_timeout(patience).is_ok();
         if ended {

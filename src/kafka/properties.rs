@@ -29,9 +29,21 @@ const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// Properties that the runtime sets itself, with the reason and the way out.
 const RESERVED: [(&str, &str, &str); 8] = [
-    ("bootstrap.servers", "the cluster is given apart", "use --bootstrap, or builder(bootstrap, …)"),
-    ("metadata.broker.list", "the cluster is given apart", "use --bootstrap, or builder(bootstrap, …)"),
-    ("group.id", "the group is given apart", "use --group, or builder(…, group)"),
+    (
+        "bootstrap.servers",
+        "the cluster is given apart",
+        "use --bootstrap, or builder(bootstrap, …)",
+    ),
+    (
+        "metadata.broker.list",
+        "the cluster is given apart",
+        "use --bootstrap, or builder(bootstrap, …)",
+    ),
+    (
+        "group.id",
+        "the group is given apart",
+        "use --group, or builder(…, group)",
+    ),
     (
         "enable.auto.commit",
         "only completed records are committed, by librdkafka's committer over stored watermarks",
@@ -47,8 +59,16 @@ const RESERVED: [(&str, &str, &str); 8] = [
         "start positions are decided by keepup, which asks for committed offsets itself",
         "use --from, or start_from()",
     ),
-    ("enable.partition.eof", "the member's client fetches nothing", "leave it out"),
-    ("statistics.interval.ms", "statistics of the member's client are not read", "leave it out"),
+    (
+        "enable.partition.eof",
+        "the member's client fetches nothing",
+        "leave it out",
+    ),
+    (
+        "statistics.interval.ms",
+        "statistics of the member's client are not read",
+        "leave it out",
+    ),
 ];
 
 /// What KIP-848 moved to the broker.
@@ -62,8 +82,10 @@ const NOT_WITH_KIP_848: [&str; 4] = [
 /// What is wrong with the raw properties; empty where nothing is.
 pub(crate) fn problems(settings: &Settings) -> Vec<Problem> {
     let properties = &settings.properties;
-    let mut problems: Vec<Problem> =
-        properties.iter().filter_map(|(name, value)| problem(name, value)).collect();
+    let mut problems: Vec<Problem> = properties
+        .iter()
+        .filter_map(|(name, value)| problem(name, value))
+        .collect();
     if uses_consumer_protocol(properties) {
         for name in NOT_WITH_KIP_848 {
             if let Some(value) = properties.get(name) {
@@ -141,9 +163,16 @@ fn problem(name: &str, value: &str) -> Option<Problem> {
 
 /// True for properties whose value must not be shown.
 pub(crate) fn is_secret(name: &str) -> bool {
-    ["password", "secret", "key.pem", "sasl.oauthbearer.config", "sasl.jaas", "token"]
-        .iter()
-        .any(|part| name.contains(part))
+    [
+        "password",
+        "secret",
+        "key.pem",
+        "sasl.oauthbearer.config",
+        "sasl.jaas",
+        "token",
+    ]
+    .iter()
+    .any(|part| name.contains(part))
 }
 
 fn shown<'a>(name: &str, value: &'a str) -> &'a str {
@@ -151,7 +180,12 @@ fn shown<'a>(name: &str, value: &'a str) -> &'a str {
 }
 
 fn millis(properties: &BTreeMap<String, String>, name: &str) -> Option<Duration> {
-    properties.get(name)?.trim().parse().ok().map(Duration::from_millis)
+    properties
+        .get(name)?
+        .trim()
+        .parse()
+        .ok()
+        .map(Duration::from_millis)
 }
 
 /// `max.poll.interval.ms` as it is in force.
@@ -165,12 +199,18 @@ pub(crate) fn session_timeout(settings: &Settings) -> Duration {
 }
 
 fn uses_consumer_protocol(properties: &BTreeMap<String, String>) -> bool {
-    properties.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"))
+    properties
+        .get("group.protocol")
+        .is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"))
 }
 
 /// The isolation level in force: the typed setting, or the raw property.
 pub(crate) fn isolation(settings: &Settings) -> Isolation {
-    match settings.properties.get("isolation.level").map(String::as_str) {
+    match settings
+        .properties
+        .get("isolation.level")
+        .map(String::as_str)
+    {
         Some("read_uncommitted") => Isolation::ReadUncommitted,
         Some("read_committed") => Isolation::ReadCommitted,
         _ => settings.isolation,
@@ -179,7 +219,10 @@ pub(crate) fn isolation(settings: &Settings) -> Isolation {
 
 /// The client id in force.
 pub(crate) fn client_id(settings: &Settings) -> &str {
-    settings.properties.get("client.id").map_or("keepup", String::as_str)
+    settings
+        .properties
+        .get("client.id")
+        .map_or("keepup", String::as_str)
 }
 
 /// What the member's client is made with.
@@ -226,7 +269,10 @@ mod tests {
     }
 
     fn named(settings: &Settings) -> Vec<String> {
-        problems(settings).into_iter().map(|problem| problem.setting).collect()
+        problems(settings)
+            .into_iter()
+            .map(|problem| problem.setting)
+            .collect()
     }
 
     #[test]
@@ -238,26 +284,46 @@ mod tests {
             ("client.id", "fine"),
         ]);
         let found = named(&settings);
-        assert_eq!(found, ["enable.auto.commit", "max.poll.interval.ms", "sesion.timeout.ms"]);
+        assert_eq!(
+            found,
+            [
+                "enable.auto.commit",
+                "max.poll.interval.ms",
+                "sesion.timeout.ms"
+            ]
+        );
     }
 
     #[test]
     fn what_the_broker_decides_under_kip_848_is_refused_with_the_way_out() {
-        let settings = with(&[("group.protocol", "consumer"), ("session.timeout.ms", "6000")]);
+        let settings = with(&[
+            ("group.protocol", "consumer"),
+            ("session.timeout.ms", "6000"),
+        ]);
         assert_eq!(named(&settings), ["session.timeout.ms"]);
-        assert!(problems(&settings)[0].remedy.contains("group.protocol=classic"));
+        assert!(
+            problems(&settings)[0]
+                .remedy
+                .contains("group.protocol=classic")
+        );
         assert!(named(&with(&[("group.protocol", "consumer")])).is_empty());
     }
 
     #[test]
     fn a_session_longer_than_the_poll_interval_is_refused() {
-        let settings = with(&[("session.timeout.ms", "10000"), ("max.poll.interval.ms", "9000")]);
+        let settings = with(&[
+            ("session.timeout.ms", "10000"),
+            ("max.poll.interval.ms", "9000"),
+        ]);
         assert_eq!(named(&settings), ["session.timeout.ms"]);
     }
 
     #[test]
     fn the_revoke_deadline_stays_below_the_poll_interval() {
-        let mut settings = with(&[("max.poll.interval.ms", "6000"), ("session.timeout.ms", "6000")]);
+        let mut settings = with(&[
+            ("max.poll.interval.ms", "6000"),
+            ("session.timeout.ms", "6000"),
+        ]);
         assert!(settings.problems().is_empty());
         settings.revoke_deadline = Duration::from_secs(6);
         assert_eq!(settings.problems()[0].setting, "revoke deadline");
@@ -265,9 +331,20 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let settings = with(&[("ssl.key.passwort", "hunter2"), ("sasl.password", "hunter2"), ("sasl.secret", "hunter2")]);
-        let text: String = problems(&settings).iter().map(ToString::to_string).collect();
+        let settings = with(&[
+            ("ssl.key.passwort", "hunter2"),
+            ("sasl.password", "hunter2"),
+            ("sasl.secret", "hunter2"),
+        ]);
+        let text: String = problems(&settings)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert!(text.contains("sasl.secret"), "{text}");
-        assert_eq!(text.matches("hunter2").count(), 1, "only what is not known as a secret: {text}");
+        assert_eq!(
+            text.matches("hunter2").count(),
+            1,
+            "only what is not known as a secret: {text}"
+        );
     }
 }

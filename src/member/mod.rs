@@ -9,4 +9,5 @@
 pub(crate) mod assignment;
 pub(crate) mod group;
 pub(crate) mod placement;
+pub(crate) mod run;
 pub(crate) mod zombie;

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
@@ -19,10 +20,19 @@ use crate::event::{Event, EventKind};
 /// worker gives this is minutes of it.
 const QUEUE: usize = 4_096;
 
+/// What goes through the queue.
+#[derive(Debug)]
+enum Message {
+    Event(Event),
+    /// Nothing comes after this. Sinks may be left over in workers that were
+    /// abandoned, so the end is not the end of the last sink.
+    End,
+}
+
 /// Where events go in; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct EventSink {
-    queue: Option<Sender<Event>>,
+    queue: Option<Sender<Message>>,
     dropped: Arc<AtomicU64>,
     clock: Clock,
 }
@@ -56,7 +66,7 @@ impl EventSink {
             worker,
             kind,
         };
-        if let Err(TrySendError::Full(_)) = queue.try_send(event) {
+        if let Err(TrySendError::Full(_)) = queue.try_send(Message::Event(event)) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -71,9 +81,9 @@ impl EventSink {
     }
 }
 
-/// The thread on which the observer runs. Ends when every sink is dropped.
+/// The thread on which the observer runs.
 pub(crate) struct EventThread {
-    thread: Option<JoinHandle<()>>,
+    running: Option<(Sender<Message>, JoinHandle<()>)>,
 }
 
 impl EventThread {
@@ -84,7 +94,7 @@ impl EventThread {
     ) -> std::io::Result<(Self, EventSink)> {
         let mut sink = EventSink::unobserved(clock.clone());
         let Some(observer) = observer else {
-            return Ok((Self { thread: None }, sink));
+            return Ok((Self { running: None }, sink));
         };
         let (sender, receiver) = bounded(QUEUE);
         let dropped = Arc::clone(&sink.dropped);
@@ -92,33 +102,38 @@ impl EventThread {
         let thread = std::thread::Builder::new()
             .name("keepup-events".into())
             .spawn(move || observe(observer, &receiver, &dropped, &clock))?;
-        sink.queue = Some(sender);
+        sink.queue = Some(sender.clone());
         Ok((
             Self {
-                thread: Some(thread),
+                running: Some((sender, thread)),
             },
             sink,
         ))
     }
 
-    /// Waits for the observer to have seen everything, `timeout` at most. All
-    /// sinks must have been dropped.
-    pub(crate) fn join(self, finished_by: std::time::Instant, clock: &Clock) {
-        let Some(thread) = self.thread else { return };
-        while !thread.is_finished() && clock.now() < finished_by {
-            std::thread::park_timeout(std::time::Duration::from_millis(1));
+    /// Waits for the observer to have seen everything, `patience` at most.
+    pub(crate) fn join(self, patience: Duration, clock: &Clock) {
+        let Some((queue, thread)) = self.running else {
+            return;
+        };
+        let deadline = clock.now() + patience;
+        let told = queue.send_timeout(Message::End, patience).is_ok();
+        while told && !thread.is_finished() && clock.now() < deadline {
+            std::thread::park_timeout(Duration::from_millis(1));
         }
         if thread.is_finished() {
             // Its panics were caught inside.
             let _ = thread.join();
         } else {
-            tracing::warn!("the event observer did not return in time; its thread is left behind");
+            tracing::warn!(
+                "the event observer did not return within {patience:?}; its thread is left behind"
+            );
         }
     }
 }
 
-fn observe(mut observer: Observer, events: &Receiver<Event>, dropped: &AtomicU64, clock: &Clock) {
-    for event in events {
+fn observe(mut observer: Observer, events: &Receiver<Message>, dropped: &AtomicU64, clock: &Clock) {
+    while let Ok(Message::Event(event)) = events.recv() {
         let missed = dropped.swap(0, Ordering::Relaxed);
         if missed > 0 {
             let message = format!(

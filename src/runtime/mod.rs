@@ -4,6 +4,7 @@ pub(crate) mod events;
 mod handle;
 pub(crate) mod restart;
 pub(crate) mod stop;
+pub(crate) mod threads;
 
 pub use handle::{Handle, PartitionView};
 

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::record::AssignmentEpoch;
 use crate::source::Waker;
-use crate::worker::lane::{LaneStart, ReleaseCause};
+use crate::worker::lane::{Failed, LaneStart, ReleaseCause};
 
 /// One wish; the order in which they are taken is the order in which they were
 /// made.
@@ -96,20 +96,20 @@ impl Mailbox {
     }
 
     /// Asks for these lanes; gives back those that the worker never picked up
-    /// and that are therefore free already.
+    /// and that are therefore free already, with what had failed in them.
     pub(crate) fn release(
         &self,
         mut epochs: Vec<AssignmentEpoch>,
         cause: ReleaseCause,
-    ) -> Vec<AssignmentEpoch> {
+    ) -> Vec<(AssignmentEpoch, Option<Failed>)> {
         let mut free = Vec::new();
         self.put(|wishes| {
             for wish in &mut wishes.list {
                 match wish {
-                    Wish::Take { lanes, .. } => lanes.retain(|lane| {
+                    Wish::Take { lanes, .. } => lanes.retain_mut(|lane| {
                         let taken_back = epochs.contains(&lane.epoch);
                         if taken_back {
-                            free.push(lane.epoch);
+                            free.push((lane.epoch, lane.failed.take()));
                         }
                         !taken_back
                     }),
@@ -128,7 +128,7 @@ impl Mailbox {
                 Wish::Take { lanes, .. } => !lanes.is_empty(),
                 Wish::Release { epochs, .. } | Wish::SetPaused { epochs, .. } => !epochs.is_empty(),
             });
-            epochs.retain(|epoch| !free.contains(epoch));
+            epochs.retain(|epoch| !free.iter().any(|(freed, _)| freed == epoch));
             if !epochs.is_empty() {
                 wishes.list.push(Wish::Release { epochs, cause });
             }
@@ -190,7 +190,7 @@ mod tests {
             vec![AssignmentEpoch(2), AssignmentEpoch(9)],
             ReleaseCause::Revoked,
         );
-        assert_eq!(free, [AssignmentEpoch(2)]);
+        assert_eq!(free, [(AssignmentEpoch(2), None)]);
         let (wishes, stop) = mailbox.take();
         assert!(!stop);
         assert!(matches!(&wishes[..], [

@@ -99,7 +99,7 @@ pub(crate) fn run(context: WorkerContext) {
                     break exit;
                 }
             };
-            (exit, worker.finish())
+            worker.finish(exit)
         }
         Err(exit) => (exit, Vec::new()),
     };
@@ -126,7 +126,6 @@ pub(crate) struct Worker {
     source: Box<dyn Source>,
     lanes: HashMap<AssignmentEpoch, Lane>,
     consumed_reported: Coarse,
-    stopping: bool,
 }
 
 impl Worker {
@@ -153,7 +152,6 @@ impl Worker {
             source,
             lanes: HashMap::new(),
             consumed_reported,
-            stopping: false,
         })
     }
 
@@ -168,7 +166,6 @@ impl Worker {
                 }
             }
             if stop {
-                self.stopping = true;
                 let all = self.lanes.keys().copied().collect();
                 return Some(
                     self.release(all, ReleaseCause::Revoked)
@@ -196,10 +193,25 @@ impl Worker {
         end.or_else(|| self.due_windows())
     }
 
-    /// The lanes that this worker still had when it ended, with what failed in
-    /// them.
-    fn finish(mut self) -> Vec<(AssignmentEpoch, Option<Failed>)> {
+    /// Ends: gives the lanes that it still has, with what failed in them.
+    fn finish(mut self, exit: WorkerExit) -> (WorkerExit, Vec<(AssignmentEpoch, Option<Failed>)>) {
+        // A handler that ended the run in an orderly way is told goodbye by its
+        // hook. One that panicked is not called again.
+        if let WorkerExit::EndsRun(_, WorkerStop::HandlerStop | WorkerStop::RetriesExhausted) = exit
+        {
+            let all = self.lanes.keys().copied().collect();
+            if let Err(panicked) = self.release(all, ReleaseCause::Revoked) {
+                return (panicked, self.take_lanes());
+            }
+        }
         self.report_consumed(true);
+        (exit, self.take_lanes())
+    }
+
+    fn take_lanes(&mut self) -> Vec<(AssignmentEpoch, Option<Failed>)> {
+        for lane in self.lanes.values() {
+            lane.start.tracker.set_worker(None);
+        }
         self.lanes
             .drain()
             .map(|(epoch, lane)| (epoch, lane.failed))
