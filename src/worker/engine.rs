@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use crate::clock::{Clock, Coarse};
+use crate::error::Problem;
 use crate::handler::{BatchHandler, Handler, Outcome, Records, WorkerInfo};
 use crate::record::{Batch, TopicPartition};
 use crate::worker::gate::Gate;
@@ -20,6 +21,20 @@ use crate::worker::tracker::Tracker;
 pub(crate) struct BatchLimits {
     pub(crate) max_records: usize,
     pub(crate) max_wait: Duration,
+}
+
+impl BatchLimits {
+    /// What is wrong with it, if anything.
+    pub(crate) fn problem(self) -> Option<Problem> {
+        (self.max_records == 0).then(|| {
+            Problem::new(
+                "max_records",
+                0,
+                "a batch has at least one record",
+                "give 1 or more",
+            )
+        })
+    }
 }
 
 /// Makes the handler of a worker, on its thread.
