@@ -1,0 +1,7 @@
+//! The fetch source (under construction).
+
+mod buffers;
+mod compression;
+#[cfg(test)]
+mod encode;
+mod record_set;
