@@ -1,0 +1,80 @@
+//! All that touches Kafka: the only folder that names `rdkafka` or
+//! `kafka-protocol`.
+//!
+//! Both crates change their interfaces with their versions, one of them brings
+//! a C library and the other trusts what it reads. What leaves this folder is
+//! keepup's own plain types, so neither shows in the public API and either can
+//! be replaced here.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | [`shape`] | refuses frames whose lengths do not add up, before they are decoded |
+//! | [`frame`] | requests to bytes, bytes to frames, frames to answers |
+//! | [`messages`] | the requests and answers that we use |
+//! | [`errors`] | what Kafka's error codes mean and what to do about them |
+//! | [`cluster`] | who leads which partition, shared by all threads |
+
+use std::time::Duration;
+
+pub(crate) mod cluster;
+pub(crate) mod errors;
+pub(crate) mod frame;
+pub(crate) mod messages;
+pub(crate) mod shape;
+
+/// Which records of transactions are seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// Only those of committed transactions; the end of a partition is its last
+    /// stable offset.
+    #[default]
+    ReadCommitted,
+    /// All of them; the end of a partition is its high watermark.
+    ReadUncommitted,
+}
+
+impl Isolation {
+    /// As requests carry it.
+    fn code(self) -> i8 {
+        match self {
+            Self::ReadUncommitted => 0,
+            Self::ReadCommitted => 1,
+        }
+    }
+}
+
+/// What a connection to the cluster needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionSettings {
+    /// `host:port` of some brokers, for the first contact.
+    pub(crate) bootstrap: Vec<String>,
+    /// How we appear in the broker's logs and quotas.
+    pub(crate) client_id: String,
+    /// Longest wait for the answer to a request.
+    pub(crate) request_timeout: Duration,
+    /// Longest wait for a connection, per address that a name resolves to.
+    pub(crate) connect_timeout: Duration,
+    /// Longest answer that is accepted, in bytes.
+    pub(crate) max_frame: usize,
+    pub(crate) isolation: Isolation,
+    /// The group whose commits say where to start; `None` without a group.
+    pub(crate) group: Option<String>,
+    /// How often metadata is asked for without a reason.
+    pub(crate) metadata_interval: Duration,
+}
+
+impl ConnectionSettings {
+    /// The defaults, for a cluster reached through `bootstrap`.
+    pub(crate) fn new(bootstrap: Vec<String>) -> Self {
+        Self {
+            bootstrap,
+            client_id: "keepup".to_owned(),
+            request_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
+            max_frame: 100 * 1024 * 1024,
+            isolation: Isolation::default(),
+            group: None,
+            metadata_interval: Duration::from_secs(15),
+        }
+    }
+}
