@@ -91,7 +91,14 @@ impl Shared {
             .filter(|(_, buffer)| buffer.len() <= wasteful)
             .min_by_key(|(_, buffer)| {
                 let short = buffer.len() < expected;
-                (short, if short { usize::MAX - buffer.len() } else { buffer.len() })
+                (
+                    short,
+                    if short {
+                        usize::MAX - buffer.len()
+                    } else {
+                        buffer.len()
+                    },
+                )
             })
             .map(|(index, _)| index)?;
         let buffer = free.buffers.swap_remove(best);
@@ -238,7 +245,11 @@ mod tests {
         let (first, second) = (filled(&pool, 300_000), filled(&pool, 900_000));
         drop(first);
         drop(second);
-        assert_eq!(pool.0.free.lock().bytes, 900_000, "the later one pushed the earlier out");
+        assert_eq!(
+            pool.0.free.lock().bytes,
+            900_000,
+            "the later one pushed the earlier out"
+        );
     }
 
     #[test]

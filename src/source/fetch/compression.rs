@@ -131,7 +131,8 @@ impl Decompressor {
         block: &[u8],
         target: &mut Target<'_>,
     ) -> Result<(), DecompressError> {
-        let len = snap::raw::decompress_len(block).map_err(|error| malformed(Codec::Snappy, error))?;
+        let len =
+            snap::raw::decompress_len(block).map_err(|error| malformed(Codec::Snappy, error))?;
         // The block says how long it is: believed only as far as it can be true.
         if len > block.len().saturating_mul(SNAPPY_RATIO) {
             return Err(malformed(
@@ -188,8 +189,7 @@ struct Target<'a> {
 
 impl Target<'_> {
     fn left(&self) -> usize {
-        self.limit
-            .saturating_sub(self.output.len() - self.before)
+        self.limit.saturating_sub(self.output.len() - self.before)
     }
 
     /// Exactly `len` bytes of room.
@@ -197,11 +197,7 @@ impl Target<'_> {
         if len > self.left() {
             return Err(DecompressError::TooLarge { limit: self.limit });
         }
-        Ok(self
-            .output
-            .spare(len)
-            .get_mut(..len)
-            .unwrap_or_default())
+        Ok(self.output.spare(len).get_mut(..len).unwrap_or_default())
     }
 
     /// As much room as is there, or a step of it. Never empty: one byte beyond
@@ -263,7 +259,9 @@ fn lz4(input: &[u8], target: &mut Target<'_>) -> Result<(), DecompressError> {
             return Err(fail("the frame's version is not 1"));
         }
         if flags & 0x20 == 0 {
-            return Err(fail("blocks that depend on each other are not allowed in Kafka"));
+            return Err(fail(
+                "blocks that depend on each other are not allowed in Kafka",
+            ));
         }
         let block_checksum = if flags & 0x10 != 0 { 4 } else { 0 };
         let content_size = if flags & 0x08 != 0 { 8 } else { 0 };
@@ -310,11 +308,7 @@ fn lz4(input: &[u8], target: &mut Target<'_>) -> Result<(), DecompressError> {
     Ok(())
 }
 
-fn lz4_block(
-    block: &[u8],
-    largest: usize,
-    target: &mut Target<'_>,
-) -> Result<(), DecompressError> {
+fn lz4_block(block: &[u8], largest: usize, target: &mut Target<'_>) -> Result<(), DecompressError> {
     let possible = largest.min(block.len().saturating_mul(LZ4_RATIO));
     let left = target.left();
     let room = target.room(possible.min(left))?;

@@ -501,9 +501,7 @@ impl RecordSetReader {
                 let elsewhere = match place {
                     Place::Undecided => false,
                     Place::Set => codec.is_some(),
-                    Place::Buffer(buffer) => {
-                        codec.is_none() || buffer.len() >= ENOUGH_DECOMPRESSED
-                    }
+                    Place::Buffer(buffer) => codec.is_none() || buffer.len() >= ENOUGH_DECOMPRESSED,
                     Place::Frozen(_) => true,
                 };
                 if full || elsewhere {

@@ -137,7 +137,10 @@ fn every_part_of_a_record_is_found_in_every_compression() {
         assert_eq!(first.header("trace"), Some(&b"2"[..]));
         assert_eq!(first.header("empty"), None);
         let second = batch.record(1, 1).unwrap();
-        assert_eq!((second.offset(), second.key(), second.value()), (41, None, None));
+        assert_eq!(
+            (second.offset(), second.key(), second.value()),
+            (41, None, None)
+        );
         assert_eq!(second.timestamp_ms(), Some(1_699_999_999_995));
         let third = batch.record(2, 1).unwrap();
         assert_eq!((third.key(), third.value()), (Some(&[][..]), Some(&[][..])));
@@ -278,7 +281,11 @@ fn a_first_wire_batch_that_is_cut_says_how_long_it_is() {
     let cut = extent(&whole.slice(..200), 0);
     assert_eq!(cut.first_is_cut, Some(whole.len()));
     assert_eq!(cut.next_offset, 0);
-    assert_eq!(extent(&whole.slice(..10), 0).first_is_cut, None, "nobody knows");
+    assert_eq!(
+        extent(&whole.slice(..10), 0).first_is_cut,
+        None,
+        "nobody knows"
+    );
     assert_eq!(extent(&[], 5).next_offset, 5);
 }
 
@@ -324,7 +331,9 @@ fn aborted_transactions_and_markers_are_stepped_over() {
         TestBatch::of(7, 1).transactional(7),
         TestBatch::marker(8, 8, true),
         TestBatch::marker(9, 7, true),
-        TestBatch::of(10, 1).transactional(8).compressed(Some(Codec::Zstd)),
+        TestBatch::of(10, 1)
+            .transactional(8)
+            .compressed(Some(Codec::Zstd)),
         TestBatch::marker(11, 8, false),
     ]);
     let aborted = [(8, 10), (7, 2)];
@@ -397,19 +406,36 @@ fn each_lie_of_a_header_is_named() {
     for (changed, expected) in [
         (with(16, &[3]), "message format 3 is unknown"),
         (with(21, &[0, 6]), "compression 6 is unknown"),
-        (with(23, &(-1_i32).to_be_bytes()), "its offsets run from 0 to -1"),
-        (with(57, &(-1_i32).to_be_bytes()), "its count of records is negative"),
+        (
+            with(23, &(-1_i32).to_be_bytes()),
+            "its offsets run from 0 to -1",
+        ),
+        (
+            with(57, &(-1_i32).to_be_bytes()),
+            "its count of records is negative",
+        ),
         (with(57, &4_i32.to_be_bytes()), "its last record is cut"),
         (with(57, &2_i32.to_be_bytes()), "bytes are left behind"),
-        (with(23, &1_i32.to_be_bytes()), "offset 2 follows 1 in a batch that ends at 1"),
+        (
+            with(23, &1_i32.to_be_bytes()),
+            "offset 2 follows 1 in a batch that ends at 1",
+        ),
         (with(65, &[1]), "do not add up"),
         (with(61, &[1]), "length is negative"),
     ] {
         let message = flaw_of(changed).to_string();
-        assert!(message.contains(expected), "{message} does not say {expected}");
+        assert!(
+            message.contains(expected),
+            "{message} does not say {expected}"
+        );
     }
     let (_, result) = read(with(8, &20_i32.to_be_bytes()).into(), 0);
-    assert!(result.unwrap_err().to_string().contains("below that of a header"));
+    assert!(
+        result
+            .unwrap_err()
+            .to_string()
+            .contains("below that of a header")
+    );
     let (_, result) = read(with(8, &(-20_i32).to_be_bytes()).into(), 0);
     assert!(result.unwrap_err().to_string().contains("negative"));
 }
@@ -440,9 +466,16 @@ fn a_bomb_ends_in_an_error_at_the_limit() {
             let error = decompressor
                 .decompress(codec, &bomb, &mut output, limit)
                 .unwrap_err();
-            assert!(error.to_string().contains("more than"), "{codec:?}: {error}");
+            assert!(
+                error.to_string().contains("more than"),
+                "{codec:?}: {error}"
+            );
             assert_eq!(output.len(), 3);
-            assert!(pool.held() <= 2 * limit + (1 << 18), "{codec:?}: {}", pool.held());
+            assert!(
+                pool.held() <= 2 * limit + (1 << 18),
+                "{codec:?}: {}",
+                pool.held()
+            );
         }
         decompressor
             .decompress(codec, &bomb, &mut output, plain.len())
@@ -482,7 +515,10 @@ fn blocks_of_lz4_that_depend_on_each_other_are_refused_by_name() {
     let error = Decompressor::default()
         .decompress(Codec::Lz4, &frame, &mut pool.take(0), 1000)
         .unwrap_err();
-    assert!(error.to_string().contains("depend on each other"), "{error}");
+    assert!(
+        error.to_string().contains("depend on each other"),
+        "{error}"
+    );
 }
 
 fn any_record() -> impl Strategy<Value = TestRecord> {
@@ -491,7 +527,10 @@ fn any_record() -> impl Strategy<Value = TestRecord> {
         proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40)),
         proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200)),
         proptest::collection::vec(
-            ("[a-z]{0,5}", proptest::option::of(proptest::collection::vec(any::<u8>(), 0..9))),
+            (
+                "[a-z]{0,5}",
+                proptest::option::of(proptest::collection::vec(any::<u8>(), 0..9)),
+            ),
             0..3,
         ),
     )
@@ -655,7 +694,16 @@ fn cost_of_a_record() {
                     timestamp_delta: (index / 10).into(),
                     value: Some(
                         (0..100_u32)
-                            .map(|at| if at < 50 { b'x' } else { u8::try_from((index.wrapping_mul(at).wrapping_mul(2_654_435_761)) >> 24).unwrap() })
+                            .map(|at| {
+                                if at < 50 {
+                                    b'x'
+                                } else {
+                                    u8::try_from(
+                                        (index.wrapping_mul(at).wrapping_mul(2_654_435_761)) >> 24,
+                                    )
+                                    .unwrap()
+                                }
+                            })
                             .collect(),
                     ),
                     ..TestRecord::default()
