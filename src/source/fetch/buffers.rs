@@ -12,10 +12,12 @@
 //! of them to keep, so that a source's memory stays within its share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+
+use crate::source::Waker;
 
 /// A buffer starts with this much, and grows as bytes really arrive: a length
 /// announced by a peer reserves nothing beyond it.
@@ -34,6 +36,9 @@ pub(super) struct BufferPool(Arc<Shared>);
 struct Shared {
     free: Mutex<Free>,
     held: AtomicUsize,
+    /// Somebody waits for memory to come home, and is to be told.
+    waited_for: AtomicBool,
+    waker: Waker,
     /// Bytes, held and free, above which a buffer that comes home is let go.
     keep: AtomicUsize,
 }
@@ -47,10 +52,14 @@ struct Free {
 impl BufferPool {
     /// A pool that keeps free buffers while everything together, held and free,
     /// is within `keep` bytes.
-    pub(super) fn new(keep: usize) -> Self {
+    ///
+    /// `waker` is used when memory comes home that was waited for.
+    pub(super) fn new(keep: usize, waker: Waker) -> Self {
         Self(Arc::new(Shared {
             free: Mutex::new(Free::default()),
             held: AtomicUsize::new(0),
+            waited_for: AtomicBool::new(false),
+            waker,
             keep: AtomicUsize::new(keep),
         }))
     }
@@ -62,7 +71,12 @@ impl BufferPool {
 
     /// Bytes in buffers that are in use, by whomever.
     pub(super) fn held(&self) -> usize {
-        self.0.held.load(Ordering::Relaxed)
+        self.0.held.load(Ordering::SeqCst)
+    }
+
+    /// Uses the waker once when the next buffer comes home.
+    pub(super) fn wake_on_return(&self) {
+        self.0.waited_for.store(true, Ordering::SeqCst);
     }
 
     /// An empty buffer, if possible one that has room for `expected` bytes
@@ -73,6 +87,7 @@ impl BufferPool {
         Buffer {
             data,
             filled: 0,
+            expected,
             pool: Arc::clone(&self.0),
         }
     }
@@ -107,10 +122,18 @@ impl Shared {
     }
 
     fn give_back(&self, data: Vec<u8>) {
-        let held = self.held.fetch_sub(data.len(), Ordering::Relaxed) - data.len();
         if data.is_empty() {
             return;
         }
+        self.keep_or_free(data);
+        // Read first: the swap is a write to a cache line that all share.
+        if self.waited_for.load(Ordering::SeqCst) && self.waited_for.swap(false, Ordering::SeqCst) {
+            self.waker.wake();
+        }
+    }
+
+    fn keep_or_free(&self, data: Vec<u8>) {
+        let held = self.held.fetch_sub(data.len(), Ordering::SeqCst) - data.len();
         let keep = self.keep.load(Ordering::Relaxed);
         let mut free = self.free.lock();
         // What just came home is warmer than what has lain there: let the
@@ -136,6 +159,8 @@ pub(super) struct Buffer {
     /// that a buffer in use again is not zeroed again.
     data: Vec<u8>,
     filled: usize,
+    /// Where doubling stops, unless more is needed after all.
+    expected: usize,
     pool: Arc<Shared>,
 }
 
@@ -158,7 +183,14 @@ impl Buffer {
         let needed = self.filled.saturating_add(at_least);
         if needed > self.data.len() {
             let before = self.data.len();
-            let size = needed.max(before.saturating_mul(2)).max(SMALLEST);
+            let doubled = before.saturating_mul(2);
+            let size = if needed <= self.expected {
+                needed.max(doubled.min(self.expected))
+            } else {
+                needed.max(doubled)
+            };
+            // Answers differ by some bytes: a little more fits the next one too.
+            let size = size.next_multiple_of(SMALLEST);
             self.data.reserve_exact(size - before);
             self.data.resize(size, 0);
             self.pool.held.fetch_add(size - before, Ordering::Relaxed);
@@ -199,6 +231,10 @@ impl Drop for Buffer {
 mod tests {
     use super::*;
 
+    fn pool_of(keep: usize) -> BufferPool {
+        BufferPool::new(keep, Waker::new(|| {}))
+    }
+
     fn filled(pool: &BufferPool, len: usize) -> Buffer {
         let mut buffer = pool.take(len);
         buffer.spare(len);
@@ -208,12 +244,12 @@ mod tests {
 
     #[test]
     fn memory_comes_home_when_the_last_slice_is_dropped() {
-        let pool = BufferPool::new(1 << 20);
+        let pool = pool_of(1 << 20);
         let bytes = filled(&pool, 100_000).freeze();
         let address = bytes.as_ptr();
         let slice = bytes.slice(10..20);
         drop(bytes);
-        assert_eq!(pool.held(), 100_000);
+        assert_eq!(pool.held(), 2 * SMALLEST);
         std::thread::scope(|scope| {
             scope.spawn(move || drop(slice));
         });
@@ -225,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_buffer_is_not_reserved_by_what_is_expected() {
-        let pool = BufferPool::new(1 << 20);
+        let pool = pool_of(1 << 20);
         let mut buffer = pool.take(1 << 40);
         assert_eq!(pool.held(), 0);
         assert_eq!(buffer.spare(1).len(), SMALLEST);
@@ -235,26 +271,56 @@ mod tests {
     }
 
     #[test]
-    fn free_and_held_buffers_together_stay_within_what_is_to_be_kept() {
-        let pool = BufferPool::new(1 << 20);
-        let (first, second) = (filled(&pool, 700_000), filled(&pool, 600_000));
+    fn growth_stops_a_little_above_what_is_expected() {
+        let pool = pool_of(1 << 20);
+        let mut buffer = pool.take(5 * SMALLEST + 1);
+        while buffer.len() < 5 * SMALLEST + 1 {
+            let room = buffer.spare(1).len();
+            buffer.advance(room.min(30_000));
+        }
+        assert_eq!(pool.held(), 6 * SMALLEST);
+    }
+
+    #[test]
+    fn who_waits_for_memory_is_woken_once_when_some_comes_home() {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&woken);
+        let pool = BufferPool::new(
+            1 << 20,
+            Waker::new(move || {
+                counter.fetch_add(1, Ordering::SeqCst);
+            }),
+        );
+        drop(filled(&pool, 10));
+        assert_eq!(woken.load(Ordering::SeqCst), 0, "nobody waited");
+        let (first, second) = (filled(&pool, 10), filled(&pool, 10));
+        pool.wake_on_return();
         drop(first);
-        assert_eq!(pool.0.free.lock().bytes, 0, "600 kB are still held");
         drop(second);
-        assert_eq!(pool.0.free.lock().bytes, 600_000);
-        let (first, second) = (filled(&pool, 300_000), filled(&pool, 900_000));
+        assert_eq!(woken.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn free_and_held_buffers_together_stay_within_what_is_to_be_kept() {
+        let pool = pool_of(16 * SMALLEST);
+        let (first, second) = (filled(&pool, 11 * SMALLEST), filled(&pool, 9 * SMALLEST));
+        drop(first);
+        assert_eq!(pool.0.free.lock().bytes, 0, "the second is still held");
+        drop(second);
+        assert_eq!(pool.0.free.lock().bytes, 9 * SMALLEST);
+        let (first, second) = (filled(&pool, 2 * SMALLEST), filled(&pool, 14 * SMALLEST));
         drop(first);
         drop(second);
         assert_eq!(
             pool.0.free.lock().bytes,
-            900_000,
+            14 * SMALLEST,
             "the later one pushed the earlier out"
         );
     }
 
     #[test]
     fn a_small_answer_does_not_pin_a_large_buffer() {
-        let pool = BufferPool::new(1 << 30);
+        let pool = pool_of(1 << 30);
         drop(filled(&pool, 10 << 20));
         let small = filled(&pool, 1_000);
         assert_eq!(pool.held(), SMALLEST);

@@ -13,6 +13,10 @@ const CODECS: [Option<Codec>; 5] = [
     Some(Codec::Zstd),
 ];
 
+fn pool_of(keep: usize) -> BufferPool {
+    BufferPool::new(keep, crate::source::Waker::new(|| {}))
+}
+
 fn set_of(batches: &[TestBatch]) -> Bytes {
     batches
         .iter()
@@ -37,7 +41,7 @@ fn as_batch(piece: Piece) -> Batch {
 
 /// All pieces, and how the reading ended.
 fn read_all(mut reader: RecordSetReader) -> (Vec<Batch>, Result<(), ReadError>) {
-    let pool = BufferPool::new(1 << 24);
+    let pool = pool_of(1 << 24);
     let mut decompressor = Decompressor::default();
     let mut batches = Vec::new();
     loop {
@@ -177,7 +181,7 @@ fn small_compressed_wire_batches_share_one_buffer_which_comes_home() {
         TestBatch::of(0, 10).compressed(Some(Codec::Lz4)),
         TestBatch::of(10, 10).compressed(Some(Codec::Zstd)),
     ]);
-    let pool = BufferPool::new(1 << 24);
+    let pool = pool_of(1 << 24);
     let mut reader = uncommitted(set, 0, None);
     let mut decompressor = Decompressor::default();
     let piece = reader
@@ -457,7 +461,7 @@ fn a_bomb_ends_in_an_error_at_the_limit() {
     let plain = vec![0; 10 << 20];
     for codec in CODECS.into_iter().flatten() {
         let bomb = compress(codec, &plain, false);
-        let pool = BufferPool::new(0);
+        let pool = pool_of(0);
         let mut output = pool.take(0);
         let mut decompressor = Decompressor::default();
         output.spare(3);
@@ -488,7 +492,7 @@ fn a_bomb_ends_in_an_error_at_the_limit() {
 #[test]
 fn a_block_that_only_claims_to_be_large_reserves_nothing() {
     // Snappy: a varint of 4 GiB - 1 and nothing behind it.
-    let pool = BufferPool::new(0);
+    let pool = pool_of(0);
     let mut output = pool.take(0);
     let error = Decompressor::default()
         .decompress(
@@ -511,7 +515,7 @@ fn blocks_of_lz4_that_depend_on_each_other_are_refused_by_name() {
         .unwrap();
     encoder.write_all(b"some text").unwrap();
     let (frame, _) = encoder.finish();
-    let pool = BufferPool::new(0);
+    let pool = pool_of(0);
     let error = Decompressor::default()
         .decompress(Codec::Lz4, &frame, &mut pool.take(0), 1000)
         .unwrap_err();
@@ -672,7 +676,7 @@ proptest! {
         let mut block = compress(codec, b"the beginning of a real block", false);
         block.truncate(keep);
         block.extend(noise);
-        let pool = BufferPool::new(0);
+        let pool = pool_of(0);
         let mut output = pool.take(0);
         let _ = Decompressor::default().decompress(codec, &block, &mut output, 1 << 20);
         prop_assert!(pool.held() <= 4 << 20);
@@ -713,7 +717,7 @@ fn cost_of_a_record() {
             total += 150;
         }
         let set = Bytes::from(set);
-        let pool = BufferPool::new(1 << 26);
+        let pool = pool_of(1 << 26);
         let mut decompressor = Decompressor::default();
         let mut entries = Vec::new();
         let mut sum = 0_usize;
