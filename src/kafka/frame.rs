@@ -336,3 +336,96 @@ fn pending(error: io::Error) -> Result<Option<Progress>, ReadFailure> {
         _ => Err(ReadFailure::Io(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// A socket that gives one piece at a time and would block in between.
+    struct Pieces {
+        pieces: VecDeque<Vec<u8>>,
+        blocked: bool,
+    }
+
+    impl Read for Pieces {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            if self.pieces.is_empty() {
+                return Ok(0);
+            }
+            self.blocked = !self.blocked;
+            if self.blocked {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let piece = &mut self.pieces[0];
+            let count = piece.len().min(into.len());
+            into[..count].copy_from_slice(&piece[..count]);
+            piece.drain(..count);
+            if piece.is_empty() {
+                self.pieces.pop_front();
+            }
+            Ok(count)
+        }
+    }
+
+    fn framed(bodies: &[&[u8]]) -> Vec<u8> {
+        let mut wire = Vec::new();
+        for body in bodies {
+            wire.extend(i32::try_from(body.len()).unwrap().to_be_bytes());
+            wire.extend(*body);
+        }
+        wire
+    }
+
+    #[test]
+    fn frames_are_whole_however_the_socket_cuts_them() {
+        let long = vec![7_u8; 3 * STEP + 11];
+        let wire = framed(&[b"one", b"", &long]);
+        for size in [1, 2, 3, 5, 1000, wire.len()] {
+            let mut socket = Pieces {
+                pieces: wire.chunks(size).map(<[u8]>::to_vec).collect(),
+                blocked: false,
+            };
+            let mut reader = FrameReader::new(1 << 20);
+            let mut frames = Vec::new();
+            loop {
+                match reader.read(&mut socket).unwrap() {
+                    Progress::Frame(frame) => frames.push(frame),
+                    Progress::Pending => {}
+                    Progress::Closed => break,
+                }
+            }
+            assert_eq!(frames, [&b"one"[..], b"", &long], "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn a_length_beyond_the_limit_is_refused_before_memory_is_asked_for() {
+        for (wire, length) in [([0, 0, 4, 1], 1025_i64), ([0xff; 4], -1)] {
+            let mut reader = FrameReader::new(1024);
+            let failure = reader.read(&mut &wire[..]).unwrap_err();
+            assert!(
+                matches!(
+                    failure,
+                    ReadFailure::Wire(WireError::FrameTooLong { length: told, limit: 1024 })
+                        if told == length
+                ),
+                "{failure:?}"
+            );
+            assert_eq!(reader.body.capacity(), 0);
+        }
+    }
+
+    #[test]
+    fn memory_follows_what_arrives_and_not_what_is_announced() {
+        let mut wire = 90_000_000_i32.to_be_bytes().to_vec();
+        wire.extend([0; 100]);
+        let mut reader = FrameReader::new(100_000_000);
+        assert!(matches!(
+            reader.read(&mut &wire[..]).unwrap(),
+            Progress::Closed
+        ));
+        assert!(reader.body.capacity() <= 2 * STEP);
+    }
+}

@@ -11,12 +11,16 @@
 //! | [`shape`] | refuses frames whose lengths do not add up, before they are decoded |
 //! | [`frame`] | requests to bytes, bytes to frames, frames to answers |
 //! | [`messages`] | the requests and answers that we use |
+//! | [`connection`] | one connection, asked one thing at a time, with deadlines |
+//! | [`backoff`] | how long to wait before asking again |
 //! | [`errors`] | what Kafka's error codes mean and what to do about them |
 //! | [`cluster`] | who leads which partition, shared by all threads |
 
 use std::time::Duration;
 
+pub(crate) mod backoff;
 pub(crate) mod cluster;
+pub(crate) mod connection;
 pub(crate) mod errors;
 pub(crate) mod frame;
 pub(crate) mod messages;

@@ -19,6 +19,8 @@ mod coordinator;
 mod fetch;
 mod metadata;
 mod offsets;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use api_versions::{ApiVersions, ApiVersionsRequest};
 pub(crate) use committed::{
