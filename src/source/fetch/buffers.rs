@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::link::Permit;
 use crate::source::Waker;
 
 /// A buffer starts with this much, and grows as bytes really arrive: a length
@@ -88,6 +89,7 @@ impl BufferPool {
             data,
             filled: 0,
             expected,
+            permit: None,
             pool: Arc::clone(&self.0),
         }
     }
@@ -161,10 +163,17 @@ pub(super) struct Buffer {
     filled: usize,
     /// Where doubling stops, unless more is needed after all.
     expected: usize,
+    /// Given back together with the memory.
+    permit: Option<Permit>,
     pool: Arc<Shared>,
 }
 
 impl Buffer {
+    /// Keeps `permit` until the memory goes home.
+    pub(super) fn attach(&mut self, permit: Permit) {
+        self.permit = Some(permit);
+    }
+
     /// What has been filled.
     pub(super) fn filled(&self) -> &[u8] {
         self.data.get(..self.filled).unwrap_or_default()
@@ -308,7 +317,7 @@ mod tests {
         assert_eq!(pool.0.free.lock().bytes, 0, "the second is still held");
         drop(second);
         assert_eq!(pool.0.free.lock().bytes, 9 * SMALLEST);
-        let (first, second) = (filled(&pool, 2 * SMALLEST), filled(&pool, 14 * SMALLEST));
+        let (first, second) = (filled(&pool, 4 * SMALLEST), filled(&pool, 14 * SMALLEST));
         drop(first);
         drop(second);
         assert_eq!(

@@ -44,7 +44,6 @@ const ENOUGH_DECOMPRESSED: usize = 1024 * 1024;
 pub(super) struct Piece {
     /// What the entries point into.
     pub(super) bytes: Bytes,
-    pub(super) entries: Vec<Entry>,
     /// The offset after everything that was read so far, holes included.
     pub(super) next_offset: i64,
 }
@@ -79,8 +78,8 @@ pub(super) fn extent(set: &[u8], asked: i64) -> Extent {
         extent.last_epoch = batch.leader_epoch;
         rest = rest.get(batch.len..).unwrap_or_default();
     }
-    if rest.len() == set.len() {
-        extent.first_is_cut = stated_length(set).filter(|&len| len > set.len());
+    if rest.len() == set.len() && !set.is_empty() && matches!(WireBatch::peek(set), Ok(None)) {
+        extent.first_is_cut = Some(stated_length(set).unwrap_or(HEADER));
     }
     extent
 }
@@ -362,12 +361,13 @@ impl RecordSetReader {
         }
     }
 
-    /// The offset after everything that was read so far.
-    pub(super) fn next_offset(&self) -> i64 {
-        self.next_offset
+    /// Whether nothing is left to read, complete or wanted.
+    pub(super) fn is_at_end(&self) -> bool {
+        let rest = self.set.get(self.at..).unwrap_or_default();
+        self.open.is_none() && self.flaw.is_none() && matches!(WireBatch::peek(rest), Ok(None))
     }
 
-    /// The next piece, its index written into `entries` (which it empties
+    /// The next piece, its index written into `entries` (which are emptied
     /// first); none at the end of what is complete or wanted.
     ///
     /// A piece without records only moves the next offset. The last one before
@@ -380,7 +380,7 @@ impl RecordSetReader {
         &mut self,
         decompressor: &mut Decompressor,
         pool: &BufferPool,
-        mut entries: Vec<Entry>,
+        entries: &mut Vec<Entry>,
     ) -> Result<Option<Piece>, ReadError> {
         entries.clear();
         if let Some(error) = self.flaw.take() {
@@ -392,7 +392,7 @@ impl RecordSetReader {
             (Some(_), None) => Place::Set,
             (Some(_), Some(bytes)) => Place::Frozen(bytes),
         };
-        let filled = self.fill(&mut place, decompressor, pool, &mut entries);
+        let filled = self.fill(&mut place, decompressor, pool, entries);
         if let Some(last) = entries.last() {
             // A flaw within a batch leaves the records before it.
             self.next_offset = self.next_offset.max(last.offset + 1);
@@ -417,7 +417,6 @@ impl RecordSetReader {
         }
         Ok(Some(Piece {
             bytes,
-            entries,
             next_offset: self.next_offset,
         }))
     }
