@@ -37,12 +37,14 @@ impl fmt::Display for BrokerAddress {
 }
 
 /// What is known of a topic.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TopicState {
     /// Nil where the cluster did not tell.
     pub(crate) id: Uuid,
     /// By partition number. Never shrinks while the topic's id stays.
     pub(crate) partitions: Vec<PartitionState>,
+    /// How many partitions the last description of the topic had.
+    pub(crate) reported: usize,
     /// Kafka's error code where the last answer did not describe the topic; the
     /// rest is then what was known before. 0 for none.
     pub(crate) error: i16,
@@ -163,9 +165,14 @@ impl Cluster {
     /// Says that the snapshot is out of date. Costs nothing when repeated.
     pub(crate) fn request_refresh(&self) {
         if !self.shared.refresh.swap(true, Ordering::AcqRel) {
-            // Full means that it has been rung and not been heard yet.
-            let _ = self.shared.bell.try_send(());
+            self.ring();
         }
+    }
+
+    /// Wakes the thread that asks, for whatever reason.
+    pub(super) fn ring(&self) {
+        // Full means that it has been rung and not been heard yet.
+        let _ = self.shared.bell.try_send(());
     }
 
     /// True where a refresh was asked for since the last call.

@@ -11,6 +11,7 @@
 //! | [`shape`] | refuses frames whose lengths do not add up, before they are decoded |
 //! | [`frame`] | requests to bytes, bytes to frames, frames to answers |
 //! | [`messages`] | the requests and answers that we use |
+//! | [`lookup`] | the thread that asks for metadata, commits and offsets |
 //! | [`connection`] | one connection, asked one thing at a time, with deadlines |
 //! | [`backoff`] | how long to wait before asking again |
 //! | [`errors`] | what Kafka's error codes mean and what to do about them |
@@ -23,6 +24,7 @@ pub(crate) mod cluster;
 pub(crate) mod connection;
 pub(crate) mod errors;
 pub(crate) mod frame;
+pub(crate) mod lookup;
 pub(crate) mod messages;
 pub(crate) mod shape;
 
