@@ -667,7 +667,7 @@ mod tests {
 
         /// Later than every back-off.
         fn later(&mut self) {
-            self.now += Duration::from_secs(60);
+            self.now += Duration::from_mins(1);
         }
 
         fn commits(&mut self, answer: &CommittedAnswer) {

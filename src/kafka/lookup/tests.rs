@@ -152,9 +152,9 @@ impl Rig {
         &self,
         test: impl Fn(&super::super::cluster::ClusterSnapshot) -> bool,
     ) -> Arc<super::super::cluster::ClusterSnapshot> {
-        let (changed, changes) = bounded(1);
+        let (tell, told) = bounded(1);
         let _registration = self.cluster.on_change(Waker::new(move || {
-            let _ = changed.try_send(());
+            let _ = tell.try_send(());
         }));
         let deadline = Clock::System.now() + PATIENCE;
         loop {
@@ -162,8 +162,7 @@ impl Rig {
             if test(&snapshot) {
                 return snapshot;
             }
-            changes
-                .recv_deadline(deadline)
+            told.recv_deadline(deadline)
                 .expect("the snapshot stays as it is");
         }
     }
