@@ -15,6 +15,7 @@
 //! | [`connection`] | one connection, asked one thing at a time, with deadlines |
 //! | [`backoff`] | how long to wait before asking again |
 //! | [`errors`] | what Kafka's error codes mean and what to do about them |
+//! | `mock` | an embedded cluster, for tests and the demo |
 //! | [`cluster`] | who leads which partition, shared by all threads |
 //! | [`group`] | the membership: librdkafka's client, which fetches nothing |
 //! | [`properties`] | which raw properties are allowed, and what the client is made with |
@@ -31,6 +32,8 @@ pub(crate) mod frame;
 pub(crate) mod group;
 pub(crate) mod lookup;
 pub(crate) mod messages;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod mock;
 pub(crate) mod properties;
 pub(crate) mod shape;
 

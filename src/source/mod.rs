@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 use crate::clock::Coarse;
 use crate::record::{AssignmentEpoch, Batch, TopicPartition};
 
+#[cfg(test)]
+mod contract;
 pub(crate) mod fetch;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod memory;
