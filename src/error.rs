@@ -136,7 +136,6 @@ impl fmt::Display for Problem {
     }
 }
 
-
 /// Why a command on a handle was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -6,6 +6,7 @@ mod error;
 mod event;
 mod handler;
 mod kafka;
+mod member;
 mod record;
 mod report;
 mod runtime;

@@ -221,6 +221,22 @@ pub struct Report {
 }
 
 impl Report {
+    /// The member's own thread panicked, which is a bug of keepup: what it knew
+    /// is gone with it.
+    pub(crate) fn broken(message: String) -> Self {
+        Self {
+            reason: StopReason::FatalClientError {
+                message: format!("the member's thread panicked: {message}; please report this"),
+            },
+            workers: Vec::new(),
+            records: 0,
+            left_uncommitted: 0,
+            abandoned: Vec::new(),
+            left_group: false,
+            stop_took: Duration::ZERO,
+        }
+    }
+
     /// The exit code that the command ends with, for programs that want the
     /// same: 0 did what was asked, 1 failed, 3 stopped with work left
     /// uncommitted.

@@ -6,6 +6,7 @@
 mod builder;
 mod settings;
 
+pub(crate) use builder::Observer;
 pub use builder::{Builder, builder};
 pub(crate) use settings::ResetPolicy;
 pub use settings::{Assignment, Isolation, RetryPolicy, Settings, StartFrom, Workers};

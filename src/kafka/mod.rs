@@ -1,6 +1,86 @@
-//! The only folder that names rdkafka or kafka-protocol.
+//! All that touches Kafka: the only folder that names `rdkafka` or
+//! `kafka-protocol`.
+//!
+//! Both crates change their interfaces with their versions, one of them brings
+//! a C library and the other trusts what it reads. What leaves this folder is
+//! keepup's own plain types, so neither shows in the public API and either can
+//! be replaced here.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | [`shape`] | refuses frames whose lengths do not add up, before they are decoded |
+//! | [`frame`] | requests to bytes, bytes to frames, frames to answers |
+//! | [`messages`] | the requests and answers that we use |
+//! | [`lookup`] | the thread that asks for metadata, commits and offsets |
+//! | [`connection`] | one connection, asked one thing at a time, with deadlines |
+//! | [`backoff`] | how long to wait before asking again |
+//! | [`errors`] | what Kafka's error codes mean and what to do about them |
+//! | [`cluster`] | who leads which partition, shared by all threads |
+//! | [`group`] | the membership: librdkafka's client, which fetches nothing |
+//! | [`properties`] | which raw properties are allowed, and what the client is made with |
+//! | `mock` | a cluster inside the process, for tests and the demo (feature `testing`) |
+//! | [`version`] | which librdkafka this was built with |
 
+use std::time::Duration;
+
+pub(crate) use crate::config::Isolation;
+
+pub(crate) mod backoff;
+pub(crate) mod cluster;
+pub(crate) mod connection;
+pub(crate) mod errors;
+pub(crate) mod frame;
+pub(crate) mod group;
+pub(crate) mod lookup;
+pub(crate) mod messages;
 #[cfg(feature = "testing")]
 pub(crate) mod mock;
 pub(crate) mod properties;
+pub(crate) mod shape;
 pub(crate) mod version;
+
+impl Isolation {
+    /// As requests carry it.
+    fn code(self) -> i8 {
+        match self {
+            Self::ReadUncommitted => 0,
+            Self::ReadCommitted => 1,
+        }
+    }
+}
+
+/// What a connection to the cluster needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionSettings {
+    /// `host:port` of some brokers, for the first contact.
+    pub(crate) bootstrap: Vec<String>,
+    /// How we appear in the broker's logs and quotas.
+    pub(crate) client_id: String,
+    /// Longest wait for the answer to a request.
+    pub(crate) request_timeout: Duration,
+    /// Longest wait for a connection, per address that a name resolves to.
+    pub(crate) connect_timeout: Duration,
+    /// Longest answer that is accepted, in bytes.
+    pub(crate) max_frame: usize,
+    pub(crate) isolation: Isolation,
+    /// The group whose commits say where to start; `None` without a group.
+    pub(crate) group: Option<String>,
+    /// How often metadata is asked for without a reason.
+    pub(crate) metadata_interval: Duration,
+}
+
+impl ConnectionSettings {
+    /// The defaults, for a cluster reached through `bootstrap`.
+    pub(crate) fn new(bootstrap: Vec<String>) -> Self {
+        Self {
+            bootstrap,
+            client_id: "keepup".to_owned(),
+            request_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
+            max_frame: 100 * 1024 * 1024,
+            isolation: Isolation::default(),
+            group: None,
+            metadata_interval: Duration::from_secs(15),
+        }
+    }
+}

@@ -1,19 +1,350 @@
 //! librdkafka's properties: which are reserved, which exclude each other, and
 //! what the member's client is made with.
+//!
+//! Everything else is passed through untouched, so whatever librdkafka
+//! documents can be set. Names and values are checked by librdkafka itself,
+//! one by one, so that a misspelled property is found before anything starts
+//! and together with all other problems.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::Settings;
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+
+use crate::config::{Assignment, Isolation, Settings};
 use crate::error::Problem;
+
+/// The group protocol finds new partitions and topics by its leader's refresh
+/// of metadata; librdkafka's default of 5 minutes would leave them unread that
+/// long.
+const METADATA_REFRESH_MS: &str = "15000";
+
+/// librdkafka's default of `max.poll.interval.ms`.
+const DEFAULT_MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
+
+/// librdkafka's default of `session.timeout.ms`, and the broker's default of
+/// `group.consumer.session.timeout.ms` under KIP-848.
+const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// Properties that the runtime sets itself, with the reason and the way out.
+const RESERVED: [(&str, &str, &str); 8] = [
+    (
+        "bootstrap.servers",
+        "the cluster is given apart",
+        "use --bootstrap, or builder(bootstrap, …)",
+    ),
+    (
+        "metadata.broker.list",
+        "the cluster is given apart",
+        "use --bootstrap, or builder(bootstrap, …)",
+    ),
+    (
+        "group.id",
+        "the group is given apart",
+        "use --group, or builder(…, group)",
+    ),
+    (
+        "enable.auto.commit",
+        "only completed records are committed, by librdkafka's committer over stored watermarks",
+        "leave it out; auto.commit.interval.ms may be set",
+    ),
+    (
+        "enable.auto.offset.store",
+        "storing at delivery would commit records that nobody completed",
+        "leave it out",
+    ),
+    (
+        "auto.offset.reset",
+        "start positions are decided by keepup, which asks for committed offsets itself",
+        "use --from, or start_from()",
+    ),
+    (
+        "enable.partition.eof",
+        "the member's client fetches nothing",
+        "leave it out",
+    ),
+    (
+        "statistics.interval.ms",
+        "statistics of the member's client are not read",
+        "leave it out",
+    ),
+];
+
+/// What KIP-848 moved to the broker.
+const NOT_WITH_KIP_848: [&str; 4] = [
+    "partition.assignment.strategy",
+    "session.timeout.ms",
+    "heartbeat.interval.ms",
+    "group.protocol.type",
+];
 
 /// What is wrong with the raw properties; empty where nothing is.
 pub(crate) fn problems(settings: &Settings) -> Vec<Problem> {
-    let _ = settings;
-    Vec::new()
+    let properties = &settings.properties;
+    let mut problems: Vec<Problem> = properties
+        .iter()
+        .filter_map(|(name, value)| problem(name, value))
+        .collect();
+    if uses_consumer_protocol(properties) {
+        for name in NOT_WITH_KIP_848 {
+            if let Some(value) = properties.get(name) {
+                problems.push(Problem::new(
+                    name,
+                    value,
+                    "with group.protocol=consumer (KIP-848) the broker decides this",
+                    "leave it out and set it on the broker, or use group.protocol=classic",
+                ));
+            }
+        }
+        if matches!(settings.assignment, Assignment::Static { .. }) {
+            problems.push(Problem::new(
+                "group.protocol",
+                "consumer",
+                "a static assignment does not join the group",
+                "leave the property out, or let the group assign",
+            ));
+        }
+    } else if session_timeout(settings) > max_poll_interval(settings) {
+        problems.push(Problem::new(
+            "session.timeout.ms",
+            session_timeout(settings).as_millis(),
+            format!(
+                "it is at most max.poll.interval.ms ({} ms)",
+                max_poll_interval(settings).as_millis()
+            ),
+            "lower the one or raise the other",
+        ));
+    }
+    if let Some(level) = properties.get("isolation.level")
+        && settings.isolation != Isolation::default()
+        && level != settings.isolation.property()
+    {
+        problems.push(Problem::new(
+            "isolation.level",
+            level,
+            format!("isolation({:?}) was set as well", settings.isolation),
+            "set one of the two",
+        ));
+    }
+    problems
+}
+
+fn problem(name: &str, value: &str) -> Option<Problem> {
+    if let Some((_, rule, remedy)) = RESERVED.iter().find(|(reserved, ..)| *reserved == name) {
+        return Some(Problem::new(name, shown(name, value), *rule, *remedy));
+    }
+    if name == "security.protocol" && !value.eq_ignore_ascii_case("plaintext") {
+        return Some(Problem::new(
+            name,
+            value,
+            "the connections that fetch records speak plaintext only in this version",
+            "use a plaintext listener",
+        ));
+    }
+    let mut config = ClientConfig::new();
+    config.set(name, value);
+    match config.create_native_config() {
+        Ok(_) => None,
+        Err(KafkaError::ClientConfig(_, description, ..)) => Some(Problem::new(
+            name,
+            shown(name, value),
+            format!("librdkafka refuses it: {description}"),
+            "see librdkafka's CONFIGURATION.md for names and values",
+        )),
+        Err(other) => Some(Problem::new(
+            name,
+            shown(name, value),
+            format!("librdkafka refuses it: {other}"),
+            "see librdkafka's CONFIGURATION.md for names and values",
+        )),
+    }
+}
+
+/// True for properties whose value must not be shown.
+pub(crate) fn is_secret(name: &str) -> bool {
+    [
+        "password",
+        "secret",
+        "key.pem",
+        "sasl.oauthbearer.config",
+        "sasl.jaas",
+        "token",
+    ]
+    .iter()
+    .any(|part| name.contains(part))
+}
+
+fn shown<'a>(name: &str, value: &'a str) -> &'a str {
+    if is_secret(name) { "(hidden)" } else { value }
+}
+
+fn millis(properties: &BTreeMap<String, String>, name: &str) -> Option<Duration> {
+    properties
+        .get(name)?
+        .trim()
+        .parse()
+        .ok()
+        .map(Duration::from_millis)
 }
 
 /// `max.poll.interval.ms` as it is in force.
 pub(crate) fn max_poll_interval(settings: &Settings) -> Duration {
-    let _ = settings;
-    Duration::from_secs(300)
+    millis(&settings.properties, "max.poll.interval.ms").unwrap_or(DEFAULT_MAX_POLL_INTERVAL)
+}
+
+/// How long the group waits for a sign of life of the member.
+pub(crate) fn session_timeout(settings: &Settings) -> Duration {
+    millis(&settings.properties, "session.timeout.ms").unwrap_or(DEFAULT_SESSION_TIMEOUT)
+}
+
+fn uses_consumer_protocol(properties: &BTreeMap<String, String>) -> bool {
+    properties
+        .get("group.protocol")
+        .is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"))
+}
+
+/// The isolation level in force: the typed setting, or the raw property.
+pub(crate) fn isolation(settings: &Settings) -> Isolation {
+    match settings
+        .properties
+        .get("isolation.level")
+        .map(String::as_str)
+    {
+        Some("read_uncommitted") => Isolation::ReadUncommitted,
+        Some("read_committed") => Isolation::ReadCommitted,
+        _ => settings.isolation,
+    }
+}
+
+/// The client id in force.
+pub(crate) fn client_id(settings: &Settings) -> &str {
+    settings
+        .properties
+        .get("client.id")
+        .map_or("keepup", String::as_str)
+}
+
+/// What the member's client is made with.
+pub(super) fn member(settings: &Settings) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("client.id", client_id(settings));
+    config.set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS);
+    config.set("auto.commit.interval.ms", "1000");
+    if !uses_consumer_protocol(&settings.properties) {
+        config.set("partition.assignment.strategy", "cooperative-sticky");
+    }
+    for (name, value) in &settings.properties {
+        config.set(name, value);
+    }
+    config.set("bootstrap.servers", &settings.bootstrap);
+    config.set("group.id", &settings.group);
+    config.set("enable.auto.commit", "true");
+    config.set("enable.auto.offset.store", "false");
+    config.set("isolation.level", isolation(settings).property());
+    config
+}
+
+impl Isolation {
+    /// The property's value.
+    pub(crate) fn property(self) -> &'static str {
+        match self {
+            Self::ReadCommitted => "read_committed",
+            Self::ReadUncommitted => "read_uncommitted",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(properties: &[(&str, &str)]) -> Settings {
+        let mut settings = Settings::new("localhost:9092", "g");
+        settings.topics.push("t".into());
+        for (name, value) in properties {
+            settings.properties.insert((*name).into(), (*value).into());
+        }
+        settings
+    }
+
+    fn named(settings: &Settings) -> Vec<String> {
+        problems(settings)
+            .into_iter()
+            .map(|problem| problem.setting)
+            .collect()
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once() {
+        let settings = with(&[
+            ("enable.auto.commit", "false"),
+            ("sesion.timeout.ms", "6000"),
+            ("max.poll.interval.ms", "soon"),
+            ("client.id", "fine"),
+        ]);
+        let found = named(&settings);
+        assert_eq!(
+            found,
+            [
+                "enable.auto.commit",
+                "max.poll.interval.ms",
+                "sesion.timeout.ms"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_broker_decides_under_kip_848_is_refused_with_the_way_out() {
+        let settings = with(&[
+            ("group.protocol", "consumer"),
+            ("session.timeout.ms", "6000"),
+        ]);
+        assert_eq!(named(&settings), ["session.timeout.ms"]);
+        assert!(
+            problems(&settings)[0]
+                .remedy
+                .contains("group.protocol=classic")
+        );
+        assert!(named(&with(&[("group.protocol", "consumer")])).is_empty());
+    }
+
+    #[test]
+    fn a_session_longer_than_the_poll_interval_is_refused() {
+        let settings = with(&[
+            ("session.timeout.ms", "10000"),
+            ("max.poll.interval.ms", "9000"),
+        ]);
+        assert_eq!(named(&settings), ["session.timeout.ms"]);
+    }
+
+    #[test]
+    fn the_revoke_deadline_stays_below_the_poll_interval() {
+        let mut settings = with(&[
+            ("max.poll.interval.ms", "6000"),
+            ("session.timeout.ms", "6000"),
+        ]);
+        assert!(settings.problems().is_empty());
+        settings.revoke_deadline = Duration::from_secs(6);
+        assert_eq!(settings.problems()[0].setting, "revoke deadline");
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let settings = with(&[
+            ("ssl.key.passwort", "hunter2"),
+            ("sasl.password", "hunter2"),
+            ("sasl.secret", "hunter2"),
+        ]);
+        let text: String = problems(&settings)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert!(text.contains("sasl.secret"), "{text}");
+        assert_eq!(
+            text.matches("hunter2").count(),
+            1,
+            "only what is not known as a secret: {text}"
+        );
+    }
 }

@@ -1,17 +1,44 @@
 //! The handle of a run: everything that can be asked of it from outside.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+
+use crate::clock::Clock;
 use crate::config::Workers;
 use crate::error::CommandError;
+use crate::member::run::{Command, Shared, ToMember};
 use crate::record::TopicPartition;
-use crate::report::Report;
+use crate::report::{Report, StopReason};
+use crate::worker::run::panic_message;
+
+/// How long a command waits for the runtime. Its loop turns many times a
+/// second.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A run that was started. Dropping it stops the run (as [`Handle::stop`]
 /// does) and waits for its end.
 #[must_use = "dropping the handle stops the run"]
-#[derive(Debug)]
-pub struct Handle {}
+pub struct Handle {
+    /// Gone once it was joined.
+    member: Option<JoinHandle<Report>>,
+    to_member: Sender<ToMember>,
+    shared: Arc<Shared>,
+}
+
+/// Asks a run to stop, from anywhere.
+#[derive(Clone)]
+pub(crate) struct Stopper(Sender<ToMember>);
+
+impl Stopper {
+    /// Asks; a run that has ended does not mind.
+    pub(crate) fn stop(&self, reason: StopReason) {
+        let _ = self.0.send_timeout(ToMember::Stop(reason), COMMAND_TIMEOUT);
+    }
+}
 
 /// What is known of an assigned partition at a moment. Unknown numbers are
 /// `None`.
@@ -45,15 +72,41 @@ impl PartitionView {
 }
 
 impl Handle {
+    pub(crate) fn new(
+        member: JoinHandle<Report>,
+        to_member: Sender<ToMember>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self {
+            member: Some(member),
+            to_member,
+            shared,
+        }
+    }
+
+    pub(crate) fn stopper(&self) -> Stopper {
+        Stopper(self.to_member.clone())
+    }
+
     /// Asks the run to stop: no worker starts another record, those in hand are
     /// finished within the stop deadline, offsets are committed, the group is
     /// left. A second call ends the drain: what is complete is committed within
     /// 2 s. Returns at once; [`Handle::wait`] gives the report.
-    pub fn stop(&self) {}
+    pub fn stop(&self) {
+        self.stopper().stop(StopReason::StopCalled);
+    }
 
     /// Waits for the end of the run. Does not stop it.
-    pub fn wait(self) -> Report {
-        unreachable!()
+    pub fn wait(mut self) -> Report {
+        self.join()
+    }
+
+    fn join(&mut self) -> Report {
+        match self.member.take().map(JoinHandle::join) {
+            Some(Ok(report)) => report,
+            Some(Err(panic)) => Report::broken(panic_message(panic.as_ref())),
+            None => Report::broken("the run was waited for twice".to_owned()),
+        }
     }
 
     /// Waits at most that long for the end of the run; gives the handle back
@@ -63,13 +116,21 @@ impl Handle {
     ///
     /// The handle, where the run has not ended in time.
     pub fn wait_timeout(self, timeout: Duration) -> Result<Report, Self> {
-        let _ = timeout;
-        Err(self)
+        let clock = Clock::System;
+        let deadline = clock.now() + timeout;
+        while !self.has_ended() {
+            let left = deadline.saturating_duration_since(clock.now());
+            if left.is_zero() {
+                return Err(self);
+            }
+            std::thread::park_timeout(left.min(Duration::from_millis(5)));
+        }
+        Ok(self.wait())
     }
 
     /// True once the run has ended.
     pub fn has_ended(&self) -> bool {
-        true
+        self.member.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Stops handing over records of these partitions until
@@ -81,8 +142,10 @@ impl Handle {
     /// [`CommandError::NotAssigned`] for the first partition that is not
     /// assigned to this process; then nothing was paused.
     pub fn pause(&self, partitions: &[TopicPartition]) -> Result<(), CommandError> {
-        let _ = partitions;
-        Ok(())
+        self.command(Command::SetPaused {
+            partitions: partitions.to_vec(),
+            paused: true,
+        })
     }
 
     /// Hands over records of these partitions again. Resuming one that is not
@@ -92,8 +155,10 @@ impl Handle {
     ///
     /// As [`Handle::pause`].
     pub fn resume(&self, partitions: &[TopicPartition]) -> Result<(), CommandError> {
-        let _ = partitions;
-        Ok(())
+        self.command(Command::SetPaused {
+            partitions: partitions.to_vec(),
+            paused: false,
+        })
     }
 
     /// Goes on reading a partition from `offset`, after the record in hand.
@@ -108,8 +173,10 @@ impl Handle {
     /// [`CommandError::NotAssigned`], or [`CommandError::Invalid`] for a
     /// negative offset.
     pub fn seek(&self, partition: &TopicPartition, offset: i64) -> Result<(), CommandError> {
-        let _ = (partition, offset);
-        Ok(())
+        self.command(Command::Seek {
+            partition: partition.clone(),
+            offset,
+        })
     }
 
     /// Changes the number of workers. Partitions move between workers of this
@@ -119,19 +186,70 @@ impl Handle {
     ///
     /// [`CommandError::Invalid`] for zero workers.
     pub fn scale(&self, workers: Workers) -> Result<(), CommandError> {
-        let _ = workers;
-        Ok(())
+        self.command(Command::Scale(workers))
+    }
+
+    fn command(&self, command: Command) -> Result<(), CommandError> {
+        if self.has_ended() {
+            return Err(CommandError::RunEnded);
+        }
+        let (reply, answer) = bounded(1);
+        let timed_out = CommandError::TimedOut(COMMAND_TIMEOUT);
+        self.to_member
+            .send_timeout(ToMember::Command(command, reply), COMMAND_TIMEOUT)
+            .map_err(|error| {
+                if error.is_disconnected() {
+                    CommandError::RunEnded
+                } else {
+                    timed_out.clone()
+                }
+            })?;
+        match answer.recv_timeout(COMMAND_TIMEOUT) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => Err(timed_out),
+            Err(RecvTimeoutError::Disconnected) => Err(CommandError::RunEnded),
+        }
     }
 
     /// The partitions that are assigned to this process, in order, with what
     /// is known of them now. Reads counters only: never waits for Kafka or for
     /// a handler.
     pub fn partitions(&self) -> Vec<PartitionView> {
-        Vec::new()
+        self.shared
+            .trackers
+            .read()
+            .iter()
+            .map(|(partition, tracker)| PartitionView {
+                partition: partition.clone(),
+                worker: tracker.worker(),
+                position: tracker.position(),
+                watermark: tracker.watermark(),
+                end_offset: tracker.end_offset(),
+                paused: tracker.is_paused(),
+            })
+            .collect()
     }
 
     /// How many workers run now.
     pub fn workers(&self) -> usize {
-        0
+        self.shared.workers.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.member.is_some() {
+            self.stop();
+            self.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle")
+            .field("has_ended", &self.has_ended())
+            .field("workers", &self.workers())
+            .finish_non_exhaustive()
     }
 }

@@ -83,6 +83,13 @@ pub(crate) enum ReadError {
     /// length that leads nowhere, a compression that does not decompress.
     #[error("the records at offset {offset} cannot be read: {what}")]
     Corrupt { offset: i64, what: String },
+    /// The log still holds messages in the format of before Kafka 0.11, which
+    /// brokers hand out as they are.
+    #[error(
+        "the message at offset {offset} has format {magic}, from before Kafka 0.11; only format 2 is read: \
+         copy the topic, or let retention remove what is that old"
+    )]
+    OldFormat { offset: i64, magic: u8 },
     /// The broker answers an error that does not pass by itself.
     #[error("the broker refuses to read on: {name} (code {code})")]
     Refused { code: i16, name: &'static str },

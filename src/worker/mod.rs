@@ -1,3 +1,18 @@
 //! Workers: what owns partitions, pulls their records and runs the handler.
+//!
+//! | file | question |
+//! |---|---|
+//! | [`run`] | what a worker does, in which order |
+//! | [`engine`] | what happens per record and per batch |
+//! | [`tracker`] | what is committed |
+//! | [`retry`] | what happens with a record that failed |
+//! | [`mailbox`] | how the member tells a worker |
+//! | [`gate`] | when no record may be started |
 
 pub(crate) mod engine;
+pub(crate) mod gate;
+pub(crate) mod lane;
+pub(crate) mod mailbox;
+pub(crate) mod retry;
+pub(crate) mod run;
+pub(crate) mod tracker;

@@ -1,0 +1,384 @@
+//! The membership on a real cluster: an rdkafka client that joins, answers
+//! rebalances, heartbeats and commits, and fetches nothing.
+//!
+//! Its partitions are paused as soon as they are assigned, so all that this
+//! client moves is the group's own traffic. Three of librdkafka's properties
+//! shape what is here:
+//!
+//! - **A rebalance callback must not wait.** It runs inside `poll`; while it
+//!   waits nothing is committed, a lost assignment goes unnoticed and a stop
+//!   hangs. So it writes down what was said and returns; the member's loop
+//!   answers later by `answer_assign` and `answer_revoke`.
+//! - **A manual commit has no reliable answer** (an asynchronous one never
+//!   reports, a synchronous one may wait without limit). So librdkafka's own
+//!   committer commits what was stored, each second and when a revoke is
+//!   answered, and reports through the commit callback.
+//! - **Dropping a client waits without a deadline.** So the client is closed
+//!   through its queue while the loop goes on, and dropped on a thread of its
+//!   own; if it does not come to an end it is left behind.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+use parking_lot::Mutex;
+use rdkafka::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList as List};
+
+use crate::config::{Assignment, Settings};
+use crate::error::{Error, Problem};
+use crate::kafka::properties;
+use crate::member::group::{Group, GroupEvent};
+use crate::record::TopicPartition;
+
+/// Writes down what librdkafka says, in order.
+#[derive(Debug, Default)]
+struct Notes {
+    // Filled by one poll and emptied before the next: never more than the few
+    // events that one poll serves.
+    said: Mutex<VecDeque<GroupEvent>>,
+}
+
+impl Notes {
+    fn say(&self, event: GroupEvent) {
+        self.said.lock().push_back(event);
+    }
+}
+
+impl ClientContext for Notes {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning => {
+                tracing::info!(target: "librdkafka", facility, "{message}")
+            }
+            _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", %error, "{reason}");
+    }
+}
+
+impl ConsumerContext for Notes {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        what: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        let partitions = partitions(list);
+        self.say(match what {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                GroupEvent::Assigned(partitions)
+            }
+            // Anything else takes partitions away, an error included.
+            _ => GroupEvent::Revoked {
+                partitions,
+                lost: consumer.assignment_lost(),
+            },
+        });
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let mut committed = Vec::new();
+        let mut failed = Vec::new();
+        let mut first_error = result.as_ref().err().map(ToString::to_string);
+        for element in offsets.elements() {
+            let Offset::Offset(offset) = element.offset() else {
+                continue;
+            };
+            let entry = (
+                TopicPartition::new(element.topic(), element.partition()),
+                offset,
+            );
+            match (&result, element.error()) {
+                (Ok(()), Ok(())) => committed.push(entry),
+                (_, error) => {
+                    if let (None, Err(error)) = (&first_error, error) {
+                        first_error = Some(error.to_string());
+                    }
+                    failed.push(entry);
+                }
+            }
+        }
+        if !committed.is_empty() {
+            self.say(GroupEvent::Committed { offsets: committed });
+        }
+        // "No offset stored" is librdkafka's way to say that there was nothing
+        // to commit.
+        let nothing = matches!(
+            result,
+            Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset))
+        );
+        if let (Some(error), false) = (first_error, nothing) {
+            self.say(GroupEvent::CommitFailed {
+                offsets: failed,
+                error,
+            });
+        }
+    }
+}
+
+fn partitions(list: &TopicPartitionList) -> Vec<TopicPartition> {
+    list.elements()
+        .iter()
+        .map(|element| TopicPartition::new(element.topic(), element.partition()))
+        .collect()
+}
+
+fn list(partitions: &[TopicPartition]) -> List {
+    let mut list = List::with_capacity(partitions.len());
+    for partition in partitions {
+        list.add_partition(partition.topic(), partition.partition());
+    }
+    list
+}
+
+/// The membership over librdkafka.
+pub(crate) struct KafkaGroup {
+    consumer: BaseConsumer<Notes>,
+    notes: Arc<Notes>,
+    topics: Vec<String>,
+    /// What a static assignment has; unused where the group assigns.
+    assigned: Vec<TopicPartition>,
+    is_static: bool,
+    session_timeout: Duration,
+}
+
+impl KafkaGroup {
+    /// Makes the client; contacts nobody yet.
+    pub(crate) fn new(settings: &Settings) -> Result<Self, Error> {
+        let config = properties::member(settings);
+        let consumer =
+            BaseConsumer::from_config_and_context(&config, Notes::default()).map_err(|error| {
+                match error {
+                    KafkaError::ClientConfig(_, description, name, value) => {
+                        Error::InvalidSettings(vec![Problem::new(
+                            name,
+                            value,
+                            format!("librdkafka refuses it: {description}"),
+                            "see librdkafka's CONFIGURATION.md for names and values",
+                        )])
+                    }
+                    KafkaError::ClientCreation(description) => {
+                        Error::InvalidSettings(vec![Problem::new(
+                            "properties",
+                            format!("{:?}", settings.properties.keys()),
+                            format!("librdkafka refuses them together: {description}"),
+                            "change one of those that it names",
+                        )])
+                    }
+                    other => Error::Client {
+                        message: other.to_string(),
+                    },
+                }
+            })?;
+        let notes = Arc::clone(consumer.context());
+        Ok(Self {
+            consumer,
+            notes,
+            topics: settings.topics.clone(),
+            assigned: Vec::new(),
+            is_static: matches!(settings.assignment, Assignment::Static { .. }),
+            session_timeout: properties::session_timeout(settings),
+        })
+    }
+
+    fn is_cooperative(&self) -> bool {
+        matches!(
+            self.consumer.rebalance_protocol(),
+            RebalanceProtocol::Cooperative
+        )
+    }
+
+    fn pause(&self, partitions: &[TopicPartition]) -> Result<(), String> {
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        self.consumer
+            .pause(&list(partitions))
+            .map_err(|error| error.to_string())
+    }
+}
+
+impl Group for KafkaGroup {
+    fn join(&mut self) -> Result<(), String> {
+        if self.is_static {
+            return Ok(());
+        }
+        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+        self.consumer
+            .subscribe(&topics)
+            .map_err(|error| error.to_string())
+    }
+
+    fn poll(&mut self) -> Option<GroupEvent> {
+        if let Some(said) = self.notes.said.lock().pop_front() {
+            return Some(said);
+        }
+        let polled = self.consumer.poll(Duration::ZERO);
+        let trouble = match polled {
+            // Paused partitions give nothing; what was on its way when they
+            // were paused is not ours to handle.
+            None | Some(Ok(_)) => None,
+            Some(Err(KafkaError::MessageConsumptionFatal(code))) => Some(GroupEvent::Fatal {
+                message: format!("{code}: {}", remedy(code)),
+            }),
+            Some(Err(error)) => match error.rdkafka_error_code() {
+                Some(code) if ends_membership(code) => Some(GroupEvent::Fatal {
+                    message: format!("{code}: {}", remedy(code)),
+                }),
+                _ => Some(GroupEvent::Trouble {
+                    message: error.to_string(),
+                }),
+            },
+        };
+        trouble.or_else(|| self.notes.said.lock().pop_front())
+    }
+
+    fn on_ready(&mut self, wake: Arc<dyn Fn() + Send + Sync>) {
+        self.consumer.set_nonempty_callback(move || wake());
+    }
+
+    fn answer_assign(&mut self, partitions: &[TopicPartition]) -> Result<(), String> {
+        let answered = if self.is_static {
+            self.assigned.extend(partitions.iter().cloned());
+            self.consumer.assign(&list(&self.assigned))
+        } else if self.is_cooperative() {
+            self.consumer.incremental_assign(&list(partitions))
+        } else {
+            self.consumer.assign(&list(partitions))
+        };
+        answered.map_err(|error| error.to_string())?;
+        self.pause(if self.is_static {
+            &self.assigned
+        } else {
+            partitions
+        })
+    }
+
+    fn answer_revoke(&mut self, partitions: &[TopicPartition]) -> Result<(), String> {
+        if self.is_cooperative() {
+            self.consumer.incremental_unassign(&list(partitions))
+        } else {
+            self.consumer.unassign()
+        }
+        .map_err(|error| error.to_string())
+    }
+
+    fn is_lost(&self) -> bool {
+        self.consumer.assignment_lost()
+    }
+
+    fn store(&mut self, watermarks: &[(TopicPartition, i64)]) -> Vec<(TopicPartition, String)> {
+        let mut list = List::with_capacity(watermarks.len());
+        let mut refused = Vec::new();
+        for (partition, watermark) in watermarks {
+            let (topic, number) = (partition.topic(), partition.partition());
+            if let Err(error) = list.add_partition_offset(topic, number, Offset::Offset(*watermark))
+            {
+                refused.push((partition.clone(), error.to_string()));
+            }
+        }
+        // Success means that at least one was stored: the truth is in the
+        // elements.
+        let stored = self.consumer.store_offsets(&list);
+        for element in list.elements() {
+            let error = match (element.error(), &stored) {
+                (Err(error), _) => error.to_string(),
+                (Ok(()), Err(error)) if list.count() == 1 => error.to_string(),
+                _ => continue,
+            };
+            refused.push((
+                TopicPartition::new(element.topic(), element.partition()),
+                error,
+            ));
+        }
+        refused
+    }
+
+    fn begin_close(&mut self) {
+        if let Err(error) = self.consumer.close_queue() {
+            tracing::warn!("the member's client does not close: {error}");
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.consumer.closed()
+    }
+
+    fn session_timeout(&self) -> Option<Duration> {
+        (!self.is_static).then_some(self.session_timeout)
+    }
+
+    fn finish(self: Box<Self>, patience: Duration) -> bool {
+        if !self.consumer.closed() {
+            // Dropping it now would wait for the coordinator without a
+            // deadline; the process ends soon, and the client with it.
+            std::mem::forget(self);
+            return false;
+        }
+        let (done, is_done) = bounded(1);
+        let dropper = std::thread::Builder::new()
+            .name("keepup-close".into())
+            .spawn(move || {
+                drop(self);
+                let _ = done.send(());
+            });
+        let Ok(dropper) = dropper else { return false };
+        let ended = is_done.recv_timeout(patience).is_ok();
+        if ended {
+            let _ = dropper.join();
+        }
+        ended
+    }
+}
+
+/// Errors after which the membership does not come back by itself.
+fn ends_membership(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::InconsistentGroupProtocol
+            | RDKafkaErrorCode::InvalidSessionTimeout
+            | RDKafkaErrorCode::InvalidGroupId
+            | RDKafkaErrorCode::FencedInstanceId
+            | RDKafkaErrorCode::UnsupportedAssignor
+            | RDKafkaErrorCode::Fatal
+    )
+}
+
+fn remedy(code: RDKafkaErrorCode) -> &'static str {
+    match code {
+        RDKafkaErrorCode::GroupAuthorizationFailed => "grant READ on the group to this principal",
+        RDKafkaErrorCode::TopicAuthorizationFailed => {
+            "grant READ and DESCRIBE on the topic to this principal"
+        }
+        RDKafkaErrorCode::InconsistentGroupProtocol => {
+            "the group's other members use an assignor that this one does not have: members with \
+             range or roundrobin and members with cooperative-sticky cannot share a group; stop \
+             the others first, or set partition.assignment.strategy to theirs"
+        }
+        RDKafkaErrorCode::InvalidSessionTimeout => {
+            "session.timeout.ms is outside the range that the broker allows \
+             (group.min.session.timeout.ms to group.max.session.timeout.ms)"
+        }
+        RDKafkaErrorCode::FencedInstanceId => {
+            "another process runs with the same group.instance.id; give each its own"
+        }
+        RDKafkaErrorCode::UnsupportedAssignor => "the broker does not have that remote assignor",
+        _ => "the client cannot go on; start the process again",
+    }
+}

@@ -1,0 +1,271 @@
+//! Questions to whoever can answer them: any broker, the coordinator, a leader.
+//!
+//! Holds the connections of one thread. A broker that could not be reached is
+//! left alone for a while, so that one that hangs does not cost its timeout
+//! with every question that another could answer.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::start::{Problem, Trouble, trouble};
+use super::topics::{TopicEvent, merge};
+use crate::clock::Clock;
+use crate::kafka::ConnectionSettings;
+use crate::kafka::backoff::Backoff;
+use crate::kafka::cluster::{BrokerAddress, Cluster, ClusterSnapshot};
+use crate::kafka::connection::{Connection, ConnectionError, StopFlag, parse_address};
+use crate::kafka::errors::ErrorCode;
+use crate::kafka::messages::{CoordinatorRequest, MetadataRequest, Request};
+
+/// Why a broker was not asked or did not answer.
+#[derive(Debug)]
+pub(super) enum AskError {
+    /// It failed a moment ago, with this.
+    Resting {
+        address: String,
+        because: Arc<str>,
+    },
+    Failed(ConnectionError),
+}
+
+impl fmt::Display for AskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resting { address, because } => {
+                write!(f, "{address} is given a rest after a failure: {because}")
+            }
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<ConnectionError> for AskError {
+    fn from(error: ConnectionError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A broker that failed, and until when it is left alone.
+#[derive(Debug)]
+struct Rest {
+    failures: u32,
+    until: Instant,
+    because: Arc<str>,
+}
+
+const REST: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    max: Duration::from_secs(1),
+};
+
+pub(super) struct Session {
+    pub(super) settings: ConnectionSettings,
+    pub(super) clock: Clock,
+    pub(super) cluster: Cluster,
+    pub(super) stop: StopFlag,
+    bootstrap: Vec<BrokerAddress>,
+    open: HashMap<BrokerAddress, Connection>,
+    resting: HashMap<BrokerAddress, Rest>,
+    coordinator: Option<BrokerAddress>,
+}
+
+impl Session {
+    /// A session without connections.
+    ///
+    /// # Errors
+    ///
+    /// Where a bootstrap address is not of the form `host:port`.
+    pub(super) fn new(
+        settings: ConnectionSettings,
+        clock: Clock,
+        cluster: Cluster,
+        stop: StopFlag,
+    ) -> Result<Self, ConnectionError> {
+        let bootstrap = settings
+            .bootstrap
+            .iter()
+            .map(|address| parse_address(address))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            settings,
+            clock,
+            cluster,
+            stop,
+            bootstrap,
+            open: HashMap::new(),
+            resting: HashMap::new(),
+            coordinator: None,
+        })
+    }
+
+    /// Asks one broker.
+    pub(super) fn ask<R: Request>(
+        &mut self,
+        to: &BrokerAddress,
+        request: &R,
+    ) -> Result<R::Answer, AskError> {
+        let now = self.clock.now();
+        if let Some(rest) = self.resting.get(to)
+            && rest.until > now
+        {
+            return Err(AskError::Resting {
+                address: to.to_string(),
+                because: Arc::clone(&rest.because),
+            });
+        }
+        let result = self.ask_connected(to, request);
+        match &result {
+            Ok(_) => {
+                self.resting.remove(to);
+            }
+            Err(error) => {
+                let failures = self.resting.get(to).map_or(0, |rest| rest.failures);
+                let failures = failures.saturating_add(1);
+                self.resting.insert(
+                    to.clone(),
+                    Rest {
+                        failures,
+                        until: self.clock.now() + REST.random_delay(failures),
+                        because: Arc::from(error.to_string()),
+                    },
+                );
+            }
+        }
+        Ok(result?)
+    }
+
+    fn ask_connected<R: Request>(
+        &mut self,
+        to: &BrokerAddress,
+        request: &R,
+    ) -> Result<R::Answer, ConnectionError> {
+        if let Some(mut connection) = self.open.remove(to) {
+            let deadline = self.clock.now() + self.settings.request_timeout;
+            match connection.ask(request, deadline) {
+                Ok(answer) => {
+                    self.open.insert(to.clone(), connection);
+                    return Ok(answer);
+                }
+                // Brokers close connections that lie idle: once more, anew.
+                Err(error) if error.is_stale() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut connection = Connection::open(to, &self.settings, &self.clock, &self.stop)?;
+        let deadline = self.clock.now() + self.settings.request_timeout;
+        let answer = connection.ask(request, deadline)?;
+        self.open.insert(to.clone(), connection);
+        Ok(answer)
+    }
+
+    /// Asks brokers in turn until one answers: those connected, those known,
+    /// those of the bootstrap list. The error is the last that tells something.
+    pub(super) fn ask_any<R: Request>(&mut self, request: &R) -> Result<R::Answer, AskError> {
+        let mut failed = None;
+        for to in self.candidates() {
+            match self.ask(&to, request) {
+                Ok(answer) => return Ok(answer),
+                Err(error @ AskError::Failed(ConnectionError::Stopped { .. })) => {
+                    return Err(error);
+                }
+                Err(error @ AskError::Failed(_)) => failed = Some(error),
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        Err(failed.unwrap_or_else(|| {
+            AskError::Failed(ConnectionError::Address {
+                address: String::new(),
+            })
+        }))
+    }
+
+    fn candidates(&self) -> Vec<BrokerAddress> {
+        let snapshot = self.cluster.snapshot();
+        let mut known: Vec<&BrokerAddress> = snapshot.brokers.values().collect();
+        // Not every process is to ask the same broker first.
+        fastrand::shuffle(&mut known);
+        let mut candidates: Vec<BrokerAddress> = Vec::new();
+        let connected = self.open.keys();
+        for address in connected.chain(known).chain(&self.bootstrap) {
+            if !candidates.contains(address) {
+                candidates.push(address.clone());
+            }
+        }
+        candidates
+    }
+
+    /// Asks for the metadata of `wanted` and publishes what it says. Returns
+    /// whether that was news, and what of it concerns topics.
+    pub(super) fn refresh(
+        &mut self,
+        wanted: &BTreeSet<Arc<str>>,
+    ) -> Result<(bool, Vec<TopicEvent>), AskError> {
+        let answer = self.ask_any(&MetadataRequest {
+            topics: wanted.iter().cloned().collect(),
+        })?;
+        let (next, events) = merge(&self.cluster.snapshot(), &answer, wanted);
+        self.drop_connections_outside(&next);
+        Ok((self.cluster.publish(next), events))
+    }
+
+    /// Closes what leads to brokers that are gone, so that neither connections
+    /// nor memories of failures grow with the brokers that ever were.
+    fn drop_connections_outside(&mut self, snapshot: &ClusterSnapshot) {
+        let bootstrap = &self.bootstrap;
+        let coordinator = &self.coordinator;
+        let is_known = |address: &BrokerAddress| {
+            snapshot.brokers.values().any(|known| known == address)
+                || bootstrap.contains(address)
+                || coordinator.as_ref() == Some(address)
+        };
+        self.open.retain(|address, _| is_known(address));
+        self.resting.retain(|address, _| is_known(address));
+    }
+
+    /// The coordinator of `group`, asked for where it is not known.
+    pub(super) fn coordinator(&mut self, group: &str) -> Result<BrokerAddress, Trouble> {
+        if let Some(known) = &self.coordinator {
+            return Ok(known.clone());
+        }
+        let answer = self
+            .ask_any(&CoordinatorRequest {
+                group: group.to_owned(),
+            })
+            .map_err(|error| Trouble::Passing(Problem::Unreachable(error.to_string())))?;
+        if let Some(error) = ErrorCode::from_code(answer.error) {
+            return Err(trouble(error, None, Some(group)));
+        }
+        let port = u16::try_from(answer.port)
+            .ok()
+            .filter(|_| !answer.host.is_empty())
+            .ok_or(Trouble::Passing(Problem::Unanswered))?;
+        let found = BrokerAddress {
+            host: answer.host,
+            port,
+        };
+        self.coordinator = Some(found.clone());
+        Ok(found)
+    }
+
+    /// The coordinator is asked for anew before the next question to it.
+    pub(super) fn forget_coordinator(&mut self) {
+        self.coordinator = None;
+    }
+
+    /// Asks the coordinator of `group`; forgets it where it cannot be reached.
+    pub(super) fn ask_coordinator<R: Request>(
+        &mut self,
+        group: &str,
+        request: &R,
+    ) -> Result<R::Answer, Trouble> {
+        let coordinator = self.coordinator(group)?;
+        self.ask(&coordinator, request).map_err(|error| {
+            self.forget_coordinator();
+            Trouble::Passing(Problem::Unreachable(error.to_string()))
+        })
+    }
+}

@@ -1,0 +1,557 @@
+//! Where to begin reading a partition: the decisions.
+//!
+//! A wrong start is silent loss or silent repetition, and the ways to get it
+//! wrong are answers that were read too generously: an error taken for "no
+//! commit", a partition left out of an answer, an offset that an open
+//! transaction is about to replace. Here only a clean "none" means none, and
+//! everything that passes by itself is asked again until it has passed.
+//!
+//! Under [`ResetPolicy::Latest`] one more case counts: a partition that was
+//! added to a topic which the group reads. Its records were produced before
+//! anybody could know of it, and starting at its end would skip them. A
+//! partition without a commit starts at the earliest record where the group has
+//! commits for other partitions of the topic.
+//!
+//! This file is a function of queries, answers and time; [`super`] carries the
+//! questions to the brokers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+pub(crate) use crate::config::ResetPolicy;
+use crate::kafka::backoff::Backoff;
+use crate::kafka::cluster::ClusterSnapshot;
+use crate::kafka::errors::{Class, ErrorCode};
+use crate::kafka::messages::{
+    CommittedAnswer, EARLIEST, LATEST, OffsetAnswer, OffsetQuestion, OffsetsAnswer,
+};
+use crate::record::{AssignmentEpoch, TopicPartition};
+
+/// What decides where to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StartRule {
+    /// The group's commit, else the policy.
+    CommittedElse(ResetPolicy),
+    /// The policy, whatever the group has committed.
+    Reset(ResetPolicy),
+}
+
+/// Asks where to begin reading a partition.
+#[derive(Clone, Debug)]
+pub(crate) struct StartQuery {
+    pub(crate) partition: TopicPartition,
+    pub(crate) epoch: AssignmentEpoch,
+    pub(crate) from: StartRule,
+    /// Whether the answer is to carry the partition's end.
+    pub(crate) want_end: bool,
+    /// Set by the asker who does not want to know any more.
+    pub(crate) cancelled: Arc<AtomicBool>,
+}
+
+/// Where to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Start {
+    pub(crate) offset: i64,
+    /// The group's commit, where it was asked for and there is one.
+    pub(crate) committed: Option<i64>,
+    /// Last stable offset under `read_committed`, else the high watermark;
+    /// where it was wanted.
+    pub(crate) end_offset: Option<i64>,
+    /// True where the policy decided.
+    pub(crate) is_reset: bool,
+}
+
+/// The answer to a [`StartQuery`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StartAnswer {
+    pub(crate) partition: TopicPartition,
+    pub(crate) epoch: AssignmentEpoch,
+    pub(crate) result: Result<Start, LookupError>,
+}
+
+/// What a permission is missing on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Resource {
+    Topic(Arc<str>),
+    Group(Arc<str>),
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Topic(name) => write!(f, "topic {name}"),
+            Self::Group(name) => write!(f, "group {name}"),
+        }
+    }
+}
+
+/// Why there is no start position, and asking again would not bring one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LookupError {
+    #[error("not authorized for {resource}: {}", error.remedy)]
+    NotAuthorized {
+        resource: Resource,
+        error: ErrorCode,
+    },
+    #[error("the cluster refuses to say where to begin: {error}")]
+    Refused { error: ErrorCode },
+}
+
+/// Why there is no start position yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Problem {
+    /// The broker to ask could not be asked.
+    Unreachable(String),
+    /// Kafka says that it cannot tell now.
+    Kafka(ErrorCode),
+    NoLeader,
+    UnknownTopic,
+    /// The answer leaves the partition out, or an offset in it is none.
+    Unanswered,
+}
+
+impl Problem {
+    /// The same trouble as before, though perhaps in other words.
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unreachable(_), Self::Unreachable(_)) => true,
+            _ => self == other,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(error) => f.write_str(error),
+            Self::Kafka(error) => error.fmt(f),
+            Self::NoLeader => f.write_str("the partition has no leader"),
+            Self::UnknownTopic => f.write_str("the cluster does not know the topic"),
+            Self::Unanswered => f.write_str("the broker's answer leaves it out"),
+        }
+    }
+}
+
+/// What is left to find out for one query.
+#[derive(Debug)]
+struct Pending {
+    query: StartQuery,
+    commit: Commit,
+    /// Offsets that are known, by what was asked; -1 where there is none.
+    known: Vec<(i64, i64)>,
+    failures: u32,
+    not_before: Option<Instant>,
+    problem: Option<Problem>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Commit {
+    Unknown,
+    At(i64),
+    /// The group has none; `siblings` where it has for other partitions.
+    None {
+        siblings: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    AskCommit,
+    AskOffset(i64),
+    Done(Start),
+}
+
+impl Pending {
+    fn new(query: StartQuery) -> Self {
+        let commit = match query.from {
+            StartRule::CommittedElse(_) => Commit::Unknown,
+            StartRule::Reset(_) => Commit::None { siblings: false },
+        };
+        Self {
+            query,
+            commit,
+            known: Vec::new(),
+            failures: 0,
+            not_before: None,
+            problem: None,
+        }
+    }
+
+    fn known(&self, asked: i64) -> Option<i64> {
+        let found = self.known.iter().find(|(key, _)| *key == asked);
+        found.map(|(_, offset)| *offset)
+    }
+
+    fn next_step(&self) -> Step {
+        let policy = match self.query.from {
+            StartRule::CommittedElse(policy) | StartRule::Reset(policy) => policy,
+        };
+        let (offset, committed) = match (self.commit, policy) {
+            (Commit::Unknown, _) => return Step::AskCommit,
+            (Commit::At(offset), _) => (Some(offset), Some(offset)),
+            (Commit::None { siblings: true }, ResetPolicy::Latest)
+            | (Commit::None { .. }, ResetPolicy::Earliest) => match self.known(EARLIEST) {
+                None => return Step::AskOffset(EARLIEST),
+                found => (found, None),
+            },
+            (Commit::None { .. }, ResetPolicy::Latest) => (self.known(LATEST), None),
+            (Commit::None { .. }, ResetPolicy::Timestamp(time)) => match self.known(time) {
+                None => return Step::AskOffset(time),
+                // No record of that time or later: the end.
+                Some(-1) => (self.known(LATEST), None),
+                found => (found, None),
+            },
+        };
+        let end = self.known(LATEST);
+        match offset {
+            Some(offset) if end.is_some() || !self.query.want_end => Step::Done(Start {
+                offset,
+                committed,
+                end_offset: end.filter(|_| self.query.want_end),
+                is_reset: committed.is_none(),
+            }),
+            _ => Step::AskOffset(LATEST),
+        }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|moment| moment <= now)
+    }
+}
+
+/// A problem passes, or it is the answer.
+#[derive(Clone, Debug)]
+pub(super) enum Trouble {
+    Passing(Problem),
+    Final(LookupError),
+}
+
+/// What an error code means for a question about `topic` or `group`.
+pub(super) fn trouble(error: ErrorCode, topic: Option<&Arc<str>>, group: Option<&str>) -> Trouble {
+    const GROUP_AUTHORIZATION_FAILED: i16 = 30;
+    if error.class.passes() {
+        return Trouble::Passing(Problem::Kafka(error));
+    }
+    let resource = match (error.class, topic, group) {
+        (Class::Authorization, _, Some(group)) if error.code == GROUP_AUTHORIZATION_FAILED => {
+            Some(Resource::Group(Arc::from(group)))
+        }
+        (Class::Authorization, Some(topic), _) => Some(Resource::Topic(Arc::clone(topic))),
+        _ => None,
+    };
+    Trouble::Final(match resource {
+        Some(resource) => LookupError::NotAuthorized { resource, error },
+        None => LookupError::Refused { error },
+    })
+}
+
+/// What has to be done about answers, beside waiting.
+#[derive(Debug, Default)]
+pub(super) struct Aftermath {
+    pub(super) answers: Vec<StartAnswer>,
+    /// Problems that were not there the last time.
+    pub(super) news: Vec<(TopicPartition, Problem)>,
+    /// Leaders are not where we thought.
+    pub(super) refresh: bool,
+    /// The coordinator is not where we thought.
+    pub(super) forget_coordinator: bool,
+}
+
+/// The queries that have no answer yet. There is one per partition at most: a
+/// later assignment of the same partition replaces the earlier one's.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pending: BTreeMap<TopicPartition, Pending>,
+}
+
+const RETRY: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    max: Duration::from_secs(2),
+};
+
+impl Queue {
+    pub(super) fn add(&mut self, query: StartQuery) {
+        match self.pending.get(&query.partition) {
+            Some(known) if known.query.epoch > query.epoch => {}
+            _ => {
+                self.pending
+                    .insert(query.partition.clone(), Pending::new(query));
+            }
+        }
+    }
+
+    pub(super) fn drop_cancelled(&mut self) {
+        self.pending
+            .retain(|_, pending| !pending.query.cancelled.load(Ordering::Acquire));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    pub(super) fn topics(&self) -> impl Iterator<Item = Arc<str>> {
+        self.pending.keys().map(TopicPartition::shared_topic)
+    }
+
+    /// When the next question is due; `None` where nothing waits.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+        self.pending
+            .values()
+            .map(|pending| pending.not_before.unwrap_or(now))
+            .min()
+    }
+
+    /// The cluster looks different: what failed may work now.
+    pub(super) fn retry_now(&mut self) {
+        for pending in self.pending.values_mut() {
+            pending.not_before = None;
+        }
+    }
+
+    /// Partitions whose commits are to be asked for now.
+    pub(super) fn due_commits(&self, now: Instant) -> Vec<TopicPartition> {
+        self.pending
+            .iter()
+            .filter(|(_, pending)| pending.is_due(now) && pending.next_step() == Step::AskCommit)
+            .map(|(partition, _)| partition.clone())
+            .collect()
+    }
+
+    /// Offsets that are to be asked for now, by the leader to ask. Queries that
+    /// cannot be asked fail here.
+    pub(super) fn due_offsets(
+        &mut self,
+        now: Instant,
+        snapshot: &ClusterSnapshot,
+        after: &mut Aftermath,
+    ) -> BTreeMap<i32, Vec<(TopicPartition, OffsetQuestion)>> {
+        let mut by_leader: BTreeMap<i32, Vec<(TopicPartition, OffsetQuestion)>> = BTreeMap::new();
+        let mut unasked = Vec::new();
+        for (partition, pending) in &self.pending {
+            let Step::AskOffset(timestamp) = pending.next_step() else {
+                continue;
+            };
+            if !pending.is_due(now) {
+                continue;
+            }
+            match snapshot.leader(partition.topic(), partition.partition()) {
+                Some(leader) => by_leader.entry(leader.id).or_default().push((
+                    partition.clone(),
+                    OffsetQuestion {
+                        partition: partition.partition(),
+                        leader_epoch: leader.epoch,
+                        timestamp,
+                    },
+                )),
+                None => unasked.push(partition.clone()),
+            }
+        }
+        for partition in unasked {
+            let trouble = without_leader(&partition, snapshot);
+            after.refresh = true;
+            self.fail(&partition, trouble, now, after);
+        }
+        by_leader
+    }
+
+    /// Takes in what the coordinator answered about `asked`.
+    pub(super) fn committed(
+        &mut self,
+        asked: &[TopicPartition],
+        answer: &CommittedAnswer,
+        group: &str,
+        now: Instant,
+        after: &mut Aftermath,
+    ) {
+        if let Some(error) = ErrorCode::from_code(answer.error) {
+            let found = trouble(error, None, Some(group));
+            after.forget_coordinator |= error.class == Class::FindCoordinator;
+            for partition in asked {
+                self.fail(partition, found.clone(), now, after);
+            }
+            return;
+        }
+        for partition in asked {
+            let Some(pending) = self.pending.get_mut(partition) else {
+                continue;
+            };
+            match commit_of(partition, pending.query.from, answer) {
+                Ok(commit) => {
+                    pending.commit = commit;
+                    pending.failures = 0;
+                }
+                Err(found) => {
+                    let found = match found {
+                        Ok(error) => {
+                            after.forget_coordinator |= error.class == Class::FindCoordinator;
+                            after.refresh |= error.class == Class::RefreshMetadata;
+                            trouble(error, Some(&partition.shared_topic()), Some(group))
+                        }
+                        Err(problem) => Trouble::Passing(problem),
+                    };
+                    self.fail(partition, found, now, after);
+                }
+            }
+        }
+    }
+
+    /// Without a group there are no commits.
+    pub(super) fn without_group(&mut self, asked: &[TopicPartition]) {
+        for partition in asked {
+            if let Some(pending) = self.pending.get_mut(partition) {
+                pending.commit = Commit::None { siblings: false };
+            }
+        }
+    }
+
+    /// Takes in what a leader answered about `asked`.
+    pub(super) fn offsets(
+        &mut self,
+        asked: &[(TopicPartition, OffsetQuestion)],
+        answer: &OffsetsAnswer,
+        now: Instant,
+        after: &mut Aftermath,
+    ) {
+        let answered: BTreeMap<(&str, i32), OffsetAnswer> = answer
+            .topics
+            .iter()
+            .flat_map(|topic| {
+                let name = &*topic.name;
+                let partitions = topic.partitions.iter();
+                partitions.map(move |partition| ((name, partition.partition), *partition))
+            })
+            .collect();
+        for (partition, question) in asked {
+            let found = answered.get(&(partition.topic(), partition.partition()));
+            let error = found.and_then(|found| ErrorCode::from_code(found.error));
+            let special = question.timestamp < 0;
+            let trouble = match (found, error) {
+                (_, Some(error)) => {
+                    after.refresh |= error.class == Class::RefreshMetadata;
+                    trouble(error, Some(&partition.shared_topic()), None)
+                }
+                (Some(found), None) if found.offset >= 0 || (!special && found.offset == -1) => {
+                    if let Some(pending) = self.pending.get_mut(partition) {
+                        pending.known.push((question.timestamp, found.offset));
+                        pending.failures = 0;
+                    }
+                    continue;
+                }
+                _ => Trouble::Passing(Problem::Unanswered),
+            };
+            self.fail(partition, trouble, now, after);
+        }
+    }
+
+    /// A question about a partition failed.
+    pub(super) fn fail(
+        &mut self,
+        partition: &TopicPartition,
+        trouble: Trouble,
+        now: Instant,
+        after: &mut Aftermath,
+    ) {
+        let Some(pending) = self.pending.get_mut(partition) else {
+            return;
+        };
+        match trouble {
+            Trouble::Passing(problem) => {
+                pending.failures = pending.failures.saturating_add(1);
+                pending.not_before = Some(now + RETRY.random_delay(pending.failures));
+                let before = pending.problem.replace(problem.clone());
+                if !before.is_some_and(|before| before.is_like(&problem)) {
+                    after.news.push((partition.clone(), problem));
+                }
+            }
+            Trouble::Final(error) => {
+                after.answers.push(StartAnswer {
+                    partition: partition.clone(),
+                    epoch: pending.query.epoch,
+                    result: Err(error),
+                });
+                self.pending.remove(partition);
+            }
+        }
+    }
+
+    /// Takes out the queries that are answered.
+    pub(super) fn take_answers(&mut self) -> Vec<StartAnswer> {
+        let mut answers = Vec::new();
+        self.pending.retain(|partition, pending| {
+            let Step::Done(start) = pending.next_step() else {
+                return true;
+            };
+            answers.push(StartAnswer {
+                partition: partition.clone(),
+                epoch: pending.query.epoch,
+                result: Ok(start),
+            });
+            false
+        });
+        answers
+    }
+}
+
+/// Why there is nobody to ask about a partition.
+pub(super) fn without_leader(partition: &TopicPartition, snapshot: &ClusterSnapshot) -> Trouble {
+    let Some(topic) = snapshot.topics.get(partition.topic()) else {
+        return Trouble::Passing(Problem::UnknownTopic);
+    };
+    if let Some(error) = ErrorCode::from_code(topic.error) {
+        return trouble(error, Some(&partition.shared_topic()), None);
+    }
+    let number = usize::try_from(partition.partition()).unwrap_or(usize::MAX);
+    if number < topic.partitions.len() {
+        Trouble::Passing(Problem::NoLeader)
+    } else {
+        Trouble::Passing(Problem::UnknownTopic)
+    }
+}
+
+/// What an answer says of one partition's commit: the commit, else an error of
+/// Kafka's or a problem.
+fn commit_of(
+    partition: &TopicPartition,
+    from: StartRule,
+    answer: &CommittedAnswer,
+) -> Result<Commit, Result<ErrorCode, Problem>> {
+    let topic = answer
+        .topics
+        .iter()
+        .find(|topic| &*topic.name == partition.topic())
+        .ok_or(Err(Problem::Unanswered))?;
+    let (own, others): (Vec<_>, Vec<_>) = topic
+        .partitions
+        .iter()
+        .partition(|found| found.partition == partition.partition());
+    let own = own.first().ok_or(Err(Problem::Unanswered))?;
+    if let Some(error) = ErrorCode::from_code(own.error) {
+        return Err(Ok(error));
+    }
+    match own.offset {
+        offset if offset >= 0 => return Ok(Commit::At(offset)),
+        -1 => {}
+        _ => return Err(Err(Problem::Unanswered)),
+    }
+    if from != StartRule::CommittedElse(ResetPolicy::Latest) {
+        return Ok(Commit::None { siblings: false });
+    }
+    if others
+        .iter()
+        .any(|other| other.error == 0 && other.offset >= 0)
+    {
+        return Ok(Commit::None { siblings: true });
+    }
+    // Whether the group has another commit decides here, so an error in its
+    // place is not a "no" either.
+    match others
+        .iter()
+        .find_map(|other| ErrorCode::from_code(other.error))
+    {
+        Some(error) => Err(Ok(error)),
+        None => Ok(Commit::None { siblings: false }),
+    }
+}

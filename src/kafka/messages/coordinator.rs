@@ -1,0 +1,100 @@
+//! Which broker coordinates a group.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafka_protocol::messages;
+
+use super::{Api, Request, put_body, shared, text};
+use crate::kafka::frame::{WireError, checked};
+use crate::kafka::shape::{Answer, Shape, Struct, always, between, since};
+
+static COORDINATOR: Struct = Struct {
+    fields: &[
+        always("key", Shape::String),
+        always("node_id", Shape::Fixed(4)),
+        always("host", Shape::String),
+        always("port", Shape::Fixed(4)),
+        always("error_code", Shape::Fixed(2)),
+        always("error_message", Shape::String),
+    ],
+    tagged: &[],
+};
+
+pub(super) static SHAPE: Answer = Answer {
+    flexible: 3,
+    body: Struct {
+        fields: &[
+            since("throttle_time_ms", 1, Shape::Fixed(4)),
+            between("error_code", 0, 3, Shape::Fixed(2)),
+            between("error_message", 1, 3, Shape::String),
+            between("node_id", 0, 3, Shape::Fixed(4)),
+            between("host", 0, 3, Shape::String),
+            between("port", 0, 3, Shape::Fixed(4)),
+            since(
+                "coordinators",
+                4,
+                Shape::Array(&Shape::Struct(&COORDINATOR)),
+            ),
+        ],
+        tagged: &[],
+    },
+};
+
+/// Asks who coordinates a group.
+#[derive(Clone, Debug)]
+pub(crate) struct CoordinatorRequest {
+    pub(crate) group: String,
+}
+
+/// What a broker answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CoordinatorAnswer {
+    /// 0 for none.
+    pub(crate) error: i16,
+    pub(crate) id: i32,
+    pub(crate) host: Arc<str>,
+    pub(crate) port: i32,
+}
+
+impl Request for CoordinatorRequest {
+    const API: Api = Api::FindCoordinator;
+    type Answer = CoordinatorAnswer;
+
+    fn put(&self, version: i16, out: &mut Vec<u8>) -> Result<(), String> {
+        let mut request = messages::FindCoordinatorRequest::default();
+        if version >= 4 {
+            request.coordinator_keys = vec![text(&self.group)];
+        } else {
+            request.key = text(&self.group);
+        }
+        put_body(&request, version, out)
+    }
+
+    fn take(body: Bytes, version: i16) -> Result<CoordinatorAnswer, WireError> {
+        let answer: messages::FindCoordinatorResponse = checked(body, &SHAPE, Self::API, version)?;
+        if version < 4 {
+            return Ok(CoordinatorAnswer {
+                error: answer.error_code,
+                id: answer.node_id.0,
+                host: shared(&answer.host),
+                port: answer.port,
+            });
+        }
+        // One group was asked for, so there is one answer.
+        let found = answer
+            .coordinators
+            .first()
+            .ok_or_else(|| WireError::Malformed {
+                api: Self::API,
+                version,
+                what: "it names no coordinator".to_owned(),
+            })?;
+        Ok(CoordinatorAnswer {
+            error: found.error_code,
+            id: found.node_id.0,
+            host: shared(&found.host),
+            port: found.port,
+        })
+    }
+}

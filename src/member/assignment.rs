@@ -1,0 +1,943 @@
+//! What happens when partitions are assigned, revoked, lost, sought or moved.
+//!
+//! The group decides which partitions this process has; this decides what
+//! becomes of them here, as a function of what happened: it has no thread, no
+//! clock and no I/O, and answers with [`Action`]s for the member's loop to
+//! carry out. The life of a lane (one assignment of one partition):
+//!
+//! ```text
+//!  assigned ──► Resolving ──► Free ◄──────────┐
+//!                   │          │ ▲            │ worker gone, or moved
+//!                   ▼          ▼ │            │
+//!            AwaitingCommit   With worker ──► Leaving ──► (revoked: stored, answered, gone)
+//! ```
+//!
+//! *Revoked*: its worker finishes the record in hand; then, or when the revoke
+//! deadline passes, the watermark is stored and the group is answered. *Lost*:
+//! the group has given it away already; nothing is stored. In both cases a
+//! worker that is still inside a handler keeps the *lane* until it returns:
+//! the partition may come back meanwhile, and waits for it. That is what
+//! [`Assignment::overrunning`] is for.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::config::Workers;
+use crate::error::CommandError;
+use crate::event::EventKind;
+use crate::member::placement::place;
+use crate::record::{AssignmentEpoch, TopicPartition};
+use crate::worker::lane::{Failed, LaneStart, ReleaseCause};
+use crate::worker::tracker::Tracker;
+
+/// What the member's loop has to do.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Find out where these lanes begin.
+    Resolve(Vec<Resolve>),
+    /// Start a worker with that number.
+    StartWorker(usize),
+    /// Tell that worker to end; it has no lanes any more.
+    StopWorker(usize),
+    /// Give lanes to a worker.
+    Hand {
+        worker: usize,
+        lanes: Vec<LaneStart>,
+        local: bool,
+    },
+    /// Ask a worker for lanes. Those that its mailbox still held are free at
+    /// once: the loop reports them by [`Assignment::released`].
+    Release {
+        worker: usize,
+        epochs: Vec<AssignmentEpoch>,
+        cause: ReleaseCause,
+    },
+    /// Pause or resume lanes.
+    SetPaused {
+        worker: usize,
+        epochs: Vec<AssignmentEpoch>,
+        paused: bool,
+    },
+    /// The pending revoke is done: store these watermarks, unless the
+    /// assignment was lost meanwhile, and answer the group.
+    AnswerRevoke {
+        partitions: Vec<TopicPartition>,
+        watermarks: Vec<(TopicPartition, i64)>,
+    },
+    /// Tell the observer.
+    Tell(EventKind),
+}
+
+/// A lane whose start position is wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolve {
+    pub(crate) partition: TopicPartition,
+    pub(crate) epoch: AssignmentEpoch,
+    /// Ignore the committed offset: it was out of range.
+    pub(crate) reset: bool,
+    /// Set when nobody wants the answer any more.
+    pub(crate) cancelled: Arc<AtomicBool>,
+}
+
+/// Where a lane begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StartAt {
+    pub(crate) offset: i64,
+    /// What the group had committed; `None` where it had nothing.
+    pub(crate) committed: Option<i64>,
+    /// First offset that is not wanted any more, if any.
+    pub(crate) until: Option<i64>,
+    /// Hand nothing over before this position is committed.
+    pub(crate) commit_first: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Its start position is being asked for.
+    Resolving,
+    /// Its start position has to be committed first.
+    AwaitingCommit { offset: i64 },
+    /// It has a position and no worker.
+    Free,
+    /// A worker has it.
+    With { worker: usize },
+    /// Its worker was asked to give it back.
+    Leaving { worker: usize, then: Then },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    Move,
+    Seek { offset: i64 },
+    Reset,
+    Revoke,
+}
+
+#[derive(Debug)]
+struct Lane {
+    epoch: AssignmentEpoch,
+    tracker: Arc<Tracker>,
+    state: State,
+    paused: bool,
+    until: Option<i64>,
+    failed: Option<Failed>,
+    cancelled: Arc<AtomicBool>,
+    /// The watermark that was stored last.
+    stored: Option<i64>,
+    /// What the group confirmed, or where the lane began.
+    confirmed: Option<i64>,
+    /// Was with a worker before: handing it over again is a local move.
+    has_moved: bool,
+}
+
+impl Lane {
+    fn new(epoch: AssignmentEpoch) -> Self {
+        Self {
+            epoch,
+            tracker: Arc::new(Tracker::new()),
+            state: State::Resolving,
+            paused: false,
+            until: None,
+            failed: None,
+            cancelled: Arc::default(),
+            stored: None,
+            confirmed: None,
+            has_moved: false,
+        }
+    }
+
+    fn worker(&self) -> Option<usize> {
+        match self.state {
+            State::With { worker } | State::Leaving { worker, .. } => Some(worker),
+            _ => None,
+        }
+    }
+
+    fn is_revoking(&self) -> bool {
+        matches!(
+            self.state,
+            State::Leaving {
+                then: Then::Revoke,
+                ..
+            }
+        )
+    }
+}
+
+/// A revoke that the group waits for.
+#[derive(Debug)]
+struct PendingRevoke {
+    partitions: Vec<TopicPartition>,
+    waiting: BTreeSet<AssignmentEpoch>,
+    deadline: Instant,
+}
+
+/// What a lane left behind when the run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct LastWord {
+    partition: TopicPartition,
+    watermark: i64,
+    confirmed: i64,
+    in_flight: u64,
+}
+
+/// The partitions of this process, the workers, and who has what.
+#[derive(Debug)]
+pub(crate) struct Assignment {
+    lanes: BTreeMap<TopicPartition, Lane>,
+    by_epoch: HashMap<AssignmentEpoch, TopicPartition>,
+    /// Lanes that were given up while their worker was inside a handler.
+    overrunning: HashMap<AssignmentEpoch, (TopicPartition, usize)>,
+    next_epoch: u64,
+    workers: BTreeSet<usize>,
+    leaving_workers: BTreeSet<usize>,
+    wanted: Workers,
+    revoke_deadline: Duration,
+    pending: Option<PendingRevoke>,
+    /// The number of workers has to be looked at again.
+    rescale: bool,
+    stopping: bool,
+    last_words: Vec<LastWord>,
+    completed_by_gone: u64,
+}
+
+impl Assignment {
+    pub(crate) fn new(wanted: Workers, revoke_deadline: Duration) -> Self {
+        Self {
+            lanes: BTreeMap::new(),
+            by_epoch: HashMap::new(),
+            overrunning: HashMap::new(),
+            next_epoch: 1,
+            workers: BTreeSet::new(),
+            leaving_workers: BTreeSet::new(),
+            wanted,
+            revoke_deadline,
+            pending: None,
+            // Fixed workers start before the first assignment.
+            rescale: matches!(wanted, Workers::Fixed(_)),
+            stopping: false,
+            last_words: Vec::new(),
+            completed_by_gone: 0,
+        }
+    }
+
+    fn new_epoch(&mut self) -> AssignmentEpoch {
+        let epoch = AssignmentEpoch(self.next_epoch);
+        self.next_epoch += 1;
+        epoch
+    }
+
+    /// The group gave us these partitions; it was answered already.
+    pub(crate) fn assigned(&mut self, partitions: Vec<TopicPartition>, actions: &mut Vec<Action>) {
+        let mut resolve = Vec::new();
+        for partition in partitions {
+            if self.lanes.contains_key(&partition) {
+                // Assigned again without a revoke in between: a new incarnation
+                // all the same, since it may have been elsewhere meanwhile.
+                self.give_up(&partition, ReleaseCause::Lost, actions);
+            }
+            let epoch = self.new_epoch();
+            let lane = Lane::new(epoch);
+            resolve.push(Resolve {
+                partition: partition.clone(),
+                epoch,
+                reset: false,
+                cancelled: Arc::clone(&lane.cancelled),
+            });
+            self.by_epoch.insert(epoch, partition.clone());
+            self.lanes.insert(partition, lane);
+        }
+        if !resolve.is_empty() {
+            actions.push(Action::Resolve(resolve));
+        }
+        self.rescale = true;
+        self.place(actions);
+    }
+
+    /// The group takes these partitions away and waits for an answer.
+    pub(crate) fn revoked(
+        &mut self,
+        partitions: Vec<TopicPartition>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let mut waiting = BTreeSet::new();
+        let mut unworked = Vec::new();
+        let mut release: BTreeMap<usize, Vec<AssignmentEpoch>> = BTreeMap::new();
+        for partition in &partitions {
+            let Some(lane) = self.lanes.get_mut(partition) else {
+                continue;
+            };
+            lane.cancelled.store(true, Ordering::Relaxed);
+            if let Some(worker) = lane.worker() {
+                lane.state = State::Leaving {
+                    worker,
+                    then: Then::Revoke,
+                };
+                waiting.insert(lane.epoch);
+                release.entry(worker).or_default().push(lane.epoch);
+            } else {
+                unworked.push(partition.clone());
+            }
+        }
+        if !unworked.is_empty() {
+            actions.push(Action::Tell(EventKind::PartitionsRevoked {
+                partitions: unworked,
+                local: false,
+            }));
+        }
+        self.pending = Some(PendingRevoke {
+            partitions,
+            waiting,
+            deadline: now + self.revoke_deadline,
+        });
+        for (worker, epochs) in release {
+            actions.push(Action::Release {
+                worker,
+                epochs,
+                cause: ReleaseCause::Revoked,
+            });
+        }
+        self.finish_revoke(now, actions);
+    }
+
+    /// The group has given these partitions to somebody else already.
+    pub(crate) fn lost(&mut self, partitions: &[TopicPartition], actions: &mut Vec<Action>) {
+        for partition in partitions {
+            self.give_up(partition, ReleaseCause::Lost, actions);
+        }
+        actions.push(Action::AnswerRevoke {
+            partitions: partitions.to_vec(),
+            watermarks: Vec::new(),
+        });
+        self.place(actions);
+    }
+
+    /// Removes a lane at once, whatever its worker does.
+    fn give_up(
+        &mut self,
+        partition: &TopicPartition,
+        cause: ReleaseCause,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(lane) = self.remove(partition) else {
+            return;
+        };
+        match lane.worker() {
+            Some(worker) => {
+                self.overrunning
+                    .insert(lane.epoch, (partition.clone(), worker));
+                actions.push(Action::Release {
+                    worker,
+                    epochs: vec![lane.epoch],
+                    cause,
+                });
+            }
+            None => actions.push(Action::Tell(EventKind::PartitionsLost {
+                partitions: vec![partition.clone()],
+            })),
+        }
+    }
+
+    fn remove(&mut self, partition: &TopicPartition) -> Option<Lane> {
+        let lane = self.lanes.remove(partition)?;
+        lane.cancelled.store(true, Ordering::Relaxed);
+        self.by_epoch.remove(&lane.epoch);
+        self.completed_by_gone += lane.tracker.completed_records();
+        if self.stopping
+            && let Some(watermark) = lane.tracker.watermark()
+        {
+            self.last_words.push(LastWord {
+                partition: partition.clone(),
+                watermark,
+                confirmed: lane.confirmed.unwrap_or(watermark),
+                in_flight: lane.tracker.in_flight(),
+            });
+        }
+        Some(lane)
+    }
+
+    /// The start position of a lane is known.
+    pub(crate) fn resolved(
+        &mut self,
+        epoch: AssignmentEpoch,
+        start: StartAt,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(lane) = self.lane_mut(epoch) else {
+            return;
+        };
+        if lane.state != State::Resolving {
+            return;
+        }
+        lane.tracker.begin(start.offset);
+        lane.until = start.until;
+        lane.confirmed = Some(start.committed.unwrap_or(start.offset));
+        // A position that came from the policy is stored like any other, so
+        // that the group's first commit does not wait for the first record.
+        lane.stored = start
+            .committed
+            .filter(|committed| *committed == start.offset);
+        lane.state = if start.commit_first {
+            State::AwaitingCommit {
+                offset: start.offset,
+            }
+        } else {
+            State::Free
+        };
+        self.place(actions);
+    }
+
+    /// The group confirmed a commit.
+    pub(crate) fn committed(
+        &mut self,
+        offsets: &[(TopicPartition, i64)],
+        actions: &mut Vec<Action>,
+    ) {
+        let mut freed = false;
+        for (partition, offset) in offsets {
+            if let Some(lane) = self.lanes.get_mut(partition) {
+                lane.confirmed = Some(*offset);
+                if matches!(lane.state, State::AwaitingCommit { offset: awaited } if *offset >= awaited)
+                {
+                    lane.state = State::Free;
+                    freed = true;
+                }
+            }
+            for word in self
+                .last_words
+                .iter_mut()
+                .filter(|word| word.partition == *partition)
+            {
+                word.confirmed = *offset;
+            }
+        }
+        if freed {
+            self.place(actions);
+        }
+    }
+
+    /// A worker gave lanes back.
+    pub(crate) fn released(
+        &mut self,
+        lanes: Vec<(AssignmentEpoch, Option<Failed>)>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        for (epoch, failed) in lanes {
+            self.overrunning.remove(&epoch);
+            if let Some(pending) = &mut self.pending {
+                pending.waiting.remove(&epoch);
+            }
+            let Some(partition) = self.by_epoch.get(&epoch).cloned() else {
+                continue;
+            };
+            let Some(lane) = self.lanes.get_mut(&partition) else {
+                continue;
+            };
+            lane.has_moved = true;
+            let then = match lane.state {
+                State::Leaving { then, .. } => then,
+                // Its worker ends: it goes on in another.
+                _ => Then::Move,
+            };
+            match then {
+                Then::Move | Then::Revoke => {
+                    lane.failed = failed;
+                    lane.state = State::Free;
+                }
+                Then::Seek { offset } => self.reposition(&partition, Some(offset), actions),
+                Then::Reset => self.reposition(&partition, None, actions),
+            }
+        }
+        self.stop_idle_workers(actions);
+        self.finish_revoke(now, actions);
+        self.place(actions);
+    }
+
+    /// Begins a new incarnation of a lane at `offset`, or where the policy
+    /// says.
+    fn reposition(
+        &mut self,
+        partition: &TopicPartition,
+        offset: Option<i64>,
+        actions: &mut Vec<Action>,
+    ) {
+        let epoch = self.new_epoch();
+        let Some(lane) = self.lanes.get_mut(partition) else {
+            return;
+        };
+        self.by_epoch.remove(&lane.epoch);
+        self.by_epoch.insert(epoch, partition.clone());
+        lane.cancelled.store(true, Ordering::Relaxed);
+        self.completed_by_gone += lane.tracker.completed_records();
+        let mut fresh = Lane::new(epoch);
+        fresh.tracker.set_paused(lane.paused);
+        fresh.paused = lane.paused;
+        fresh.until = lane.until;
+        fresh.confirmed = lane.confirmed;
+        fresh.has_moved = true;
+        if let Some(offset) = offset {
+            fresh.tracker.begin(offset);
+            fresh.state = State::Free;
+        } else {
+            actions.push(Action::Resolve(vec![Resolve {
+                partition: partition.clone(),
+                epoch,
+                reset: true,
+                cancelled: Arc::clone(&fresh.cancelled),
+            }]));
+        }
+        *lane = fresh;
+    }
+
+    /// A worker has ended, and all of its lanes are free. Where it is replaced
+    /// at once, its successor gets them back; otherwise the others take them.
+    pub(crate) fn worker_exited(
+        &mut self,
+        worker: usize,
+        lanes: Vec<(AssignmentEpoch, Option<Failed>)>,
+        replace: bool,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let is_leaving = self.leaving_workers.remove(&worker);
+        if replace && !is_leaving && !self.stopping {
+            actions.push(Action::StartWorker(worker));
+        } else {
+            self.workers.remove(&worker);
+        }
+        self.overrunning.retain(|_, (_, with)| *with != worker);
+        // It reports what it had; what it never picked up is free as well.
+        let mut freed: HashMap<AssignmentEpoch, Option<Failed>> = lanes.into_iter().collect();
+        for lane in self.lanes.values() {
+            if lane.worker() == Some(worker) {
+                freed
+                    .entry(lane.epoch)
+                    .or_insert_with(|| lane.failed.clone());
+            }
+        }
+        self.released(freed.into_iter().collect(), now, actions);
+    }
+
+    /// A worker with that number may run again, or one that was missing.
+    pub(crate) fn worker_may_start(&mut self, actions: &mut Vec<Action>) {
+        self.rescale = true;
+        self.place(actions);
+    }
+
+    /// Time passed: a revoke may be over.
+    pub(crate) fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.finish_revoke(now, actions);
+    }
+
+    fn finish_revoke(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if !self
+            .pending
+            .as_ref()
+            .is_some_and(|p| p.waiting.is_empty() || now >= p.deadline)
+        {
+            return;
+        }
+        let Some(pending) = self.pending.take() else {
+            return;
+        };
+        let mut watermarks = Vec::new();
+        for partition in &pending.partitions {
+            let Some(lane) = self.remove(partition) else {
+                continue;
+            };
+            if lane.stored != lane.tracker.watermark()
+                && let Some(watermark) = lane.tracker.watermark()
+            {
+                watermarks.push((partition.clone(), watermark));
+            }
+            if let (true, Some(worker)) = (pending.waiting.contains(&lane.epoch), lane.worker()) {
+                // Its handler overran the deadline: it keeps the lane until it
+                // returns, and what it returns is not committed.
+                self.overrunning
+                    .insert(lane.epoch, (partition.clone(), worker));
+                actions.push(Action::Tell(EventKind::Warning {
+                    message: format!(
+                        "worker {worker} did not finish its record of {partition} within the \
+                         revoke deadline of {:?}: the record is delivered again elsewhere; raise \
+                         the deadline or make the handler faster",
+                        self.revoke_deadline
+                    ),
+                }));
+            }
+        }
+        actions.push(Action::AnswerRevoke {
+            partitions: pending.partitions,
+            watermarks,
+        });
+    }
+
+    /// Gives every lane that has no worker to one, and moves lanes where that
+    /// makes the workers even.
+    fn place(&mut self, actions: &mut Vec<Action>) {
+        if self.stopping {
+            return;
+        }
+        self.scale_workers(actions);
+        let workers: Vec<usize> = self
+            .workers
+            .difference(&self.leaving_workers)
+            .copied()
+            .collect();
+        let busy: BTreeSet<TopicPartition> = self
+            .overrunning
+            .values()
+            .map(|(partition, _)| partition.clone())
+            .collect();
+        let candidates: Vec<(TopicPartition, Option<usize>)> = self
+            .lanes
+            .iter()
+            .filter_map(|(partition, lane)| match lane.state {
+                State::Free if !busy.contains(partition) => Some((partition.clone(), None)),
+                State::With { worker } => Some((partition.clone(), Some(worker))),
+                // Counts for the balance; it is placed when it is free.
+                State::Leaving {
+                    then: Then::Move, ..
+                } => Some((partition.clone(), None)),
+                _ => None,
+            })
+            .collect();
+        let now: Vec<Option<usize>> = candidates.iter().map(|(_, worker)| *worker).collect();
+        let mut hand: BTreeMap<(usize, bool), Vec<LaneStart>> = BTreeMap::new();
+        let mut release: BTreeMap<usize, Vec<AssignmentEpoch>> = BTreeMap::new();
+        for ((partition, _), target) in candidates.into_iter().zip(place(&now, &workers)) {
+            let (Some(target), Some(lane)) = (target, self.lanes.get_mut(&partition)) else {
+                continue;
+            };
+            match lane.state {
+                State::Free => {
+                    lane.state = State::With { worker: target };
+                    let start = LaneStart {
+                        partition,
+                        epoch: lane.epoch,
+                        tracker: Arc::clone(&lane.tracker),
+                        offset: lane.tracker.watermark().unwrap_or(0),
+                        until: lane.until,
+                        paused: lane.paused,
+                        failed: lane.failed.take(),
+                    };
+                    hand.entry((target, lane.has_moved))
+                        .or_default()
+                        .push(start);
+                }
+                State::With { worker } if worker != target => {
+                    lane.state = State::Leaving {
+                        worker,
+                        then: Then::Move,
+                    };
+                    release.entry(worker).or_default().push(lane.epoch);
+                }
+                _ => {}
+            }
+        }
+        for (worker, epochs) in release {
+            actions.push(Action::Release {
+                worker,
+                epochs,
+                cause: ReleaseCause::Moved,
+            });
+        }
+        for ((worker, local), lanes) in hand {
+            actions.push(Action::Hand {
+                worker,
+                lanes,
+                local,
+            });
+        }
+    }
+
+    /// Starts workers that are missing and sends away those that are too many.
+    ///
+    /// Looked at when something was assigned or asked for, and not at a revoke:
+    /// an eager rebalance takes everything away and gives most of it back, and
+    /// must not end every worker in between.
+    fn scale_workers(&mut self, actions: &mut Vec<Action>) {
+        if !std::mem::take(&mut self.rescale) {
+            return;
+        }
+        let partitions = self
+            .lanes
+            .values()
+            .filter(|lane| !lane.is_revoking())
+            .count();
+        let target = self.wanted.wanted(partitions);
+        let mut staying: Vec<usize> = self
+            .workers
+            .difference(&self.leaving_workers)
+            .copied()
+            .collect();
+        while staying.len() > target {
+            // The highest numbers go.
+            if let Some(worker) = staying.pop() {
+                self.leaving_workers.insert(worker);
+            }
+        }
+        let mut number = 0;
+        while staying.len() < target {
+            if !self.workers.contains(&number) {
+                self.workers.insert(number);
+                staying.push(number);
+                actions.push(Action::StartWorker(number));
+            }
+            number += 1;
+        }
+        self.move_off_leaving_workers(actions);
+        self.stop_idle_workers(actions);
+    }
+
+    fn move_off_leaving_workers(&mut self, actions: &mut Vec<Action>) {
+        for &worker in &self.leaving_workers {
+            let mut epochs = Vec::new();
+            for lane in self.lanes.values_mut() {
+                if lane.state == (State::With { worker }) {
+                    lane.state = State::Leaving {
+                        worker,
+                        then: Then::Move,
+                    };
+                    epochs.push(lane.epoch);
+                }
+            }
+            if !epochs.is_empty() {
+                actions.push(Action::Release {
+                    worker,
+                    epochs,
+                    cause: ReleaseCause::Moved,
+                });
+            }
+        }
+    }
+
+    fn stop_idle_workers(&mut self, actions: &mut Vec<Action>) {
+        for &worker in &self.leaving_workers {
+            let has_lanes = self
+                .lanes
+                .values()
+                .any(|lane| lane.worker() == Some(worker))
+                || self.overrunning.values().any(|(_, with)| *with == worker);
+            if !has_lanes {
+                actions.push(Action::StopWorker(worker));
+            }
+        }
+    }
+
+    /// Changes how many workers there should be.
+    pub(crate) fn scale(&mut self, wanted: Workers, actions: &mut Vec<Action>) {
+        self.wanted = wanted;
+        self.rescale = true;
+        self.place(actions);
+    }
+
+    /// Pauses or resumes lanes; all of them or, where one is not ours, none.
+    pub(crate) fn set_paused(
+        &mut self,
+        partitions: &[TopicPartition],
+        paused: bool,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), CommandError> {
+        if let Some(other) = partitions.iter().find(|partition| !self.owns(partition)) {
+            return Err(CommandError::NotAssigned(other.clone()));
+        }
+        let mut by_worker: BTreeMap<usize, Vec<AssignmentEpoch>> = BTreeMap::new();
+        for partition in partitions {
+            let Some(lane) = self.lanes.get_mut(partition) else {
+                continue;
+            };
+            lane.paused = paused;
+            lane.tracker.set_paused(paused);
+            if let Some(worker) = lane.worker() {
+                by_worker.entry(worker).or_default().push(lane.epoch);
+            }
+        }
+        for (worker, epochs) in by_worker {
+            actions.push(Action::SetPaused {
+                worker,
+                epochs,
+                paused,
+            });
+        }
+        Ok(())
+    }
+
+    /// Goes on reading a partition elsewhere.
+    pub(crate) fn seek(
+        &mut self,
+        partition: &TopicPartition,
+        offset: i64,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), CommandError> {
+        if !self.owns(partition) {
+            return Err(CommandError::NotAssigned(partition.clone()));
+        }
+        self.leave_for(partition, Then::Seek { offset }, actions);
+        Ok(())
+    }
+
+    /// The position of a lane is out of range: it goes on where the policy
+    /// says.
+    pub(crate) fn reset(&mut self, epoch: AssignmentEpoch, actions: &mut Vec<Action>) {
+        if let Some(partition) = self.by_epoch.get(&epoch).cloned() {
+            self.leave_for(&partition, Then::Reset, actions);
+        }
+    }
+
+    fn leave_for(&mut self, partition: &TopicPartition, then: Then, actions: &mut Vec<Action>) {
+        let Some(lane) = self.lanes.get_mut(partition) else {
+            return;
+        };
+        match lane.state {
+            State::With { worker } => {
+                lane.state = State::Leaving { worker, then };
+                let epochs = vec![lane.epoch];
+                actions.push(Action::Release {
+                    worker,
+                    epochs,
+                    cause: ReleaseCause::Repositioned,
+                });
+            }
+            State::Leaving {
+                then: Then::Revoke, ..
+            } => {}
+            State::Leaving { worker, .. } => lane.state = State::Leaving { worker, then },
+            State::Resolving | State::AwaitingCommit { .. } | State::Free => {
+                let offset = match then {
+                    Then::Seek { offset } => Some(offset),
+                    _ => None,
+                };
+                self.reposition(partition, offset, actions);
+                self.place(actions);
+            }
+        }
+    }
+
+    fn owns(&self, partition: &TopicPartition) -> bool {
+        self.lanes
+            .get(partition)
+            .is_some_and(|lane| !lane.is_revoking())
+    }
+
+    fn lane_mut(&mut self, epoch: AssignmentEpoch) -> Option<&mut Lane> {
+        self.lanes.get_mut(self.by_epoch.get(&epoch)?)
+    }
+
+    /// The partition that an epoch belongs to, if it is still ours.
+    pub(crate) fn partition_of(&self, epoch: AssignmentEpoch) -> Option<&TopicPartition> {
+        self.by_epoch.get(&epoch)
+    }
+
+    /// Watermarks that have not been stored yet.
+    pub(crate) fn unstored(&self) -> Vec<(TopicPartition, i64)> {
+        self.lanes
+            .iter()
+            .filter_map(|(partition, lane)| {
+                let watermark = lane.tracker.watermark()?;
+                (lane.stored != Some(watermark)).then(|| (partition.clone(), watermark))
+            })
+            .collect()
+    }
+
+    /// That watermark is stored now.
+    pub(crate) fn mark_stored(&mut self, partition: &TopicPartition, watermark: i64) {
+        if let Some(lane) = self.lanes.get_mut(partition) {
+            lane.stored = Some(watermark);
+        }
+    }
+
+    /// The run ends: nothing is placed any more, every worker is told to end.
+    pub(crate) fn stop(&mut self, actions: &mut Vec<Action>) {
+        self.stopping = true;
+        for lane in self.lanes.values() {
+            lane.cancelled.store(true, Ordering::Relaxed);
+        }
+        actions.extend(
+            self.workers
+                .iter()
+                .map(|&worker| Action::StopWorker(worker)),
+        );
+    }
+
+    /// Nobody waits for handlers any more: what they have is given up.
+    pub(crate) fn abandon_workers(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for lane in self.lanes.values_mut() {
+            if lane.worker().is_some() {
+                lane.state = State::Free;
+            }
+        }
+        if let Some(pending) = &mut self.pending {
+            pending.waiting.clear();
+        }
+        self.finish_revoke(now, actions);
+    }
+
+    /// The group is not there any more to take the lanes away: whatever is
+    /// still here is counted as it stands.
+    pub(crate) fn close(&mut self) {
+        for partition in self.lanes.keys().cloned().collect::<Vec<_>>() {
+            self.remove(&partition);
+        }
+    }
+
+    /// Records that were handed over and whose completion nobody confirmed.
+    pub(crate) fn left_uncommitted(&self) -> u64 {
+        self.last_words
+            .iter()
+            .map(|word| {
+                let unconfirmed = word.watermark.saturating_sub(word.confirmed);
+                word.in_flight + u64::try_from(unconfirmed).unwrap_or(0)
+            })
+            .sum()
+    }
+
+    /// Records that were completed since the start of the run.
+    pub(crate) fn completed_records(&self) -> u64 {
+        let here: u64 = self
+            .lanes
+            .values()
+            .map(|lane| lane.tracker.completed_records())
+            .sum();
+        self.completed_by_gone + here
+    }
+
+    /// True where every partition that we have reached the end it had when it
+    /// was assigned. Also true without any partition.
+    pub(crate) fn reached_end(&self) -> bool {
+        self.pending.is_none()
+            && self.lanes.values().all(|lane| {
+                lane.until
+                    .is_some_and(|until| lane.tracker.watermark().is_some_and(|w| w >= until))
+            })
+    }
+
+    pub(crate) fn has_lanes(&self) -> bool {
+        !self.lanes.is_empty()
+    }
+
+    /// True while something is under way that should not wait for a tick.
+    pub(crate) fn is_moving(&self) -> bool {
+        self.pending.is_some()
+            || self
+                .lanes
+                .values()
+                .any(|lane| matches!(lane.state, State::Leaving { .. }))
+    }
+
+    /// How many workers run or are being started.
+    pub(crate) fn worker_count(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Every partition that we have, with its numbers.
+    pub(crate) fn trackers(&self) -> Vec<(TopicPartition, Arc<Tracker>)> {
+        self.lanes
+            .iter()
+            .map(|(partition, lane)| (partition.clone(), Arc::clone(&lane.tracker)))
+            .collect()
+    }
+}

@@ -1,0 +1,76 @@
+//! What the member's loop asks of a group, whoever plays it: librdkafka's
+//! client on a real cluster, or a script in a test.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::record::TopicPartition;
+
+/// Something that the group says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum GroupEvent {
+    /// These partitions are ours. Waits for [`Group::answer_assign`].
+    Assigned(Vec<TopicPartition>),
+    /// These partitions are taken away; where `lost`, they are gone already.
+    /// Waits for [`Group::answer_revoke`].
+    Revoked {
+        partitions: Vec<TopicPartition>,
+        lost: bool,
+    },
+    /// A commit was answered: these offsets hold from now on.
+    Committed { offsets: Vec<(TopicPartition, i64)> },
+    /// A commit failed. What was stored stays stored and is tried again.
+    CommitFailed {
+        offsets: Vec<(TopicPartition, i64)>,
+        error: String,
+    },
+    /// Contact was lost or something else went wrong that may pass.
+    Trouble { message: String },
+    /// The membership is over for good.
+    Fatal { message: String },
+}
+
+/// The membership of this process in its group. Owned and called by the
+/// member's thread only; no method waits longer than it is told to.
+pub(crate) trait Group: Send {
+    /// Begins to join.
+    fn join(&mut self) -> Result<(), String>;
+
+    /// What the group says next; `None` where there is nothing.
+    fn poll(&mut self) -> Option<GroupEvent>;
+
+    /// Calls `wake`, from any thread, when there may be something to poll. What
+    /// cannot do so is polled at every tick all the same.
+    fn on_ready(&mut self, wake: Arc<dyn Fn() + Send + Sync>);
+
+    /// Takes what was assigned: it is ours from now on, and not fetched by the
+    /// group's own client.
+    fn answer_assign(&mut self, partitions: &[TopicPartition]) -> Result<(), String>;
+
+    /// Lets go of what was revoked. What was stored for it is committed first.
+    fn answer_revoke(&mut self, partitions: &[TopicPartition]) -> Result<(), String>;
+
+    /// True where the group has given away what it is about to take: asked
+    /// again right before a watermark is stored for a revoke, since the session
+    /// may have expired while workers drained.
+    fn is_lost(&self) -> bool;
+
+    /// Stores watermarks for the next commit. Gives back those that were
+    /// refused (not ours any more), with the reason.
+    fn store(&mut self, watermarks: &[(TopicPartition, i64)]) -> Vec<(TopicPartition, String)>;
+
+    /// Begins to leave: what is stored is committed, what is assigned is
+    /// revoked through [`Group::poll`].
+    fn begin_close(&mut self);
+
+    /// True once the group was left, and nothing is pending.
+    fn is_closed(&self) -> bool;
+
+    /// How long the group waits for a sign of life: a process that was asleep
+    /// longer may have been replaced. `None` where there is no session.
+    fn session_timeout(&self) -> Option<Duration>;
+
+    /// Ends the client within about `patience`; false where it did not come to
+    /// an end and was left behind.
+    fn finish(self: Box<Self>, patience: Duration) -> bool;
+}

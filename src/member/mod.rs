@@ -1,0 +1,13 @@
+//! The group member: what is assigned, what is committed, and the loop that
+//! talks to the group.
+//!
+//! | file | question |
+//! |---|---|
+//! | [`assignment`] | what happens on assign, revoke, lost, seek, move |
+//! | [`placement`] | which worker gets which partition |
+
+pub(crate) mod assignment;
+pub(crate) mod group;
+pub(crate) mod placement;
+pub(crate) mod run;
+pub(crate) mod zombie;

@@ -1,0 +1,751 @@
+//! The member's loop: the one thread that talks to the group.
+//!
+//! It never runs user code and never waits for a worker, a broker or a lock
+//! that they hold: whatever takes time comes back to it as a message. One turn
+//! takes what has come (reports of workers, start positions, commands, the
+//! group's events), lets the pure parts decide ([`Assignment`], [`Ladder`],
+//! [`Watch`], [`RestartPolicy`]), and carries out what they said.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use parking_lot::RwLock;
+
+use crate::clock::{Clock, Coarse};
+use crate::config::{Assignment as AssignBy, Settings, Workers};
+use crate::error::{CommandError, Problem};
+use crate::event::EventKind;
+use crate::member::assignment::{Action, Assignment, Resolve, StartAt};
+use crate::member::group::{Group, GroupEvent};
+use crate::member::zombie::{Change, Watch};
+use crate::record::{AssignmentEpoch, TopicPartition};
+use crate::report::{Report, StopReason, WorkerReport, WorkerStop};
+use crate::runtime::events::EventSink;
+use crate::runtime::restart::{Replacement, RestartPolicy};
+use crate::runtime::stop::{Ladder, Rung, Step};
+use crate::runtime::threads::WorkerThreads;
+use crate::source::ReadError;
+use crate::worker::gate::Gate;
+use crate::worker::run::{FromWorker, WorkerExit};
+use crate::worker::tracker::Tracker;
+
+/// The loop turns at least that often: deadlines are that precise.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Watermarks are stored for librdkafka's committer that often. It commits
+/// each second; storing more often costs little and makes what it commits
+/// fresh.
+const STORE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A member that joins an existing group gets nothing at first, and its share
+/// only after the others let go, a heartbeat (3 s) later. `until_end` does not
+/// take that for the end before this time.
+const SPARE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the client's threads may take to end once the group was left.
+const CLIENT_END: Duration = Duration::from_millis(250);
+
+/// Something for the member's loop.
+#[derive(Debug)]
+pub(crate) enum ToMember {
+    /// Where a lane begins; an error ends the run.
+    Start {
+        epoch: AssignmentEpoch,
+        start: Result<Found, String>,
+    },
+    /// A topic has that many partitions.
+    TopicSize { topic: Arc<str>, partitions: usize },
+    /// Something that passes by itself, but that a person should know.
+    Warning(String),
+    /// The run should stop.
+    Stop(StopReason),
+    /// A command of the handle, answered through its channel.
+    Command(Command, Sender<Result<(), CommandError>>),
+}
+
+/// A start position as it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) offset: i64,
+    pub(crate) committed: Option<i64>,
+    pub(crate) end_offset: Option<i64>,
+}
+
+/// What a handle can ask for.
+#[derive(Clone, Debug)]
+pub(crate) enum Command {
+    SetPaused {
+        partitions: Vec<TopicPartition>,
+        paused: bool,
+    },
+    Seek {
+        partition: TopicPartition,
+        offset: i64,
+    },
+    Scale(Workers),
+}
+
+/// Who finds out where lanes begin. Answers come as [`ToMember::Start`].
+pub(crate) trait StartFinder: Send {
+    /// Asks for start positions. Never waits.
+    fn resolve(&self, lanes: Vec<Resolve>);
+
+    /// Ends its thread, if it has one, within about `patience`.
+    fn stop(self: Box<Self>, patience: Duration);
+}
+
+/// What others may see of a run without asking its loop.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) trackers: RwLock<Vec<(TopicPartition, Arc<Tracker>)>>,
+    pub(crate) workers: std::sync::atomic::AtomicUsize,
+}
+
+/// Everything that the loop is made from.
+pub(crate) struct Parts {
+    pub(crate) settings: Settings,
+    pub(crate) clock: Clock,
+    pub(crate) group: Box<dyn Group>,
+    pub(crate) starts: Box<dyn StartFinder>,
+    pub(crate) threads: WorkerThreads,
+    pub(crate) reports: Receiver<FromWorker>,
+    pub(crate) inbox: Receiver<ToMember>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) events: EventSink,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// Runs the loop until the run has ended.
+pub(crate) fn run(parts: Parts) -> Report {
+    let (wake, ready) = bounded(1);
+    let mut member = Member::new(parts);
+    member.group.on_ready(Arc::new(move || {
+        // Full means that a turn is due already.
+        let _ = wake.try_send(());
+    }));
+    member.begin();
+    while member.ladder.rung() != Rung::Closed {
+        member.wait(&ready);
+        member.turn();
+    }
+    member.end()
+}
+
+struct Member {
+    settings: Settings,
+    clock: Clock,
+    group: Box<dyn Group>,
+    starts: Box<dyn StartFinder>,
+    threads: WorkerThreads,
+    reports: Receiver<FromWorker>,
+    inbox: Receiver<ToMember>,
+    gate: Arc<Gate>,
+    events: EventSink,
+    shared: Arc<Shared>,
+    assignment: Assignment,
+    ladder: Ladder,
+    watch: Watch,
+    restarts: RestartPolicy,
+    /// Workers that are started again later, and when.
+    waiting_restarts: BTreeMap<usize, Coarse>,
+    store_at: Instant,
+    /// When the group first gave us anything, be it nothing.
+    first_assigned: Option<Instant>,
+    /// What is wrong now, each said once until the group works again.
+    troubles: BTreeSet<String>,
+    /// Offsets that were out of range, until the new position is known.
+    resets: BTreeMap<TopicPartition, i64>,
+    /// Sizes of the topics of a static assignment.
+    taken: BTreeSet<TopicPartition>,
+    ended_workers: BTreeMap<usize, WorkerReport>,
+    early: VecDeque<FromWorker>,
+}
+
+impl Member {
+    fn new(parts: Parts) -> Self {
+        let now = parts.clock.now();
+        let session = parts.group.session_timeout();
+        Self {
+            assignment: Assignment::new(parts.settings.workers, parts.settings.revoke_deadline),
+            ladder: Ladder::new(parts.settings.stop_deadline),
+            watch: Watch::new(session, parts.clock.coarse()),
+            restarts: RestartPolicy::new(parts.settings.restart_budget),
+            waiting_restarts: BTreeMap::new(),
+            store_at: now,
+            first_assigned: None,
+            troubles: BTreeSet::new(),
+            resets: BTreeMap::new(),
+            taken: BTreeSet::new(),
+            ended_workers: BTreeMap::new(),
+            early: VecDeque::new(),
+            settings: parts.settings,
+            clock: parts.clock,
+            group: parts.group,
+            starts: parts.starts,
+            threads: parts.threads,
+            reports: parts.reports,
+            inbox: parts.inbox,
+            gate: parts.gate,
+            events: parts.events,
+            shared: parts.shared,
+        }
+    }
+
+    fn begin(&mut self) {
+        self.events.send(None, EventKind::StartupComplete);
+        if let Err(message) = self.group.join() {
+            self.ask(StopReason::FatalClientError { message });
+        }
+        let mut actions = Vec::new();
+        self.assignment.worker_may_start(&mut actions);
+        self.carry_out(actions);
+    }
+
+    /// Waits for something to do, a tick at most. What is received here is kept
+    /// for the turn.
+    fn wait(&mut self, ready: &Receiver<()>) {
+        let patience = if self.assignment.is_moving() {
+            TICK / 5
+        } else {
+            TICK
+        };
+        select! {
+            recv(self.reports) -> report => self.early.extend(report),
+            recv(self.inbox) -> message => if let Ok(message) = message { self.take(message) },
+            recv(ready) -> _ => {}
+            default(patience) => {}
+        }
+    }
+
+    fn turn(&mut self) {
+        self.watch_for_gaps();
+        while let Some(report) = self
+            .early
+            .pop_front()
+            .or_else(|| self.reports.try_recv().ok())
+        {
+            self.worker_reports(report);
+        }
+        while let Ok(message) = self.inbox.try_recv() {
+            self.take(message);
+        }
+        while let Some(event) = self.group.poll() {
+            self.group_says(event);
+        }
+        let now = self.clock.now();
+        let mut actions = Vec::new();
+        self.assignment.tick(now, &mut actions);
+        self.carry_out(actions);
+        self.start_waiting_workers();
+        if now >= self.store_at {
+            self.store_at = now + STORE_INTERVAL;
+            let unstored = self.assignment.unstored();
+            self.store(&unstored);
+        }
+        self.look_for_the_end(now);
+        let drained = self.threads.running() == 0;
+        let closed = self.ladder.rung() >= Rung::Closing && self.group.is_closed();
+        let step = self.ladder.turn(drained, closed, self.clock.now());
+        self.climb(step);
+    }
+
+    /// Shuts the gate after a gap, *before* the beat that would open it: a
+    /// worker that sees the new beat sees the shut gate too.
+    fn watch_for_gaps(&mut self) {
+        let now = self.clock.coarse();
+        let change = self.watch.turn(now);
+        self.apply(change);
+        self.gate.beat(now);
+    }
+
+    fn apply(&mut self, change: Option<Change>) {
+        match change {
+            Some(Change::Shut { slept }) => {
+                self.gate.shut();
+                self.events.warn(format!(
+                    "this process did not run for {slept:?}, more than half the session timeout: \
+                     no record is started before the group has answered"
+                ));
+            }
+            Some(Change::Open) => self.gate.open(),
+            None => {}
+        }
+    }
+
+    fn take(&mut self, message: ToMember) {
+        match message {
+            ToMember::Start { epoch, start } => self.start_found(epoch, start),
+            ToMember::TopicSize { topic, partitions } => self.topic_has(&topic, partitions),
+            ToMember::Warning(message) => self.events.warn(message),
+            ToMember::Stop(reason) => self.ask(reason),
+            ToMember::Command(command, reply) => {
+                let answer = self.command(command);
+                // Whoever asked may have given up waiting.
+                let _ = reply.try_send(answer);
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) -> Result<(), CommandError> {
+        let mut actions = Vec::new();
+        let answer = match command {
+            Command::SetPaused { partitions, paused } => {
+                self.assignment
+                    .set_paused(&partitions, paused, &mut actions)
+            }
+            Command::Seek { partition, offset } if offset >= 0 => {
+                self.assignment.seek(&partition, offset, &mut actions)
+            }
+            Command::Seek { offset, .. } => Err(CommandError::Invalid(Problem::new(
+                "seek",
+                offset,
+                "offsets count from 0",
+                "give the offset of the next record that is wanted",
+            ))),
+            Command::Scale(workers) => match workers.problem() {
+                Some(problem) => Err(CommandError::Invalid(problem)),
+                None => {
+                    self.assignment.scale(workers, &mut actions);
+                    Ok(())
+                }
+            },
+        };
+        self.carry_out(actions);
+        answer
+    }
+
+    fn start_found(&mut self, epoch: AssignmentEpoch, start: Result<Found, String>) {
+        let found = match start {
+            Ok(found) => found,
+            Err(message) => return self.ask(StopReason::FatalClientError { message }),
+        };
+        let policy = self.settings.start_from;
+        if let Some(partition) = self.assignment.partition_of(epoch).cloned()
+            && let Some(from) = self.resets.remove(&partition)
+        {
+            let (to, policy) = (found.offset, policy.name());
+            self.events.send(
+                None,
+                EventKind::PositionReset {
+                    partition,
+                    from,
+                    to,
+                    policy,
+                },
+            );
+        }
+        let start = StartAt {
+            offset: found.offset,
+            committed: found.committed,
+            until: if self.settings.until_end {
+                found.end_offset
+            } else {
+                None
+            },
+            commit_first: found.committed.is_none() && policy == crate::config::StartFrom::Latest,
+        };
+        let mut actions = Vec::new();
+        self.assignment.resolved(epoch, start, &mut actions);
+        self.carry_out(actions);
+    }
+
+    /// A static assignment takes its share of every partition that appears.
+    fn topic_has(&mut self, topic: &Arc<str>, partitions: usize) {
+        let AssignBy::Static { index, of } = self.settings.assignment else {
+            return;
+        };
+        let mine: Vec<TopicPartition> = (0..partitions)
+            .filter(|number| number % of == index)
+            .filter_map(|number| i32::try_from(number).ok())
+            .map(|number| TopicPartition::new(Arc::clone(topic), number))
+            .filter(|partition| self.taken.insert(partition.clone()))
+            .collect();
+        self.assigned(mine);
+    }
+
+    fn assigned(&mut self, partitions: Vec<TopicPartition>) {
+        if self.ladder.rung() > Rung::Draining {
+            // Not worked on any more; the revoke of the close takes them back.
+            self.answer_assign(&partitions);
+            return;
+        }
+        self.answer_assign(&partitions);
+        self.first_assigned.get_or_insert(self.clock.now());
+        let mut actions = Vec::new();
+        self.assignment.assigned(partitions, &mut actions);
+        self.carry_out(actions);
+    }
+
+    fn answer_assign(&mut self, partitions: &[TopicPartition]) {
+        if let Err(error) = self.group.answer_assign(partitions) {
+            self.trouble(format!("the assignment could not be taken: {error}"));
+        }
+    }
+
+    fn group_says(&mut self, event: GroupEvent) {
+        match event {
+            GroupEvent::Assigned(partitions) => {
+                self.group_answered();
+                self.assigned(partitions);
+            }
+            GroupEvent::Revoked { partitions, lost } => {
+                self.group_answered();
+                let mut actions = Vec::new();
+                if lost {
+                    self.assignment.lost(&partitions, &mut actions);
+                } else {
+                    self.assignment
+                        .revoked(partitions, self.clock.now(), &mut actions);
+                }
+                self.carry_out(actions);
+            }
+            GroupEvent::Committed { offsets } => {
+                self.group_answered();
+                let mut actions = Vec::new();
+                self.assignment.committed(&offsets, &mut actions);
+                self.carry_out(actions);
+                self.events.send(
+                    None,
+                    EventKind::OffsetsCommitted {
+                        offsets,
+                        error: None,
+                    },
+                );
+            }
+            GroupEvent::CommitFailed { offsets, error } => {
+                self.events.send(
+                    None,
+                    EventKind::OffsetsCommitted {
+                        offsets,
+                        error: Some(error),
+                    },
+                );
+            }
+            GroupEvent::Trouble { message } => {
+                self.watch.contact_lost(self.clock.coarse());
+                self.trouble(message);
+            }
+            GroupEvent::Fatal { message } => self.ask(StopReason::FatalClientError { message }),
+        }
+    }
+
+    /// The group works: what was wrong is over, and is said again if it comes
+    /// back.
+    fn group_answered(&mut self) {
+        if !self.troubles.is_empty() {
+            self.troubles.clear();
+            self.events.warn("the cluster answers again");
+        }
+        let change = self.watch.group_answered();
+        self.apply(change);
+    }
+
+    fn trouble(&mut self, message: String) {
+        // A cluster has few ways to be wrong at a time; more than that is noise.
+        const MOST: usize = 16;
+        if self.troubles.len() < MOST && self.troubles.insert(message.clone()) {
+            self.events.warn(format!("{message}; keeps trying"));
+        }
+    }
+
+    fn worker_reports(&mut self, report: FromWorker) {
+        let now = self.clock.now();
+        let mut actions = Vec::new();
+        match report {
+            FromWorker::Released { lanes, .. } => {
+                self.assignment.released(lanes, now, &mut actions);
+            }
+            FromWorker::ReadFailed { epoch, error, .. } => {
+                self.read_failed(epoch, &error, &mut actions);
+            }
+            FromWorker::Exited {
+                worker,
+                exit,
+                lanes,
+            } => {
+                self.threads.join(worker);
+                let replace = self.worker_ended(worker, exit);
+                self.assignment
+                    .worker_exited(worker, lanes, replace, now, &mut actions);
+            }
+        }
+        self.carry_out(actions);
+    }
+
+    fn read_failed(
+        &mut self,
+        epoch: AssignmentEpoch,
+        error: &ReadError,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(partition) = self.assignment.partition_of(epoch).cloned() else {
+            return;
+        };
+        if let ReadError::OutOfRange { offset, .. } = error {
+            self.resets.insert(partition, *offset);
+            self.assignment.reset(epoch, actions);
+        } else {
+            // A partition that cannot be read must not look like one that is
+            // idle.
+            let message = format!("{partition} cannot be read: {error}");
+            self.ask(StopReason::FatalClientError { message });
+        }
+    }
+
+    /// Says what becomes of a worker that ended: true where it is replaced now.
+    fn worker_ended(&mut self, worker: usize, exit: WorkerExit) -> bool {
+        let stopping = self.ladder.rung() != Rung::Running;
+        let (reason, replace) = match exit {
+            WorkerExit::Asked if stopping => (WorkerStop::RunStopped, false),
+            WorkerExit::Asked => (WorkerStop::ScaledDown, false),
+            WorkerExit::EndsRun(stop, reason) => {
+                self.ask(stop);
+                (reason, false)
+            }
+            WorkerExit::Failed(reason) if stopping => (reason, false),
+            WorkerExit::Failed(reason) => {
+                let last = reason.detail().unwrap_or(reason.name()).to_owned();
+                match self.restarts.failed(worker, &reason, self.clock.coarse()) {
+                    Replacement::Now => (reason, true),
+                    Replacement::At(at) => {
+                        self.waiting_restarts.insert(worker, at);
+                        (reason, false)
+                    }
+                    Replacement::Never => {
+                        self.ask(StopReason::RestartBudgetSpent { worker, last });
+                        (reason, false)
+                    }
+                }
+            }
+        };
+        let restarts = self.restarts.restarts(worker);
+        let report = WorkerReport {
+            worker,
+            reason: reason.clone(),
+            restarts,
+        };
+        self.ended_workers.insert(worker, report);
+        let kind = if replace {
+            EventKind::WorkerRestarted { reason, restarts }
+        } else {
+            EventKind::WorkerStopped { reason }
+        };
+        self.events.send(Some(worker), kind);
+        replace
+    }
+
+    fn start_waiting_workers(&mut self) {
+        let now = self.clock.coarse();
+        let due = self.waiting_restarts.values().any(|at| *at <= now);
+        if due {
+            self.waiting_restarts.retain(|_, at| *at > now);
+            let mut actions = Vec::new();
+            self.assignment.worker_may_start(&mut actions);
+            self.carry_out(actions);
+        }
+    }
+
+    /// Does what was decided, and what follows from doing it.
+    fn carry_out(&mut self, actions: Vec<Action>) {
+        let mut queue = VecDeque::from(actions);
+        let mut changed = !queue.is_empty();
+        while let Some(action) = queue.pop_front() {
+            let mut follows = Vec::new();
+            self.carry_out_one(action, &mut follows);
+            queue.extend(follows);
+        }
+        changed |= self
+            .shared
+            .workers
+            .load(std::sync::atomic::Ordering::Relaxed)
+            != self.assignment.worker_count();
+        if changed {
+            *self.shared.trackers.write() = self.assignment.trackers();
+            let workers = self.assignment.worker_count();
+            self.shared
+                .workers
+                .store(workers, std::sync::atomic::Ordering::Relaxed);
+            self.threads.share_memory_between(workers);
+        }
+    }
+
+    fn carry_out_one(&mut self, action: Action, follows: &mut Vec<Action>) {
+        match action {
+            Action::Resolve(lanes) => self.starts.resolve(lanes),
+            Action::StartWorker(worker) => self.start_worker(worker, follows),
+            Action::StopWorker(worker) => self.threads.stop(worker),
+            Action::Hand {
+                worker,
+                lanes,
+                local,
+            } => self.threads.hand(worker, lanes, local),
+            Action::Release {
+                worker,
+                epochs,
+                cause,
+            } => {
+                let free = self.threads.release(worker, epochs, cause);
+                if !free.is_empty() {
+                    self.assignment.released(free, self.clock.now(), follows);
+                }
+            }
+            Action::SetPaused {
+                worker,
+                epochs,
+                paused,
+            } => {
+                self.threads.set_paused(worker, epochs, paused);
+            }
+            Action::AnswerRevoke {
+                partitions,
+                watermarks,
+            } => {
+                self.answer_revoke(&partitions, &watermarks);
+            }
+            Action::Tell(kind) => self.events.send(None, kind),
+        }
+    }
+
+    fn start_worker(&mut self, worker: usize, follows: &mut Vec<Action>) {
+        let restarts = self.restarts.restarts(worker);
+        if let Err(error) = self.threads.start(worker, restarts) {
+            let why = WorkerStop::SourceFailed(format!("the thread could not be started: {error}"));
+            let replace = self.worker_ended(worker, WorkerExit::Failed(why));
+            let now = self.clock.now();
+            self.assignment
+                .worker_exited(worker, Vec::new(), replace, now, follows);
+        }
+    }
+
+    /// Stores the last watermarks of what is revoked and lets go of it.
+    fn answer_revoke(
+        &mut self,
+        partitions: &[TopicPartition],
+        watermarks: &[(TopicPartition, i64)],
+    ) {
+        // While workers drained the session may have expired: then somebody
+        // else may have committed further already.
+        if !watermarks.is_empty() && !self.group.is_lost() {
+            self.store(watermarks);
+        }
+        if let Err(error) = self.group.answer_revoke(partitions) {
+            self.trouble(format!("the revoke could not be answered: {error}"));
+        }
+    }
+
+    fn store(&mut self, watermarks: &[(TopicPartition, i64)]) {
+        if watermarks.is_empty() {
+            return;
+        }
+        let refused = self.group.store(watermarks);
+        for (partition, watermark) in watermarks {
+            if let Some((_, why)) = refused.iter().find(|(refused, _)| refused == partition) {
+                tracing::debug!(%partition, watermark, why, "a watermark was refused");
+            } else {
+                self.assignment.mark_stored(partition, *watermark);
+            }
+        }
+    }
+
+    fn look_for_the_end(&mut self, now: Instant) {
+        if self.ladder.rung() != Rung::Running {
+            return;
+        }
+        if let Some(count) = self.settings.count
+            && self.assignment.completed_records() >= count
+        {
+            return self.ask(StopReason::CountReached);
+        }
+        let joined = self.first_assigned.is_some_and(|at| {
+            self.assignment.has_lanes() || now.saturating_duration_since(at) >= SPARE_PATIENCE
+        });
+        if self.settings.until_end && joined && self.assignment.reached_end() {
+            self.ask(StopReason::EndReached);
+        }
+    }
+
+    fn ask(&mut self, reason: StopReason) {
+        tracing::info!(reason = reason.name(), "asked to stop");
+        let step = self.ladder.ask(reason, self.clock.now());
+        self.climb(step);
+    }
+
+    fn climb(&mut self, step: Step) {
+        match step {
+            Step::Stay | Step::End => {}
+            Step::Drain => {
+                self.waiting_restarts.clear();
+                let mut actions = Vec::new();
+                self.assignment.stop(&mut actions);
+                self.carry_out(actions);
+            }
+            Step::Close => {
+                let mut actions = Vec::new();
+                if self.assignment.worker_count() > 0 {
+                    // A second signal without a first: they were never told.
+                    self.assignment.stop(&mut actions);
+                }
+                self.assignment
+                    .abandon_workers(self.clock.now(), &mut actions);
+                self.carry_out(actions);
+                let unstored = self.assignment.unstored();
+                if !self.group.is_lost() {
+                    self.store(&unstored);
+                }
+                self.group.begin_close();
+            }
+        }
+    }
+
+    /// Leaves nothing running that can be ended, and makes the report.
+    fn end(mut self) -> Report {
+        let left_group = self.group.is_closed();
+        let records = self.assignment.completed_records();
+        self.assignment.close();
+        let abandoned = self.threads.abandon();
+        for &worker in &abandoned {
+            let restarts = self.restarts.restarts(worker);
+            let reason = WorkerStop::Abandoned;
+            self.events.send(
+                Some(worker),
+                EventKind::WorkerStopped {
+                    reason: reason.clone(),
+                },
+            );
+            self.ended_workers.insert(
+                worker,
+                WorkerReport {
+                    worker,
+                    reason,
+                    restarts,
+                },
+            );
+        }
+        self.shared.trackers.write().clear();
+        self.shared
+            .workers
+            .store(0, std::sync::atomic::Ordering::Relaxed);
+        self.group.finish(CLIENT_END);
+        self.starts.stop(CLIENT_END);
+        let (reason, stop_took) = self.ladder.outcome(self.clock.now());
+        let left_uncommitted = self.assignment.left_uncommitted();
+        self.events.send(
+            None,
+            EventKind::ShutdownComplete {
+                reason: reason.clone(),
+                left_uncommitted,
+            },
+        );
+        Report {
+            reason,
+            workers: self.ended_workers.into_values().collect(),
+            records,
+            left_uncommitted,
+            abandoned,
+            left_group,
+            stop_took,
+        }
+    }
+}

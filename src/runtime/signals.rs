@@ -1,0 +1,90 @@
+//! SIGINT and SIGTERM: the first drains, the second cuts short, the third ends
+//! the process at once.
+//!
+//! The third does not ask anybody: whatever made the first two take so long
+//! may be why the loop that would be asked does not answer.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::{Handle as SignalsHandle, Signals as SignalsIterator};
+
+use crate::kafka::connection::StopFlag;
+use crate::report::StopReason;
+use crate::runtime::handle::Stopper;
+
+/// What a shell adds to a signal's number.
+const EXIT_BY_SIGNAL: i32 = 128;
+
+/// The signal handlers of a run and the thread that acts on them.
+pub(crate) struct Signals {
+    handle: SignalsHandle,
+    thread: JoinHandle<()>,
+    state: Arc<Mutex<State>>,
+    stop_asked: StopFlag,
+}
+
+#[derive(Default)]
+struct State {
+    signals: u32,
+    /// Who is told; nobody yet while the first contact is sought.
+    stopper: Option<Stopper>,
+}
+
+impl Signals {
+    /// Takes over SIGINT and SIGTERM.
+    pub(crate) fn install() -> io::Result<Self> {
+        let mut signals = SignalsIterator::new([SIGINT, SIGTERM])?;
+        let handle = signals.handle();
+        let state = Arc::new(Mutex::new(State::default()));
+        let stop_asked = StopFlag::default();
+        let (shared, stop_contact) = (Arc::clone(&state), stop_asked.clone());
+        let thread = std::thread::Builder::new()
+            .name("keepup-signals".into())
+            .spawn(move || {
+                for signal in signals.forever() {
+                    stop_contact.stop();
+                    let mut state = shared.lock();
+                    state.signals += 1;
+                    if state.signals > 2 {
+                        std::process::exit(EXIT_BY_SIGNAL + signal);
+                    }
+                    if let Some(stopper) = &state.stopper {
+                        stopper.stop(StopReason::Signal);
+                    }
+                }
+            })?;
+        Ok(Self {
+            handle,
+            thread,
+            state,
+            stop_asked,
+        })
+    }
+
+    /// Set once a signal came.
+    pub(crate) fn stop_asked(&self) -> StopFlag {
+        self.stop_asked.clone()
+    }
+
+    /// Tells this run from now on. Signals that came before it could be told
+    /// are told now: the lock makes sure that none falls in between.
+    pub(crate) fn watch(&self, stopper: Stopper) {
+        let mut state = self.state.lock();
+        for _ in 0..state.signals {
+            stopper.stop(StopReason::Signal);
+        }
+        state.stopper = Some(stopper);
+    }
+
+    /// Gives the signals back and joins the thread.
+    pub(crate) fn remove(self) {
+        self.handle.close();
+        if self.thread.join().is_err() {
+            tracing::error!("the thread keepup-signals panicked");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! How a run begins: everything is checked and made before anything runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+
+use crate::clock::Clock;
+use crate::config::{Builder, Settings, StartFrom};
+use crate::error::Error;
+use crate::kafka::cluster::Cluster;
+use crate::kafka::connection::StopFlag;
+use crate::kafka::group::KafkaGroup;
+use crate::kafka::lookup::{
+    ContactError, Lookup, LookupStartError, Sinks, StartAnswer, StartQuery, StartRule, TopicEvent,
+    first_contact,
+};
+use crate::kafka::{ConnectionSettings, properties};
+use crate::member::assignment::Resolve;
+use crate::member::group::Group as _;
+use crate::member::run::{Found, Parts, Shared, StartFinder, ToMember};
+use crate::runtime::events::EventThread;
+use crate::runtime::handle::Handle;
+use crate::runtime::threads::{Common, WorkerThreads};
+use crate::source::MemoryBudget;
+use crate::source::fetch::FetchFactory;
+use crate::worker::engine::EngineFactory;
+use crate::worker::gate::Gate;
+use crate::worker::tracker::CountBudget;
+
+/// Messages that may wait for the member. Its loop turns many times a second
+/// and never waits for those who send.
+const INBOX: usize = 4_096;
+
+/// How long the observer may take over its last events.
+const LAST_EVENTS: Duration = Duration::from_millis(250);
+
+/// Starts a run; `None` where `stop` was set before the first contact.
+pub(crate) fn start(
+    builder: Builder,
+    engines: EngineFactory,
+    stop: &StopFlag,
+) -> Result<Option<Handle>, Error> {
+    let Builder { settings, observer } = builder;
+    let mut problems = settings.problems();
+    problems.extend(engines.batch_limits().and_then(|limits| limits.problem()));
+    if !problems.is_empty() {
+        return Err(Error::InvalidSettings(problems));
+    }
+    let clock = Clock::System;
+    // Made before the first contact: what librdkafka refuses is a mistake in
+    // the settings, whether or not a broker is there.
+    let group = KafkaGroup::new(&settings)?;
+    let connections = connection_settings(&settings);
+    let (cluster, rings) = Cluster::new();
+    let topics: Vec<Arc<str>> = settings
+        .topics
+        .iter()
+        .filter(|topic| !topic.starts_with('^'))
+        .map(|topic| Arc::from(topic.as_str()))
+        .collect();
+    match first_contact(
+        &connections,
+        &clock,
+        &cluster,
+        &topics,
+        settings.contact_timeout,
+        stop,
+    ) {
+        Ok(()) => {}
+        Err(ContactError::Stopped) => return Ok(None),
+        Err(error) => return Err(refused(error)),
+    }
+    let (events_thread, events) = EventThread::start(observer, &clock).map_err(no_thread)?;
+    let (to_member, inbox) = bounded(INBOX);
+    let lookup = Lookup::start(
+        connections.clone(),
+        clock.clone(),
+        cluster.clone(),
+        rings,
+        sinks(&to_member),
+    )
+    .map_err(|error| match error {
+        LookupStartError::Thread(source) => no_thread(source),
+        LookupStartError::Address(error) => Error::Client {
+            message: error.to_string(),
+        },
+    })?;
+    lookup.want_topics(topics);
+    let (reports, from_workers) = bounded(INBOX);
+    let limit = group
+        .session_timeout()
+        .map_or(Duration::MAX, |timeout| timeout / 2);
+    let gate = Arc::new(Gate::new(limit, clock.coarse()));
+    let memory = Arc::new(MemoryBudget::new(settings.memory_budget));
+    let threads = WorkerThreads::new(Common {
+        clock: clock.clone(),
+        gate: Arc::clone(&gate),
+        reports,
+        events: events.clone(),
+        sources: Arc::new(FetchFactory::new(
+            connections,
+            cluster,
+            Arc::clone(&memory),
+            clock.clone(),
+        )),
+        engines: Arc::new(engines),
+        retry: settings.retry,
+        count: settings
+            .count
+            .map(|count| Arc::new(CountBudget::new(count))),
+        memory,
+    });
+    let shared = Arc::new(Shared::default());
+    let starts = KafkaStarts {
+        lookup,
+        policy: settings.start_from,
+        want_end: settings.until_end,
+    };
+    let parts = Parts {
+        settings,
+        clock: clock.clone(),
+        group: Box::new(group),
+        starts: Box::new(starts),
+        threads,
+        reports: from_workers,
+        inbox,
+        gate,
+        events,
+        shared: Arc::clone(&shared),
+    };
+    let member = std::thread::Builder::new()
+        .name("keepup-member".into())
+        .spawn(move || {
+            let report = crate::member::run::run(parts);
+            events_thread.join(LAST_EVENTS, &clock);
+            report
+        })
+        .map_err(no_thread)?;
+    Ok(Some(Handle::new(member, to_member, shared)))
+}
+
+fn connection_settings(settings: &Settings) -> ConnectionSettings {
+    let bootstrap = settings
+        .bootstrap
+        .split(',')
+        .map(|server| server.trim().to_owned())
+        .collect();
+    let mut connections = ConnectionSettings::new(bootstrap);
+    properties::client_id(settings).clone_into(&mut connections.client_id);
+    connections.isolation = properties::isolation(settings);
+    connections.group = Some(settings.group.clone());
+    connections
+}
+
+fn no_thread(source: std::io::Error) -> Error {
+    Error::System {
+        what: "start a thread",
+        source,
+    }
+}
+
+fn refused(error: ContactError) -> Error {
+    match error {
+        ContactError::NoContact {
+            bootstrap,
+            waited,
+            last,
+        } => Error::NoContact {
+            bootstrap,
+            timeout: waited,
+            last_error: last,
+        },
+        ContactError::UnknownTopics { topics, .. } => Error::UnknownTopic {
+            topics: topics.iter().map(ToString::to_string).collect(),
+        },
+        ContactError::NotAuthorized { resource, error } => Error::NotAuthorized {
+            what: resource.to_string(),
+            remedy: error.remedy.to_string(),
+        },
+        other => Error::Refused {
+            message: other.to_string(),
+        },
+    }
+}
+
+/// What the lookup finds goes to the member, as messages.
+fn sinks(to_member: &Sender<ToMember>) -> Sinks {
+    let (starts, topics) = (to_member.clone(), to_member.clone());
+    Sinks {
+        starts: Box::new(move |answer: StartAnswer| {
+            let start = answer
+                .result
+                .map(|start| Found {
+                    offset: start.offset,
+                    committed: start.committed,
+                    end_offset: start.end_offset,
+                })
+                .map_err(|error| format!("{} has no start position: {error}", answer.partition));
+            // Without a member there is nobody who wants to know.
+            let _ = starts.send(ToMember::Start {
+                epoch: answer.epoch,
+                start,
+            });
+        }),
+        topics: Box::new(move |event| {
+            if let Some(message) = topic_message(event) {
+                let _ = topics.send(message);
+            }
+        }),
+    }
+}
+
+fn topic_message(event: TopicEvent) -> Option<ToMember> {
+    Some(match event {
+        TopicEvent::PartitionsChanged { topic, to, .. } => ToMember::TopicSize {
+            topic,
+            partitions: to,
+        },
+        TopicEvent::Recreated { topic, .. } => ToMember::Warning(format!(
+            "topic {topic} was deleted and created again: committed offsets of the old one mean \
+             nothing in the new one; reset the group's offsets for it"
+        )),
+        TopicEvent::Trouble { topic, error } => ToMember::Warning(format!(
+            "topic {topic} is not described any more: {error}; keeps trying"
+        )),
+        TopicEvent::Recovered { topic } => {
+            ToMember::Warning(format!("topic {topic} is described again"))
+        }
+        TopicEvent::Shrunk { topic, from, to } => ToMember::Warning(format!(
+            "the cluster says that topic {topic} has {to} partitions, and it had {from}: topics \
+             do not shrink, so the larger number is kept"
+        )),
+    })
+}
+
+/// Start positions on a real cluster.
+struct KafkaStarts {
+    lookup: Lookup,
+    policy: StartFrom,
+    want_end: bool,
+}
+
+impl StartFinder for KafkaStarts {
+    fn resolve(&self, lanes: Vec<Resolve>) {
+        let queries = lanes
+            .into_iter()
+            .map(|lane| StartQuery {
+                partition: lane.partition,
+                epoch: lane.epoch,
+                from: if lane.reset {
+                    StartRule::Reset(self.policy)
+                } else {
+                    StartRule::CommittedElse(self.policy)
+                },
+                want_end: self.want_end,
+                cancelled: lane.cancelled,
+            })
+            .collect();
+        self.lookup.resolve(queries);
+    }
+
+    fn stop(self: Box<Self>, patience: Duration) {
+        if let Err(left_behind) = self.lookup.stop(patience) {
+            tracing::warn!("{left_behind}");
+        }
+    }
+}

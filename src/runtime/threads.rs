@@ -1,0 +1,141 @@
+//! The worker threads of model A: started, told, joined.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::Sender;
+
+use crate::clock::Clock;
+use crate::config::RetryPolicy;
+use crate::handler::WorkerInfo;
+use crate::record::AssignmentEpoch;
+use crate::runtime::events::EventSink;
+use crate::source::{MemoryBudget, SourceFactory};
+use crate::worker::engine::EngineFactory;
+use crate::worker::gate::Gate;
+use crate::worker::lane::{Failed, LaneStart, ReleaseCause};
+use crate::worker::mailbox::Mailbox;
+use crate::worker::run::{FromWorker, WorkerContext, run};
+use crate::worker::tracker::CountBudget;
+
+/// What every worker of a run has in common.
+pub(crate) struct Common {
+    pub(crate) clock: Clock,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) reports: Sender<FromWorker>,
+    pub(crate) events: EventSink,
+    pub(crate) sources: Arc<dyn SourceFactory>,
+    pub(crate) engines: Arc<EngineFactory>,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) count: Option<Arc<CountBudget>>,
+    pub(crate) memory: Arc<MemoryBudget>,
+}
+
+struct WorkerThread {
+    mailbox: Arc<Mailbox>,
+    thread: JoinHandle<()>,
+}
+
+/// The worker threads that run, by number.
+pub(crate) struct WorkerThreads {
+    common: Common,
+    running: BTreeMap<usize, WorkerThread>,
+}
+
+impl WorkerThreads {
+    pub(crate) fn new(common: Common) -> Self {
+        Self {
+            common,
+            running: BTreeMap::new(),
+        }
+    }
+
+    /// Starts a worker; it takes lanes from then on.
+    pub(crate) fn start(&mut self, worker: usize, restarts: u32) -> std::io::Result<()> {
+        let mailbox = Arc::new(Mailbox::new());
+        let context = WorkerContext {
+            info: WorkerInfo { worker, restarts },
+            clock: self.common.clock.clone(),
+            gate: Arc::clone(&self.common.gate),
+            mailbox: Arc::clone(&mailbox),
+            reports: self.common.reports.clone(),
+            events: self.common.events.clone(),
+            sources: Arc::clone(&self.common.sources),
+            engines: Arc::clone(&self.common.engines),
+            retry: self.common.retry,
+            count: self.common.count.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("keepup-worker-{worker}"))
+            .spawn(move || run(context))?;
+        self.running
+            .insert(worker, WorkerThread { mailbox, thread });
+        Ok(())
+    }
+
+    /// A worker has reported its exit: its thread has nothing left to do.
+    pub(crate) fn join(&mut self, worker: usize) {
+        if let Some(ended) = self.running.remove(&worker)
+            && ended.thread.join().is_err()
+        {
+            tracing::error!(worker, "a worker's thread panicked after its last report");
+        }
+    }
+
+    /// How many have not reported their exit.
+    pub(crate) fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    pub(crate) fn stop(&self, worker: usize) {
+        if let Some(thread) = self.running.get(&worker) {
+            thread.mailbox.stop();
+        }
+    }
+
+    pub(crate) fn hand(&self, worker: usize, lanes: Vec<LaneStart>, local: bool) {
+        if let Some(thread) = self.running.get(&worker) {
+            thread.mailbox.take_lanes(lanes, local);
+        }
+    }
+
+    /// Asks for lanes; gives those that are free already. A worker that is
+    /// gone has none: it reported them when it ended.
+    pub(crate) fn release(
+        &self,
+        worker: usize,
+        epochs: Vec<AssignmentEpoch>,
+        cause: ReleaseCause,
+    ) -> Vec<(AssignmentEpoch, Option<Failed>)> {
+        self.running
+            .get(&worker)
+            .map(|thread| thread.mailbox.release(epochs, cause))
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn set_paused(&self, worker: usize, epochs: Vec<AssignmentEpoch>, paused: bool) {
+        if let Some(thread) = self.running.get(&worker) {
+            thread.mailbox.set_paused(epochs, paused);
+        }
+    }
+
+    pub(crate) fn share_memory_between(&self, workers: usize) {
+        self.common.memory.set_workers(workers);
+    }
+
+    /// Leaves behind the threads that have not ended: their handlers did not
+    /// return. Gives their numbers.
+    pub(crate) fn abandon(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.running)
+            .into_iter()
+            .filter_map(|(worker, ended)| {
+                if ended.thread.is_finished() {
+                    let _ = ended.thread.join();
+                    return None;
+                }
+                Some(worker)
+            })
+            .collect()
+    }
+}

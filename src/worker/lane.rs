@@ -1,0 +1,45 @@
+//! The unit of order: what a worker needs to know of a partition that it has.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::record::{AssignmentEpoch, TopicPartition};
+use crate::worker::tracker::Tracker;
+
+/// A lane on its way to a worker.
+#[derive(Clone, Debug)]
+pub(crate) struct LaneStart {
+    pub(crate) partition: TopicPartition,
+    pub(crate) epoch: AssignmentEpoch,
+    pub(crate) tracker: Arc<Tracker>,
+    /// First offset to hand over.
+    pub(crate) offset: i64,
+    /// First offset that is not wanted any more, if any.
+    pub(crate) until: Option<i64>,
+    pub(crate) paused: bool,
+    /// The record that failed last, so that its attempts are counted on in
+    /// another worker.
+    pub(crate) failed: Option<Failed>,
+}
+
+/// A record that failed and is handed over again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failed {
+    pub(crate) offset: i64,
+    /// How often it was handed over.
+    pub(crate) attempts: u32,
+    pub(crate) not_before: Option<Instant>,
+}
+
+/// Why a worker gives a lane back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReleaseCause {
+    /// The group gives it to somebody else, or the run ends.
+    Revoked,
+    /// The group has given it to somebody else already.
+    Lost,
+    /// Another worker of this process takes it.
+    Moved,
+    /// It goes on elsewhere in the partition (seek, reset); same worker or not.
+    Repositioned,
+}

@@ -1,0 +1,56 @@
+//! What happens with a record whose handler failed.
+
+use std::time::{Duration, Instant};
+
+use crate::config::RetryPolicy;
+
+/// What the policy says of a failed record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is handed over again, not before that moment.
+    Again { not_before: Instant },
+    /// It was handed over as often as the policy allows.
+    Exhausted,
+}
+
+/// Decides after the `attempts`-th failure of a record (from 1). `after` is
+/// the wait that the handler asked for, if it did.
+pub(crate) fn decide(
+    policy: &RetryPolicy,
+    attempts: u32,
+    after: Option<Duration>,
+    now: Instant,
+) -> Verdict {
+    if attempts >= policy.attempts {
+        return Verdict::Exhausted;
+    }
+    Verdict::Again {
+        not_before: now + after.unwrap_or_else(|| policy.delay(attempts)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    #[test]
+    fn the_wait_doubles_up_to_its_limit_and_the_last_attempt_ends_it() {
+        let policy = RetryPolicy::default();
+        let now = Clock::manual().now();
+        let wait = |attempts, after| match decide(&policy, attempts, after, now) {
+            Verdict::Again { not_before } => Some((not_before - now).as_millis()),
+            Verdict::Exhausted => None,
+        };
+        let waits: Vec<_> = (1..=10).map(|attempt| wait(attempt, None)).collect();
+        let expected = [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600].map(Some);
+        assert_eq!(waits[..9], expected);
+        assert_eq!(waits[9], None, "the tenth failure is the last");
+        assert_eq!(wait(1, Some(Duration::from_secs(7))), Some(7_000));
+        let long = RetryPolicy {
+            attempts: u32::MAX,
+            ..policy
+        };
+        assert_eq!(long.delay(4_000_000_000), Duration::from_secs(30));
+    }
+}

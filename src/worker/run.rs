@@ -1,0 +1,762 @@
+//! The loop of a worker: take what the member wishes, pull, give a turn,
+//! report.
+//!
+//! A worker never talks to Kafka's group and never decides who owns what. It
+//! is told by its [`Mailbox`], looks there after every record, and answers by
+//! [`FromWorker`]. It handles what it pulled in place, on its own thread; a
+//! lane that has to wait for a retry is given back to the source, which reads
+//! it again later, so that nothing is held in memory meanwhile and the other
+//! lanes go on.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use crate::clock::{Clock, Coarse};
+use crate::config::RetryPolicy;
+use crate::event::{ConsumedRange, EventKind};
+use crate::handler::{Outcome, WorkerInfo};
+use crate::record::{AssignmentEpoch, Batch, TopicPartition};
+use crate::report::{StopReason, WorkerStop};
+use crate::runtime::events::EventSink;
+use crate::source::{MAX_PULL_WAIT, Pulled, ReadError, ReadFrom, Source, SourceFactory};
+use crate::worker::engine::{BatchLimits, Engine, EngineFactory, Turn, TurnEnd, Window};
+use crate::worker::gate::Gate;
+use crate::worker::lane::{Failed, LaneStart, ReleaseCause};
+use crate::worker::mailbox::{Mailbox, Wish};
+use crate::worker::retry::{self, Verdict};
+use crate::worker::tracker::CountBudget;
+
+/// A worker takes turns between its lanes at least that often.
+const TURN: Duration = Duration::from_millis(50);
+
+/// How often a worker that must not start a record looks again.
+const HELD_BACK: Duration = Duration::from_millis(20);
+
+/// At most that much time lies between two `records_consumed` of a worker.
+const CONSUMED_EVENT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What a worker tells the member.
+#[derive(Debug)]
+pub(crate) enum FromWorker {
+    /// These lanes are free: the record in hand is finished, the hook has run.
+    Released {
+        worker: usize,
+        lanes: Vec<(AssignmentEpoch, Option<Failed>)>,
+    },
+    /// A lane cannot be read on from there. The worker keeps it, idle.
+    ReadFailed {
+        worker: usize,
+        epoch: AssignmentEpoch,
+        error: ReadError,
+    },
+    /// The worker has ended; all of its lanes are free. The last report.
+    Exited {
+        worker: usize,
+        exit: WorkerExit,
+        lanes: Vec<(AssignmentEpoch, Option<Failed>)>,
+    },
+}
+
+/// Why a worker ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum WorkerExit {
+    /// It was told to.
+    Asked,
+    /// The whole run has to end with it.
+    EndsRun(StopReason, WorkerStop),
+    /// It failed and can be replaced.
+    Failed(WorkerStop),
+}
+
+/// Everything a worker is made from.
+pub(crate) struct WorkerContext {
+    pub(crate) info: WorkerInfo,
+    pub(crate) clock: Clock,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) reports: Sender<FromWorker>,
+    pub(crate) events: EventSink,
+    pub(crate) sources: Arc<dyn SourceFactory>,
+    pub(crate) engines: Arc<EngineFactory>,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) count: Option<Arc<CountBudget>>,
+}
+
+/// Runs a worker until it is told to stop or fails. The last thing it does is
+/// to report its exit.
+pub(crate) fn run(context: WorkerContext) {
+    let index = context.info.worker;
+    let reports = context.reports.clone();
+    let (exit, lanes) = match Worker::open(context) {
+        Ok(mut worker) => {
+            let exit = loop {
+                if let Some(exit) = worker.step() {
+                    break exit;
+                }
+            };
+            worker.finish(exit)
+        }
+        Err(exit) => (exit, Vec::new()),
+    };
+    // The member is gone only where the whole run is.
+    let _ = reports.send(FromWorker::Exited {
+        worker: index,
+        exit,
+        lanes,
+    });
+}
+
+/// A lane as its worker sees it.
+struct Lane {
+    start: LaneStart,
+    failed: Option<Failed>,
+    window: Window,
+    consumed: Option<ConsumedRange>,
+}
+
+/// One worker between two steps of its loop.
+pub(crate) struct Worker {
+    context: WorkerContext,
+    engine: Engine,
+    source: Box<dyn Source>,
+    lanes: HashMap<AssignmentEpoch, Lane>,
+    consumed_reported: Coarse,
+}
+
+impl Worker {
+    /// Makes the handler and opens the source.
+    pub(crate) fn open(context: WorkerContext) -> Result<Self, WorkerExit> {
+        let engines = Arc::clone(&context.engines);
+        let info = context.info;
+        let engine = catch_unwind(AssertUnwindSafe(move || engines.make(info)))
+            .map_err(|panic| hook_panicked("factory", panic.as_ref()))?;
+        let source = context.sources.open(context.info.worker).map_err(|error| {
+            WorkerExit::Failed(WorkerStop::SourceFailed(format!(
+                "the source of worker {} could not be opened: {error}",
+                context.info.worker
+            )))
+        })?;
+        context.mailbox.set_waker(source.waker());
+        context
+            .events
+            .send(Some(context.info.worker), EventKind::WorkerStarted);
+        let consumed_reported = context.clock.coarse();
+        Ok(Self {
+            context,
+            engine,
+            source,
+            lanes: HashMap::new(),
+            consumed_reported,
+        })
+    }
+
+    /// Does one thing: takes wishes, or pulls and gives a turn. Waits for
+    /// [`MAX_PULL_WAIT`] at most.
+    pub(crate) fn step(&mut self) -> Option<WorkerExit> {
+        if self.context.mailbox.has_wishes() {
+            let (wishes, stop) = self.context.mailbox.take();
+            for wish in wishes {
+                if let Err(exit) = self.fulfil(wish) {
+                    return Some(exit);
+                }
+            }
+            if stop {
+                let all = self.lanes.keys().copied().collect();
+                return Some(
+                    self.release(all, ReleaseCause::Revoked)
+                        .err()
+                        .unwrap_or(WorkerExit::Asked),
+                );
+            }
+        }
+        let deadline = self.pull_deadline();
+        let end = match self.source.next(deadline) {
+            Pulled::Batch(batch) => self.got(batch),
+            Pulled::Nothing => None,
+            Pulled::Failed { epoch, error, .. } => {
+                if self.lanes.contains_key(&epoch) {
+                    self.report(FromWorker::ReadFailed {
+                        worker: self.index(),
+                        epoch,
+                        error,
+                    });
+                }
+                None
+            }
+        };
+        self.report_consumed(false);
+        end.or_else(|| self.due_windows())
+    }
+
+    /// Ends: gives the lanes that it still has, with what failed in them.
+    fn finish(mut self, exit: WorkerExit) -> (WorkerExit, Vec<(AssignmentEpoch, Option<Failed>)>) {
+        // A handler that ended the run in an orderly way is told goodbye by its
+        // hook. One that panicked is not called again.
+        if let WorkerExit::EndsRun(_, WorkerStop::HandlerStop | WorkerStop::RetriesExhausted) = exit
+        {
+            let all = self.lanes.keys().copied().collect();
+            if let Err(panicked) = self.release(all, ReleaseCause::Revoked) {
+                return (panicked, self.take_lanes());
+            }
+        }
+        self.report_consumed(true);
+        (exit, self.take_lanes())
+    }
+
+    fn take_lanes(&mut self) -> Vec<(AssignmentEpoch, Option<Failed>)> {
+        for lane in self.lanes.values() {
+            lane.start.tracker.set_worker(None);
+        }
+        self.lanes
+            .drain()
+            .map(|(epoch, lane)| (epoch, lane.failed))
+            .collect()
+    }
+
+    fn index(&self) -> usize {
+        self.context.info.worker
+    }
+
+    fn report(&self, report: FromWorker) {
+        // Blocks while the member has not read 4,096 reports; it never waits
+        // for a worker, so this ends. Without a member there is nobody to tell.
+        let _ = self.context.reports.send(report);
+    }
+
+    fn event(&self, kind: EventKind) {
+        self.context.events.send(Some(self.index()), kind);
+    }
+
+    fn fulfil(&mut self, wish: Wish) -> Result<(), WorkerExit> {
+        match wish {
+            Wish::Take { lanes, local } => self.take(lanes, local),
+            Wish::Release { epochs, cause } => self.release(epochs, cause),
+            Wish::SetPaused { epochs, paused } => {
+                for epoch in epochs {
+                    if self.lanes.contains_key(&epoch) {
+                        self.source.set_paused(epoch, paused);
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn take(&mut self, starts: Vec<LaneStart>, local: bool) -> Result<(), WorkerExit> {
+        let partitions: Vec<TopicPartition> =
+            starts.iter().map(|start| start.partition.clone()).collect();
+        let engine = &mut self.engine;
+        catch_unwind(AssertUnwindSafe(|| engine.on_assigned(&partitions)))
+            .map_err(|panic| hook_panicked("on_assigned", panic.as_ref()))?;
+        self.event(EventKind::PartitionsAssigned { partitions, local });
+        for start in starts {
+            start.tracker.set_worker(Some(self.index()));
+            self.source.start(ReadFrom {
+                partition: start.partition.clone(),
+                epoch: start.epoch,
+                offset: start.offset,
+                until: start.until,
+                paused: start.paused,
+            });
+            if let Some(not_before) = start.failed.as_ref().and_then(|failed| failed.not_before) {
+                self.source
+                    .rewind(start.epoch, start.offset, Some(not_before));
+            }
+            let failed = start.failed.clone();
+            self.lanes.insert(
+                start.epoch,
+                Lane {
+                    start,
+                    failed,
+                    window: Window::default(),
+                    consumed: None,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    fn release(
+        &mut self,
+        epochs: Vec<AssignmentEpoch>,
+        cause: ReleaseCause,
+    ) -> Result<(), WorkerExit> {
+        self.report_consumed(true);
+        let mut partitions = Vec::new();
+        let mut freed = Vec::new();
+        for epoch in epochs {
+            if let Some(lane) = self.lanes.remove(&epoch) {
+                self.source.stop(epoch);
+                lane.start.tracker.set_worker(None);
+                partitions.push(lane.start.partition);
+                freed.push((epoch, lane.failed));
+            }
+        }
+        if freed.is_empty() {
+            return Ok(());
+        }
+        let engine = &mut self.engine;
+        let hook = match cause {
+            ReleaseCause::Revoked | ReleaseCause::Moved => "on_revoked",
+            ReleaseCause::Lost => "on_lost",
+            ReleaseCause::Repositioned => "",
+        };
+        let ran = catch_unwind(AssertUnwindSafe(|| match cause {
+            ReleaseCause::Revoked | ReleaseCause::Moved => engine.on_revoked(&partitions),
+            ReleaseCause::Lost => engine.on_lost(&partitions),
+            ReleaseCause::Repositioned => {}
+        }));
+        match cause {
+            ReleaseCause::Revoked => self.event(EventKind::PartitionsRevoked {
+                partitions,
+                local: false,
+            }),
+            ReleaseCause::Moved => self.event(EventKind::PartitionsRevoked {
+                partitions,
+                local: true,
+            }),
+            ReleaseCause::Lost => self.event(EventKind::PartitionsLost { partitions }),
+            ReleaseCause::Repositioned => {}
+        }
+        self.report(FromWorker::Released {
+            worker: self.index(),
+            lanes: freed,
+        });
+        ran.map_err(|panic| hook_panicked(hook, panic.as_ref()))
+    }
+
+    fn pull_deadline(&self) -> Instant {
+        let now = self.context.clock.now();
+        let Some(limits) = self.context.engines.batch_limits() else {
+            return now + MAX_PULL_WAIT;
+        };
+        // An open window has to be handed over when its first record has
+        // waited long enough.
+        let coarse = self.context.clock.coarse();
+        let wait = self
+            .lanes
+            .values()
+            .filter_map(|lane| lane.window.due_at(limits))
+            .map(|due| due.since(coarse))
+            .min()
+            .unwrap_or(MAX_PULL_WAIT);
+        now + wait.min(MAX_PULL_WAIT)
+    }
+
+    fn got(&mut self, mut batch: Batch) -> Option<WorkerExit> {
+        let Some(lane) = self.lanes.get_mut(&batch.epoch) else {
+            self.source.recycle(batch);
+            return None;
+        };
+        lane.start
+            .tracker
+            .saw_ends(batch.end_offset, batch.log_start);
+        match self.context.engines.batch_limits() {
+            Some(limits) => {
+                let epoch = batch.epoch;
+                lane.window.push(batch, self.context.clock.coarse());
+                if lane.window.records() == 0 {
+                    self.cross_empty_window(epoch);
+                }
+                self.batch_turn(epoch, limits)
+            }
+            None => {
+                let ended = self.record_turn(&mut batch);
+                self.after_record_turn(batch, ended)
+            }
+        }
+    }
+
+    /// One turn of a lane, record by record; `Err` is a panic's message.
+    fn record_turn(&mut self, batch: &mut Batch) -> Result<TurnEnd, String> {
+        let Engine::PerRecord(engine) = &mut self.engine else {
+            return Ok(TurnEnd::Exhausted);
+        };
+        let Some(lane) = self.lanes.get_mut(&batch.epoch) else {
+            return Ok(TurnEnd::Exhausted);
+        };
+        let first = batch.cursor;
+        let wanted = batch.remaining();
+        let allowed = self
+            .context
+            .count
+            .as_ref()
+            .map_or(wanted, |count| count.take(wanted));
+        let now = self.context.clock.coarse();
+        let turn = Turn {
+            clock: &self.context.clock,
+            gate: &self.context.gate,
+            mailbox: &self.context.mailbox,
+            tracker: &lane.start.tracker,
+            failed: lane
+                .failed
+                .as_ref()
+                .map(|failed| (failed.offset, failed.attempts)),
+            allowed,
+            ends_at: now.after(TURN),
+        };
+        // What the turn touches stays valid when the handler unwinds: the
+        // cursor stands at the record that panicked, the tracker has it handed
+        // over and not completed, and the handler itself is thrown away.
+        let ended = catch_unwind(AssertUnwindSafe(|| engine.turn(batch, &turn)))
+            .map_err(|panic| panic_message(panic.as_ref()));
+        let done = batch.cursor - first;
+        if let Some(count) = &self.context.count {
+            count.give_back(allowed.saturating_sub(done));
+        }
+        if done > 0 {
+            lane.failed = None;
+            lane.start.tracker.add_completed(done as u64);
+            if self.context.events.is_observed() {
+                let (min, max) = (
+                    batch.entries[first].offset,
+                    batch.entries[batch.cursor - 1].offset,
+                );
+                note_consumed(lane, done as u64, min, max);
+            }
+        }
+        ended
+    }
+
+    fn after_record_turn(
+        &mut self,
+        mut batch: Batch,
+        ended: Result<TurnEnd, String>,
+    ) -> Option<WorkerExit> {
+        match ended {
+            Ok(TurnEnd::Exhausted) => {
+                if let Some(lane) = self.lanes.get(&batch.epoch) {
+                    lane.start.tracker.crossed(batch.next_offset);
+                }
+                self.source.recycle(batch);
+                None
+            }
+            Ok(TurnEnd::TimeIsUp | TurnEnd::Interrupted) => {
+                self.source.put_back(batch);
+                None
+            }
+            Ok(TurnEnd::GateShut | TurnEnd::Allowance) => {
+                self.source.put_back(batch);
+                self.hold_back();
+                None
+            }
+            Ok(TurnEnd::Outcome { outcome, attempt }) => {
+                let offset = batch
+                    .entries
+                    .get(batch.cursor)
+                    .map_or(batch.next_offset, |e| e.offset);
+                let epoch = batch.epoch;
+                if let Outcome::Skip { reason } = outcome {
+                    self.skip(epoch, offset, attempt, reason);
+                    batch.cursor += 1;
+                    self.source.put_back(batch);
+                    return None;
+                }
+                self.source.recycle(batch);
+                self.failed(epoch, offset, attempt, outcome)
+            }
+            Err(message) => {
+                let offset = batch
+                    .entries
+                    .get(batch.cursor)
+                    .map_or(batch.next_offset, |e| e.offset);
+                let epoch = batch.epoch;
+                self.source.recycle(batch);
+                Some(self.panicked(epoch, offset, message))
+            }
+        }
+    }
+
+    fn skip(&mut self, epoch: AssignmentEpoch, offset: i64, attempt: u32, reason: String) {
+        let Some(lane) = self.lanes.get_mut(&epoch) else {
+            return;
+        };
+        lane.start.tracker.completed(offset);
+        lane.start.tracker.add_completed(1);
+        lane.failed = None;
+        // It was handed over and will not be again: it takes its part of the
+        // count, which the turn gave back because it was not done.
+        if let Some(count) = &self.context.count {
+            count.take(1);
+        }
+        note_consumed(lane, 1, offset, offset);
+        let partition = lane.start.partition.clone();
+        self.event(EventKind::RecordSkipped {
+            partition,
+            offset,
+            attempt,
+            error: reason,
+        });
+    }
+
+    /// A handler said retry or stop.
+    fn failed(
+        &mut self,
+        epoch: AssignmentEpoch,
+        offset: i64,
+        attempts: u32,
+        outcome: Outcome,
+    ) -> Option<WorkerExit> {
+        let lane = self.lanes.get_mut(&epoch)?;
+        let partition = lane.start.partition.clone();
+        let (after, error) = match outcome {
+            Outcome::Retry { after, reason } => (after, reason),
+            Outcome::Stop { reason } => {
+                let stop = StopReason::HandlerStop {
+                    partition,
+                    offset,
+                    reason,
+                };
+                return Some(WorkerExit::EndsRun(stop, WorkerStop::HandlerStop));
+            }
+            Outcome::Done | Outcome::Skip { .. } => return None,
+        };
+        match retry::decide(
+            &self.context.retry,
+            attempts,
+            after,
+            self.context.clock.now(),
+        ) {
+            Verdict::Again { not_before } => {
+                lane.failed = Some(Failed {
+                    offset,
+                    attempts,
+                    not_before: Some(not_before),
+                });
+                self.source.rewind(epoch, offset, Some(not_before));
+                self.event(EventKind::RecordRetried {
+                    partition,
+                    offset,
+                    attempt: attempts,
+                    error,
+                });
+                None
+            }
+            Verdict::Exhausted => {
+                lane.failed = Some(Failed {
+                    offset,
+                    attempts,
+                    not_before: None,
+                });
+                let stop = StopReason::RetriesExhausted {
+                    partition,
+                    offset,
+                    attempts,
+                    error,
+                };
+                Some(WorkerExit::EndsRun(stop, WorkerStop::RetriesExhausted))
+            }
+        }
+    }
+
+    /// The handler panicked: a failed record, and the end of this worker.
+    fn panicked(&mut self, epoch: AssignmentEpoch, offset: i64, message: String) -> WorkerExit {
+        let attempts = match self.lanes.get(&epoch).and_then(|lane| lane.failed.as_ref()) {
+            Some(failed) if failed.offset == offset => failed.attempts.saturating_add(1),
+            _ => 1,
+        };
+        let error = format!("the handler panicked: {message}");
+        match self.failed(epoch, offset, attempts, Outcome::retry(error)) {
+            Some(exit) => exit,
+            None => WorkerExit::Failed(WorkerStop::HandlerPanicked(message)),
+        }
+    }
+
+    fn cross_empty_window(&mut self, epoch: AssignmentEpoch) {
+        let Some(lane) = self.lanes.get_mut(&epoch) else {
+            return;
+        };
+        for piece in lane.window.clear() {
+            lane.start.tracker.crossed(piece.next_offset);
+            self.source.recycle(piece);
+        }
+    }
+
+    /// Hands over the windows whose time has come, and one more where the
+    /// source cannot read on because windows hold its memory.
+    fn due_windows(&mut self) -> Option<WorkerExit> {
+        let limits = self.context.engines.batch_limits()?;
+        let now = self.context.clock.coarse();
+        let mut due: Vec<AssignmentEpoch> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.window.is_due(limits, now))
+            .map(|(epoch, _)| *epoch)
+            .collect();
+        if due.is_empty() && self.source.is_starved() {
+            due.extend(
+                self.lanes
+                    .iter()
+                    .filter(|(_, lane)| lane.window.records() > 0)
+                    .max_by_key(|(_, lane)| lane.window.records())
+                    .map(|(epoch, _)| *epoch),
+            );
+            return due
+                .first()
+                .and_then(|&epoch| self.hand_over_window(epoch, limits));
+        }
+        due.into_iter()
+            .find_map(|epoch| self.batch_turn(epoch, limits))
+    }
+
+    /// One turn of a lane in batches.
+    fn batch_turn(&mut self, epoch: AssignmentEpoch, limits: BatchLimits) -> Option<WorkerExit> {
+        let ends_at = self.context.clock.coarse().after(TURN);
+        loop {
+            let now = self.context.clock.coarse();
+            let lane = self.lanes.get(&epoch)?;
+            if !lane.window.is_due(limits, now)
+                || now > ends_at
+                || self.context.mailbox.has_wishes()
+            {
+                return None;
+            }
+            if let Some(exit) = self.hand_over_window(epoch, limits) {
+                return Some(exit);
+            }
+        }
+    }
+
+    fn hand_over_window(
+        &mut self,
+        epoch: AssignmentEpoch,
+        limits: BatchLimits,
+    ) -> Option<WorkerExit> {
+        if !self.context.gate.allows(self.context.clock.coarse()) {
+            self.hold_back();
+            return None;
+        }
+        let Engine::PerBatch(handler, _) = &mut self.engine else {
+            return None;
+        };
+        let lane = self.lanes.get_mut(&epoch)?;
+        let wanted = lane.window.records().min(limits.max_records.max(1));
+        let allowed = self
+            .context
+            .count
+            .as_ref()
+            .map_or(wanted, |count| count.take(wanted));
+        let (Some(first), Some(last)) =
+            (lane.window.first_offset(), lane.window.last_offset(allowed))
+        else {
+            // Nothing is allowed any more: the count is reached.
+            self.hold_back();
+            return None;
+        };
+        let attempt = match &lane.failed {
+            Some(failed) if failed.offset == first => failed.attempts.saturating_add(1),
+            _ => 1,
+        };
+        lane.start.tracker.batch_handed_over(allowed, last);
+        let records = lane.window.front(allowed, attempt);
+        let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&records)))
+            .map_err(|panic| panic_message(panic.as_ref()));
+        lane.start.tracker.batch_returned();
+        match outcome {
+            Ok(outcome @ (Outcome::Done | Outcome::Skip { .. })) => {
+                let (done_up_to, used) = lane.window.complete(allowed, self.context.clock.coarse());
+                lane.start.tracker.completed(last);
+                if let Some(next) = done_up_to {
+                    lane.start.tracker.crossed(next);
+                }
+                lane.start.tracker.add_completed(allowed as u64);
+                lane.failed = None;
+                note_consumed(lane, allowed as u64, first, last);
+                let partition = lane.start.partition.clone();
+                for piece in used {
+                    self.source.recycle(piece);
+                }
+                if let Outcome::Skip { reason } = outcome {
+                    self.event(EventKind::RecordSkipped {
+                        partition,
+                        offset: first,
+                        attempt,
+                        error: reason,
+                    });
+                }
+                None
+            }
+            other => {
+                if let Some(count) = &self.context.count {
+                    count.give_back(allowed);
+                }
+                // The whole window is read again: what waits for a retry holds
+                // no memory.
+                for piece in lane.window.clear() {
+                    self.source.recycle(piece);
+                }
+                match other {
+                    Ok(outcome) => self.failed(epoch, first, attempt, outcome),
+                    Err(message) => Some(self.panicked(epoch, first, message)),
+                }
+            }
+        }
+    }
+
+    /// Waits a little where no record may be started.
+    fn hold_back(&self) {
+        std::thread::park_timeout(HELD_BACK);
+    }
+
+    fn report_consumed(&mut self, now: bool) {
+        if !self.context.events.is_observed() {
+            return;
+        }
+        let at = self.context.clock.coarse();
+        if !now && at.since(self.consumed_reported) < CONSUMED_EVENT_INTERVAL {
+            return;
+        }
+        let partitions: Vec<ConsumedRange> = self
+            .lanes
+            .values_mut()
+            .filter_map(|lane| lane.consumed.take())
+            .collect();
+        if !partitions.is_empty() {
+            self.event(EventKind::RecordsConsumed { partitions });
+            self.consumed_reported = at;
+        }
+    }
+}
+
+fn note_consumed(lane: &mut Lane, count: u64, min_offset: i64, max_offset: i64) {
+    match &mut lane.consumed {
+        Some(range) => {
+            range.count += count;
+            range.min_offset = range.min_offset.min(min_offset);
+            range.max_offset = range.max_offset.max(max_offset);
+        }
+        none => {
+            *none = Some(ConsumedRange {
+                partition: lane.start.partition.clone(),
+                count,
+                min_offset,
+                max_offset,
+            });
+        }
+    }
+}
+
+fn hook_panicked(hook: &'static str, panic: &(dyn Any + Send)) -> WorkerExit {
+    let message = panic_message(panic);
+    WorkerExit::EndsRun(
+        StopReason::HookPanicked {
+            hook,
+            message: message.clone(),
+        },
+        WorkerStop::HookPanicked(message),
+    )
+}
+
+/// What a panic said, where it said it in words.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
+}

@@ -1,0 +1,249 @@
+//! What is committed: the watermark of a partition, and everything else that
+//! others may know of it while its worker is busy.
+//!
+//! A record counts when its handler returned, never when it was delivered, so
+//! two numbers are kept per assignment of a partition: the *position* (highest
+//! offset handed over + 1) and the *watermark* (next offset such that every
+//! record below it is completed). Only the watermark is ever committed.
+//!
+//! The worker that has the lane is the only writer; the member, which stores
+//! the watermark for the next commit, and whoever shows numbers are readers.
+//! No lock is involved. A late result cannot do harm, by this interleaving:
+//!
+//! 1. the member gives the partition up (revoke deadline passed, or lost): it
+//!    drops the lane with its `Tracker`, and reads that tracker never again;
+//! 2. the worker's handler returns and moves the watermark of that tracker:
+//!    nobody reads it;
+//! 3. the partition comes back: it gets a new epoch and a new `Tracker`, which
+//!    the old worker does not know.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+
+/// The position, watermark and ends of one assignment of a partition.
+///
+/// In partition order records complete in the order in which they were handed
+/// over, so the watermark follows each completion.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    position: AtomicI64,
+    watermark: AtomicI64,
+    end_offset: AtomicI64,
+    log_start: AtomicI64,
+    /// Records that are in a handler now, when they are handed over in batches.
+    in_hand: AtomicU64,
+    completed: AtomicU64,
+    /// The worker that has the lane, or `NO_WORKER`.
+    worker: AtomicUsize,
+    paused: AtomicBool,
+}
+
+const UNKNOWN: i64 = -1;
+const NO_WORKER: usize = usize::MAX;
+
+impl Tracker {
+    /// A tracker of a partition whose start position is not known yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            position: AtomicI64::new(UNKNOWN),
+            watermark: AtomicI64::new(UNKNOWN),
+            end_offset: AtomicI64::new(UNKNOWN),
+            log_start: AtomicI64::new(UNKNOWN),
+            in_hand: AtomicU64::new(0),
+            completed: AtomicU64::new(0),
+            worker: AtomicUsize::new(NO_WORKER),
+            paused: AtomicBool::new(false),
+        }
+    }
+
+    /// The start position is known: nothing is handed over, everything below
+    /// it counts as completed.
+    pub(crate) fn begin(&self, offset: i64) {
+        self.position.store(offset, Ordering::Release);
+        self.watermark.store(offset, Ordering::Release);
+    }
+
+    /// The record at `offset` goes to a handler now.
+    #[inline]
+    pub(crate) fn handed_over(&self, offset: i64) {
+        self.position.store(offset + 1, Ordering::Release);
+    }
+
+    /// The record at `offset`, and so all before it, is completed.
+    #[inline]
+    pub(crate) fn completed(&self, offset: i64) {
+        self.watermark.store(offset + 1, Ordering::Release);
+    }
+
+    /// Everything below `next_offset` that is not completed does not exist:
+    /// transaction markers, aborted records, holes of compaction.
+    pub(crate) fn crossed(&self, next_offset: i64) {
+        if next_offset > self.watermark.load(Ordering::Relaxed) {
+            self.position.store(next_offset, Ordering::Release);
+            self.watermark.store(next_offset, Ordering::Release);
+        }
+    }
+
+    /// `records` go to a handler together, the last of them at `last_offset`.
+    pub(crate) fn batch_handed_over(&self, records: usize, last_offset: i64) {
+        self.in_hand.store(records as u64, Ordering::Relaxed);
+        self.position.store(last_offset + 1, Ordering::Release);
+    }
+
+    /// The handler returned; what that means is told apart.
+    pub(crate) fn batch_returned(&self) {
+        self.in_hand.store(0, Ordering::Relaxed);
+    }
+
+    /// That many records were completed since the last call.
+    pub(crate) fn add_completed(&self, records: u64) {
+        self.completed.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// What a fetch told of the partition's ends; unknown values change
+    /// nothing.
+    pub(crate) fn saw_ends(&self, end_offset: i64, log_start: i64) {
+        if end_offset >= 0 {
+            self.end_offset.store(end_offset, Ordering::Relaxed);
+        }
+        if log_start >= 0 {
+            self.log_start.store(log_start, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn set_worker(&self, worker: Option<usize>) {
+        self.worker
+            .store(worker.unwrap_or(NO_WORKER), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    /// Next offset such that every record below it is completed; `None` before
+    /// the start position is known.
+    pub(crate) fn watermark(&self) -> Option<i64> {
+        known(self.watermark.load(Ordering::Acquire))
+    }
+
+    /// Highest offset handed over + 1; `None` before the start position is
+    /// known.
+    pub(crate) fn position(&self) -> Option<i64> {
+        known(self.position.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn end_offset(&self) -> Option<i64> {
+        known(self.end_offset.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn completed_records(&self) -> u64 {
+        self.completed.load(Ordering::Relaxed)
+    }
+
+    /// Records that were handed over and not completed, one that waits for a
+    /// retry included.
+    pub(crate) fn in_flight(&self) -> u64 {
+        // Watermark first: read the other way round, a record completed between
+        // the two reads would hide one that is still open.
+        let watermark = self.watermark();
+        if self.position() > watermark {
+            self.in_hand.load(Ordering::Relaxed).max(1)
+        } else {
+            0
+        }
+    }
+
+    pub(crate) fn worker(&self) -> Option<usize> {
+        let worker = self.worker.load(Ordering::Relaxed);
+        (worker != NO_WORKER).then_some(worker)
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+}
+
+fn known(offset: i64) -> Option<i64> {
+    (offset >= 0).then_some(offset)
+}
+
+/// Records that may still be handed over in this run (`count`), shared by all
+/// workers. Taken in pieces, so that it costs nothing per record.
+#[derive(Debug)]
+pub(crate) struct CountBudget {
+    left: AtomicI64,
+}
+
+impl CountBudget {
+    pub(crate) fn new(records: u64) -> Self {
+        Self {
+            left: AtomicI64::new(i64::try_from(records).unwrap_or(i64::MAX)),
+        }
+    }
+
+    /// Takes permission for up to `wanted` records.
+    pub(crate) fn take(&self, wanted: usize) -> usize {
+        let wanted = i64::try_from(wanted).unwrap_or(i64::MAX);
+        let mut granted = 0;
+        // Relaxed: the number alone is shared, nothing is published with it.
+        let _ = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                granted = wanted.min(left).max(0);
+                (granted > 0).then(|| left - granted)
+            });
+        usize::try_from(granted).unwrap_or(0)
+    }
+
+    /// Gives back permission for records that were not completed.
+    pub(crate) fn give_back(&self, records: usize) {
+        self.left
+            .fetch_add(i64::try_from(records).unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watermark_moves_at_completion_and_not_at_delivery() {
+        let tracker = Tracker::new();
+        assert_eq!(tracker.watermark(), None);
+        tracker.begin(40);
+        tracker.handed_over(40);
+        assert_eq!(
+            (tracker.position(), tracker.watermark()),
+            (Some(41), Some(40))
+        );
+        assert_eq!(tracker.in_flight(), 1);
+        tracker.completed(40);
+        assert_eq!(
+            (tracker.position(), tracker.watermark()),
+            (Some(41), Some(41))
+        );
+        assert_eq!(tracker.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_gap_at_the_end_is_crossed_and_never_backwards() {
+        let tracker = Tracker::new();
+        tracker.begin(0);
+        tracker.crossed(7);
+        assert_eq!(
+            (tracker.position(), tracker.watermark()),
+            (Some(7), Some(7))
+        );
+        tracker.crossed(3);
+        assert_eq!(tracker.watermark(), Some(7));
+    }
+
+    #[test]
+    fn a_count_is_shared_exactly_and_takes_back_what_was_not_completed() {
+        let budget = CountBudget::new(10);
+        assert_eq!(budget.take(7), 7);
+        assert_eq!(budget.take(7), 3);
+        assert_eq!(budget.take(1), 0);
+        budget.give_back(2);
+        assert_eq!(budget.take(usize::MAX), 2);
+    }
+}

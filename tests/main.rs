@@ -1,0 +1,18 @@
+//! The scenarios, all in one binary so that they share a broker.
+//!
+//! The tests that need a real Apache Kafka begin with `let kafka = kafka!(shared);` (or `one`, `three` where they
+//! break brokers). Without Java or Maven they are skipped by name; under `CI=true` or `KEEPUP_REQUIRE_KAFKA=1` that
+//! is a failure. `scripts/test` runs them all.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the tests drive real processes and brokers: they read the clock to know when to give up"
+)]
+#![expect(
+    clippy::expect_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
+#[macro_use]
+mod support;
+
+mod kafka_smoke;

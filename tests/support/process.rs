@@ -1,0 +1,132 @@
+//! Child processes that do not outlive the test, and short commands with a deadline.
+
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+
+use super::wait_until;
+
+/// Where this repository is.
+pub(crate) fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A script of `tests/kafka`.
+pub(crate) fn script(name: &str) -> PathBuf {
+    repository().join("tests/kafka").join(name)
+}
+
+/// A process of its own group, killed on drop, and also when this process dies in whatever way.
+#[derive(Debug)]
+pub(crate) struct Guarded {
+    child: Child,
+}
+
+impl Guarded {
+    /// Starts `command`, which has to become its program through `tests/kafka/watched`.
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let child = command.stdin(Stdio::piped()).process_group(0).spawn();
+        let child = child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        Self { child }
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Sends a signal to this process alone; false where it has ended already.
+    pub(crate) fn signal(&mut self, signal: Signal) -> bool {
+        // The pid is ours until it was waited for, and `ended` is the only one who waits.
+        self.ended().is_none() && rustix::process::kill_process(self.pid(), signal).is_ok()
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be asked")
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn wait(&mut self, within: Duration, what: &str) -> ExitStatus {
+        wait_until(within, what, || self.ended().ok_or("still running"))
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // Its children are in its group, the watch on it too: while that runs nobody else gets the group's number.
+        let _ = rustix::process::kill_process_group(self.pid(), Signal::KILL);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(mut stdin) = self.child.stdin.take() {
+            let _ = stdin.write_all(b".");
+        }
+    }
+}
+
+/// A command that ran to its end.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// `None` where a signal ended it.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs a command with `input` on its standard input; one that takes longer than `within` is killed, and a failure.
+pub(crate) fn run(mut command: Command, input: &str, within: Duration) -> Finished {
+    let what = format!("the end of {command:?}");
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    let child = command.spawn();
+    let child = child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+    let mut guard = Guarded { child };
+    let stdin = guard.child().stdin.take();
+    let input = input.to_owned();
+    let writer = thread("stdin", move || {
+        // A command that does not read all of it says so by its exit code.
+        stdin.map(|mut stdin| stdin.write_all(input.as_bytes()))
+    });
+    let stdout = drain("stdout", guard.child().stdout.take());
+    let stderr = drain("stderr", guard.child().stderr.take());
+    let status = guard.wait(within, &what);
+    // Whatever it left behind would keep the pipes open.
+    drop(guard);
+    let _ = writer.join().expect("the writer ends");
+    Finished {
+        code: status.code(),
+        stdout: stdout.join().expect("the reader ends"),
+        stderr: stderr.join().expect("the reader ends"),
+    }
+}
+
+fn drain(name: &str, pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+    let mut pipe = pipe.expect("it is piped");
+    thread(name, move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// A named thread.
+pub(crate) fn thread<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .expect("a thread can be started")
+}
