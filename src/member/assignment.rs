@@ -264,7 +264,6 @@ impl Assignment {
         actions: &mut Vec<Action>,
     ) {
         let mut waiting = BTreeSet::new();
-        let mut unworked = Vec::new();
         let mut release: BTreeMap<usize, Vec<AssignmentEpoch>> = BTreeMap::new();
         for partition in &partitions {
             let Some(lane) = self.lanes.get_mut(partition) else {
@@ -278,15 +277,7 @@ impl Assignment {
                 };
                 waiting.insert(lane.epoch);
                 release.entry(worker).or_default().push(lane.epoch);
-            } else {
-                unworked.push(partition.clone());
             }
-        }
-        if !unworked.is_empty() {
-            actions.push(Action::Tell(EventKind::PartitionsRevoked {
-                partitions: unworked,
-                local: false,
-            }));
         }
         self.pending = Some(PendingRevoke {
             partitions,
@@ -325,19 +316,14 @@ impl Assignment {
         let Some(lane) = self.remove(partition) else {
             return;
         };
-        match lane.worker() {
-            Some(worker) => {
-                self.overrunning
-                    .insert(lane.epoch, (partition.clone(), worker));
-                actions.push(Action::Release {
-                    worker,
-                    epochs: vec![lane.epoch],
-                    cause,
-                });
-            }
-            None => actions.push(Action::Tell(EventKind::PartitionsLost {
-                partitions: vec![partition.clone()],
-            })),
+        if let Some(worker) = lane.worker() {
+            self.overrunning
+                .insert(lane.epoch, (partition.clone(), worker));
+            actions.push(Action::Release {
+                worker,
+                epochs: vec![lane.epoch],
+                cause,
+            });
         }
     }
 

@@ -99,8 +99,8 @@ pub(crate) fn start(
         reports,
         events: events.clone(),
         sources: Arc::new(FetchFactory::new(
-            connections,
             cluster,
+            Arc::new(connections),
             Arc::clone(&memory),
             clock.clone(),
         )),
