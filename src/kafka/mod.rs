@@ -19,6 +19,8 @@
 //! | [`cluster`] | who leads which partition, shared by all threads |
 //! | [`group`] | the membership: librdkafka's client, which fetches nothing |
 //! | [`properties`] | which raw properties are allowed, and what the client is made with |
+//! | `mock` | a cluster inside the process, for tests and the demo (feature `testing`) |
+//! | [`version`] | which librdkafka this was built with |
 
 use std::time::Duration;
 
@@ -27,15 +29,18 @@ pub(crate) use crate::config::Isolation;
 pub(crate) mod backoff;
 pub(crate) mod cluster;
 pub(crate) mod connection;
+#[cfg(feature = "testing")]
+pub(crate) mod embedded;
 pub(crate) mod errors;
 pub(crate) mod frame;
 pub(crate) mod group;
 pub(crate) mod lookup;
 pub(crate) mod messages;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(test)]
 pub(crate) mod mock;
 pub(crate) mod properties;
 pub(crate) mod shape;
+pub(crate) mod version;
 
 impl Isolation {
     /// As requests carry it.

@@ -1,0 +1,373 @@
+//! `keepup demo`: the whole thing with nothing installed.
+//!
+//! Whether a consumer keeps up, and whether it loses anything, can only be seen
+//! with a cluster and a load. Both are made here, inside the process; the group
+//! that reads them is the real one. The load comes in waves that are more than
+//! the workers manage for a while, so that lag rises and falls; then everything
+//! is drained, and what was produced is compared with what was handled.
+
+mod handler;
+mod load;
+mod screen;
+mod summary;
+mod tally;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, select};
+use keepup::testing::{EmbeddedCluster, EmbeddedProducer, ProduceError};
+use keepup::{Handle, Report};
+
+use crate::exit::{Ending, Failure};
+use crate::output;
+use crate::plan::{DemoPlan, OutputPlan};
+use crate::report;
+use crate::time;
+use handler::SlowHandler;
+use load::{Load, LoadReport, Sent};
+use screen::Screen;
+use summary::Summary;
+use tally::Tally;
+
+const TOPIC: &str = "demo";
+const GROUP: &str = "demo";
+
+/// What a worker per partition manages, as a part of the mean rate: more than
+/// that, and less than the busy half of a wave.
+const HEADROOM: f64 = 1.25;
+
+/// How often the partitions are looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long the group may take to get its partitions. The embedded cluster
+/// waits 3 s for further members.
+const JOIN: Duration = Duration::from_secs(30);
+
+/// How long delivering the last records may take.
+const FLUSH: Duration = Duration::from_secs(10);
+
+/// Runs the demo.
+pub(crate) fn demo(plan: &DemoPlan, how: OutputPlan) -> Result<Ending, Failure> {
+    let interrupted = catch_interrupts()?;
+    let cluster = EmbeddedCluster::start(1)?;
+    cluster.create_topic(TOPIC, plan.partitions.cast_signed())?;
+    let tally = Arc::new(Tally::new(plan.partitions));
+    let cost = cost(plan.load());
+    let handle = group(plan, &cluster, &tally, cost)?;
+    let mut stage = Stage {
+        handle,
+        screen: Screen::new(plan.partitions, how.quiet || how.json),
+        tally,
+        interrupted,
+        ticks: crossbeam_channel::tick(LOOK),
+        began: time::now(),
+        max_lag: 0,
+        lag: 0,
+        workers: 0,
+    };
+    stage.screen.say(&introduction(plan, cost));
+    if !stage.join(plan.partitions as usize) {
+        return Err(stage.ended_early());
+    }
+    stage.began = time::now();
+    let load = LoadThread::start(plan.load(), cluster.producer()?, &stage.tally)?;
+    stage.watch_load(&load, plan.length);
+    let sent = load.finish()?;
+    stage.drain(plan, cost);
+    stage.conclude(plan, &sent, how)
+}
+
+impl DemoPlan {
+    fn load(&self) -> Load {
+        Load {
+            partitions: self.partitions,
+            rate: self.rate,
+            length: self.length,
+        }
+    }
+}
+
+fn introduction(plan: &DemoPlan, cost: Duration) -> String {
+    format!(
+        "A cluster in this process, a topic of {} partitions, {} records/s on average, in waves.\n\
+         A record keeps its worker busy for {} µs: a worker manages {} records/s.\n\
+         The group joins, which takes about three seconds.\n",
+        plan.partitions,
+        report::grouped(u64::from(plan.rate)),
+        cost.as_micros(),
+        report::grouped(per_second(cost)),
+    )
+}
+
+/// How long a record keeps its worker busy.
+fn cost(load: Load) -> Duration {
+    Duration::from_secs_f64(f64::from(load.partitions) / (HEADROOM * f64::from(load.rate)))
+}
+
+/// How many records of that cost one worker manages in a second.
+fn per_second(cost: Duration) -> u64 {
+    u64::try_from(Duration::from_secs(1).as_nanos() / cost.as_nanos().max(1)).unwrap_or(u64::MAX)
+}
+
+/// A flag that the first interrupt sets; the second one ends the process.
+fn catch_interrupts() -> Result<Arc<AtomicBool>, Failure> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for (signal, code) in [
+        (signal_hook::consts::SIGINT, 130),
+        (signal_hook::consts::SIGTERM, 143),
+    ] {
+        signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&interrupted))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)))
+            .map_err(|source| Failure::System {
+                what: "handle signals",
+                source,
+            })?;
+    }
+    Ok(interrupted)
+}
+
+/// Starts the group: what a user of the library would write.
+fn group(
+    plan: &DemoPlan,
+    cluster: &EmbeddedCluster,
+    tally: &Arc<Tally>,
+    cost: Duration,
+) -> Result<Handle, keepup::Error> {
+    let mut builder = keepup::builder(cluster.bootstrap(), GROUP)
+        .topic(TOPIC)
+        .workers(plan.workers)
+        .contact_timeout(plan.timeout);
+    for (name, value) in &plan.properties {
+        builder = builder.property(name, value);
+    }
+    let tally = Arc::clone(tally);
+    builder.start(move |_worker| SlowHandler::new(Arc::clone(&tally), cost))
+}
+
+/// What the main thread looks after while the group and the load run.
+struct Stage {
+    handle: Handle,
+    screen: Screen,
+    tally: Arc<Tally>,
+    interrupted: Arc<AtomicBool>,
+    ticks: Receiver<Instant>,
+    /// When the load began.
+    began: Instant,
+    max_lag: u64,
+    /// As of the last look.
+    lag: u64,
+    /// The most that ran at a time.
+    workers: usize,
+}
+
+impl Stage {
+    fn elapsed(&self) -> Duration {
+        time::now().saturating_duration_since(self.began)
+    }
+
+    /// Waits until it is time for the next look.
+    fn wait(&self) {
+        let _ = self.ticks.recv();
+    }
+
+    fn is_over(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed) || self.handle.has_ended()
+    }
+
+    /// Waits until every partition has a worker; `false` where that did not
+    /// happen.
+    fn join(&mut self, partitions: usize) -> bool {
+        loop {
+            let owned = self.handle.partitions();
+            let ready = owned
+                .iter()
+                .filter(|view| view.worker.is_some() && view.position.is_some())
+                .count();
+            if ready == partitions {
+                return true;
+            }
+            if self.is_over() || self.elapsed() > JOIN {
+                return false;
+            }
+            self.wait();
+        }
+    }
+
+    fn ended_early(self) -> Failure {
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Failure::Demo("interrupted before the load began".into());
+        }
+        if !self.handle.has_ended() {
+            return Failure::Demo(format!(
+                "the group did not get its partitions within {} s; -v tells more",
+                JOIN.as_secs()
+            ));
+        }
+        let report = self.handle.wait();
+        Failure::Demo(format!("the group ended: {}", report.reason))
+    }
+
+    /// One look at the partitions.
+    fn look(&mut self, status: &str) {
+        let views = self.handle.partitions();
+        let lag = views
+            .iter()
+            .filter_map(keepup::PartitionView::records_lag)
+            .sum();
+        self.lag = lag;
+        self.max_lag = self.max_lag.max(lag);
+        self.workers = self.workers.max(self.handle.workers());
+        let elapsed = self.elapsed();
+        self.screen.see(&views, elapsed, status);
+    }
+
+    fn watch_load(&mut self, load: &LoadThread, length: Duration) {
+        while !self.is_over() {
+            let status = format!(
+                "load: {:.1} of {:.1} s",
+                self.elapsed().min(length).as_secs_f64(),
+                length.as_secs_f64()
+            );
+            self.look(&status);
+            select! {
+                recv(load.done) -> _ => return,
+                recv(self.ticks) -> _ => {}
+            }
+        }
+    }
+
+    /// Waits until every record that was sent was handled, or until that takes
+    /// more than twice as long as the workers need.
+    fn drain(&mut self, plan: &DemoPlan, cost: Duration) {
+        let readers = self.workers.clamp(1, plan.partitions as usize) as u64;
+        let left = self.tally.sums().outstanding();
+        let needed = cost.mul_f64(rounded_up(left, readers));
+        let deadline = time::now() + Duration::from_secs(10) + needed * 2;
+        while !self.handle.has_ended() && time::now() < deadline {
+            let left = self.tally.sums().outstanding();
+            self.look(&format!("drain: {} records to go", report::grouped(left)));
+            if left == 0 {
+                break;
+            }
+            self.wait();
+        }
+        let elapsed = self.elapsed();
+        self.look("");
+        self.screen.finish(elapsed, "the load is over");
+    }
+
+    /// Stops the group and compares.
+    #[expect(clippy::print_stderr, reason = "what went wrong is for people")]
+    fn conclude(
+        self,
+        plan: &DemoPlan,
+        load: &LoadReport,
+        how: OutputPlan,
+    ) -> Result<Ending, Failure> {
+        self.handle.stop();
+        let report = self.handle.wait();
+        let sums = self.tally.sums();
+        let summary = Summary {
+            model: "threads",
+            partitions: plan.partitions,
+            workers: self.workers,
+            seconds: (load.took.as_secs_f64() * 10.0).round() / 10.0,
+            produced: sums.sent,
+            handled: sums.handled,
+            lost: sums.outstanding(),
+            duplicates: sums.duplicates,
+            restarts: restarts(&report),
+            max_lag: self.max_lag,
+            lag: self.lag,
+        };
+        output::print(&if how.json {
+            summary.json()
+        } else {
+            summary.text()
+        })?;
+        if report.reason.is_failure() {
+            return Err(Failure::Demo(format!("the group ended: {}", report.reason)));
+        }
+        if report.left_uncommitted > 0 {
+            eprint!("{}", report::text(&report));
+        }
+        Ok(Ending::DemoRan { lost: summary.lost })
+    }
+}
+
+fn restarts(report: &Report) -> u32 {
+    report.workers.iter().map(|worker| worker.restarts).sum()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a number of records")]
+fn rounded_up(records: u64, readers: u64) -> f64 {
+    records.div_ceil(readers) as f64
+}
+
+/// The thread that sends the load, with a way to stop it.
+struct LoadThread {
+    thread: JoinHandle<Result<LoadReport, Failure>>,
+    stop: Sender<()>,
+    /// Closed when the thread has ended.
+    done: Receiver<()>,
+}
+
+impl LoadThread {
+    fn start(load: Load, producer: EmbeddedProducer, tally: &Arc<Tally>) -> Result<Self, Failure> {
+        let (stop, stopped) = crossbeam_channel::bounded(1);
+        let (ended, done) = crossbeam_channel::bounded(0);
+        let tally = Arc::clone(tally);
+        let thread = Builder::new()
+            .name("demo-load".into())
+            .spawn(move || {
+                let _ended = ended;
+                produce(load, &producer, &tally, &stopped)
+            })
+            .map_err(|source| Failure::System {
+                what: "start the thread that produces the load",
+                source,
+            })?;
+        Ok(Self { thread, stop, done })
+    }
+
+    /// Stops the load where it has not ended, and gives its report.
+    fn finish(self) -> Result<LoadReport, Failure> {
+        drop(self.stop);
+        self.thread
+            .join()
+            .unwrap_or_else(|_| Err(Failure::Demo("the load panicked".into())))
+    }
+}
+
+/// Sends the load and waits until the cluster has it.
+fn produce(
+    load: Load,
+    producer: &EmbeddedProducer,
+    tally: &Tally,
+    stopped: &Receiver<()>,
+) -> Result<LoadReport, Failure> {
+    let report = load::run(load, tally, stopped, |partition, payload| {
+        match producer.try_send(TOPIC, partition, None, Some(payload)) {
+            Ok(()) => Sent::Yes,
+            Err(ProduceError::QueueFull) => Sent::Full,
+            Err(error) => Sent::Refused(error.to_string()),
+        }
+    });
+    if let Some(why) = &report.refused {
+        return Err(Failure::Demo(format!("the load ended: {why}")));
+    }
+    producer
+        .flush(FLUSH)
+        .map_err(|error| Failure::Demo(format!("the load was not delivered: {error}")))?;
+    let deliveries = producer.deliveries();
+    match deliveries.first_failure {
+        Some(why) => Err(Failure::Demo(format!(
+            "the embedded cluster refused {} records: {why}",
+            deliveries.failed
+        ))),
+        None => Ok(report),
+    }
+}

@@ -1,0 +1,440 @@
+//! From what was typed to what will be done.
+//!
+//! The command line and the configuration file are put together, every value is
+//! read, the rules between them are checked, and the library checks what it is
+//! given. All problems are collected; a plan exists only where there is none.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use keepup::{Assignment, Settings, StartFrom, Workers};
+
+use crate::args::{ClusterArgs, DemoArgs, OutputArgs, PerfArgs, RunArgs};
+use crate::file::{self, FileArgs};
+use crate::problem::Problem;
+use crate::time;
+use crate::values::{self, HandlerKind};
+
+/// What `run` does, and what `check` shows.
+#[derive(Clone, Debug)]
+pub(crate) struct RunPlan {
+    pub(crate) settings: Settings,
+    pub(crate) handler: HandlerKind,
+    /// As it was written; `settings.start_from` is what it means.
+    pub(crate) from: String,
+    pub(crate) events: bool,
+    pub(crate) records: bool,
+}
+
+/// What `perf` does.
+#[derive(Clone, Debug)]
+pub(crate) struct PerfPlan {
+    pub(crate) settings: Settings,
+    pub(crate) sleep: Option<Duration>,
+}
+
+/// What `demo` does.
+#[derive(Clone, Debug)]
+pub(crate) struct DemoPlan {
+    pub(crate) workers: Workers,
+    pub(crate) partitions: u32,
+    /// Records per second, on average.
+    pub(crate) rate: u32,
+    /// How long the load lasts.
+    pub(crate) length: Duration,
+    pub(crate) timeout: Duration,
+    pub(crate) properties: BTreeMap<String, String>,
+}
+
+/// How the log and the results are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OutputPlan {
+    pub(crate) json: bool,
+    pub(crate) quiet: bool,
+    pub(crate) verbose: u8,
+    pub(crate) log_json: bool,
+}
+
+/// Reads the configuration file, if one was given.
+pub(crate) fn read_file(cluster: &ClusterArgs) -> Result<FileArgs, Vec<Problem>> {
+    match &cluster.config {
+        Some(path) => file::read(path),
+        None => Ok(FileArgs::default()),
+    }
+}
+
+/// How to write, from the command line and the file.
+pub(crate) fn output(args: &OutputArgs) -> Result<OutputPlan, Vec<Problem>> {
+    let mut reader = Reader::default();
+    let log_json = match args.log.as_deref() {
+        None | Some("text") => false,
+        Some("json") => true,
+        Some(other) => {
+            reader.wrong(
+                "log",
+                other,
+                "the log is written as text or json",
+                "give one of them",
+            );
+            false
+        }
+    };
+    reader.finish(OutputPlan {
+        json: args.json,
+        quiet: args.quiet,
+        verbose: args.verbose,
+        log_json,
+    })
+}
+
+/// The plan of `run` and `check`.
+pub(crate) fn run(cluster: &ClusterArgs, args: &RunArgs) -> Result<RunPlan, Vec<Problem>> {
+    let mut reader = Reader::default();
+    let mut settings = reader.cluster(cluster, args.group.as_deref());
+    settings.topics.clone_from(&args.topic);
+    settings.workers = reader.or("workers", args.workers.as_deref(), Workers::AUTO);
+    settings.retry.attempts = reader.number(
+        "retry-attempts",
+        args.retry_attempts.as_deref(),
+        settings.retry.attempts,
+    );
+    settings.retry.backoff = reader.duration(
+        "retry-backoff",
+        args.retry_backoff.as_deref(),
+        settings.retry.backoff,
+    );
+    settings.stop_deadline =
+        reader.duration("drain", args.drain.as_deref(), settings.stop_deadline);
+    settings.assignment = reader.assignment(args);
+    settings.until_end = args.until_end;
+    settings.count = reader.count(args.count.as_deref());
+    let from = args.from.as_deref().unwrap_or("earliest");
+    settings.start_from = values::start_from(from, time::unix_millis()).unwrap_or_else(|rule| {
+        reader.wrong("from", from, &rule, "correct it");
+        StartFrom::Earliest
+    });
+    let handler = reader.or("handler", args.handler.as_deref(), HandlerKind::Discard);
+    let events = reader.events(args, handler);
+    reader.library(&settings);
+    reader.finish(RunPlan {
+        settings,
+        handler,
+        from: from.to_owned(),
+        events,
+        records: args.records,
+    })
+}
+
+/// The plan of `perf`.
+pub(crate) fn perf(cluster: &ClusterArgs, args: &PerfArgs) -> Result<PerfPlan, Vec<Problem>> {
+    let mut reader = Reader::default();
+    let mut settings = reader.cluster(cluster, args.group.as_deref());
+    settings.topics.clone_from(&args.topic);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    settings.workers = reader.or("workers", args.workers.as_deref(), Workers::Fixed(cores));
+    settings.count = reader.count(args.count.as_deref());
+    settings.until_end = settings.count.is_none();
+    let sleep = args
+        .sleep
+        .as_deref()
+        .map(|text| reader.duration("sleep", Some(text), Duration::ZERO));
+    reader.library(&settings);
+    reader.finish(PerfPlan { settings, sleep })
+}
+
+/// The plan of `demo`. What it lacks for a run, a cluster and a topic, is its
+/// own.
+pub(crate) fn demo(cluster: &ClusterArgs, args: &DemoArgs) -> Result<DemoPlan, Vec<Problem>> {
+    let mut reader = Reader::default();
+    let own = ClusterArgs {
+        bootstrap: Some("localhost:9092".into()),
+        ..cluster.clone()
+    };
+    let mut settings = reader.cluster(&own, Some("demo"));
+    settings.topics.push("demo".into());
+    settings.workers = reader.or("workers", Some(&args.workers), Workers::AUTO);
+    let partitions = reader.within("partitions", &args.partitions, 1..=1_000);
+    let rate = reader.within("rate", &args.rate, 1..=1_000_000);
+    let seconds = reader.within("seconds", &args.seconds, 1..=86_400);
+    reader.library(&settings);
+    reader.finish(DemoPlan {
+        workers: settings.workers,
+        partitions,
+        rate,
+        length: Duration::from_secs(u64::from(seconds)),
+        timeout: settings.contact_timeout,
+        properties: settings.properties,
+    })
+}
+
+/// Reads values and collects what is wrong with them.
+#[derive(Default)]
+struct Reader {
+    problems: Vec<Problem>,
+}
+
+impl Reader {
+    fn wrong(&mut self, setting: &str, value: &str, rule: &str, remedy: &str) {
+        let value = format!("{value:?}");
+        self.problems
+            .push(Problem::new(setting, value, rule, remedy));
+    }
+
+    /// A value that reads itself, or the default where none was given.
+    fn or<T>(&mut self, setting: &str, text: Option<&str>, default: T) -> T
+    where
+        T: FromStr + Display,
+        T::Err: Display,
+    {
+        let Some(text) = text else { return default };
+        text.parse().unwrap_or_else(|error: T::Err| {
+            let remedy = format!("correct it, or leave it out for {default}");
+            self.wrong(setting, text, &error.to_string(), &remedy);
+            default
+        })
+    }
+
+    /// A whole number, or the default where none was given.
+    fn number<T>(&mut self, setting: &str, text: Option<&str>, default: T) -> T
+    where
+        T: FromStr + Display,
+    {
+        let Some(text) = text else { return default };
+        text.parse().unwrap_or_else(|_| {
+            let remedy = format!("write it with digits, or leave it out for {default}");
+            self.wrong(setting, text, "this is a whole number from 0 up", &remedy);
+            default
+        })
+    }
+
+    /// A whole number in a range.
+    fn within(&mut self, setting: &str, text: &str, range: RangeInclusive<u32>) -> u32 {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.unwrap_or_else(|| {
+            let rule = format!(
+                "this is a whole number from {} to {}",
+                range.start(),
+                range.end()
+            );
+            self.wrong(setting, text, &rule, "give one in that range");
+            *range.start()
+        })
+    }
+
+    fn duration(&mut self, setting: &str, text: Option<&str>, default: Duration) -> Duration {
+        let Some(text) = text else { return default };
+        values::duration(text).unwrap_or_else(|rule| {
+            self.wrong(setting, text, &rule, "correct it");
+            default
+        })
+    }
+
+    fn count(&mut self, text: Option<&str>) -> Option<u64> {
+        let text = text?;
+        // A wrong one must not also be told to be zero.
+        Some(self.number("count", Some(text), 1))
+    }
+
+    /// Settings with what concerns the cluster filled in.
+    fn cluster(&mut self, args: &ClusterArgs, group: Option<&str>) -> Settings {
+        let bootstrap = args.bootstrap.as_deref().unwrap_or_default();
+        let mut settings = Settings::new(bootstrap, group.unwrap_or_default());
+        settings.contact_timeout =
+            self.duration("timeout", args.timeout.as_deref(), settings.contact_timeout);
+        for property in &args.property {
+            match property.split_once('=') {
+                Some((name, value)) if !name.trim().is_empty() => {
+                    settings
+                        .properties
+                        .insert(name.trim().to_owned(), value.to_owned());
+                }
+                _ => self.wrong(
+                    "property",
+                    property,
+                    "a property is KEY=VALUE",
+                    "write it as client.rack=a",
+                ),
+            }
+        }
+        settings
+    }
+
+    fn assignment(&mut self, args: &RunArgs) -> Assignment {
+        let whole = "static assignment takes all three: assign, index and of";
+        let remedy = "write --assign static --index I --of N";
+        match (args.assign.as_deref(), &args.index, &args.of) {
+            (None, None, None) => Assignment::Group,
+            (Some("static"), Some(index), Some(of)) => Assignment::Static {
+                index: self.number("index", Some(index), 0),
+                of: self.number("of", Some(of), 1),
+            },
+            (Some("static"), _, _) => {
+                self.wrong("assign", "static", whole, remedy);
+                Assignment::Group
+            }
+            (Some(other), _, _) => {
+                self.wrong(
+                    "assign",
+                    other,
+                    "static is the only assignment beside the group's own",
+                    "write static, or leave it out to let the group assign",
+                );
+                Assignment::Group
+            }
+            (None, Some(index), _) => {
+                self.wrong("index", index, whole, remedy);
+                Assignment::Group
+            }
+            (None, None, Some(of)) => {
+                self.wrong("of", of, whole, remedy);
+                Assignment::Group
+            }
+        }
+    }
+
+    fn events(&mut self, args: &RunArgs, handler: HandlerKind) -> bool {
+        let events = match args.events.as_deref() {
+            None => false,
+            Some("json") => true,
+            Some(other) => {
+                self.wrong("events", other, "events are printed as json", "write json");
+                true
+            }
+        };
+        if events && handler == HandlerKind::Print {
+            self.wrong(
+                "handler",
+                "print",
+                "records and events would be mixed on stdout",
+                "leave out --events, or use --handler discard with --records",
+            );
+        }
+        if args.records && !events {
+            self.wrong(
+                "records",
+                "true",
+                "records are printed as events",
+                "add --events json",
+            );
+        }
+        events
+    }
+
+    /// What the library has to say, except where it would repeat what was
+    /// found in the text of the same setting.
+    fn library(&mut self, settings: &Settings) {
+        let named: Vec<String> = self.problems.iter().map(|p| p.setting.clone()).collect();
+        let more = settings.problems();
+        self.problems.extend(
+            more.iter()
+                .map(Problem::from)
+                .filter(|problem| !named.contains(&problem.setting)),
+        );
+    }
+
+    fn finish<T>(self, plan: T) -> Result<T, Vec<Problem>> {
+        if self.problems.is_empty() {
+            Ok(plan)
+        } else {
+            Err(self.problems)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster() -> ClusterArgs {
+        ClusterArgs {
+            bootstrap: Some("localhost:9092".into()),
+            ..ClusterArgs::default()
+        }
+    }
+
+    fn orders() -> RunArgs {
+        RunArgs {
+            topic: vec!["orders".into()],
+            group: Some("billing".into()),
+            ..RunArgs::default()
+        }
+    }
+
+    #[test]
+    fn nothing_but_a_topic_and_a_group_gives_the_librarys_defaults() {
+        let plan = run(&cluster(), &orders()).unwrap();
+        let mut expected = Settings::new("localhost:9092", "billing");
+        expected.topics = vec!["orders".into()];
+        assert_eq!(plan.settings, expected);
+        assert_eq!(plan.handler, HandlerKind::Discard);
+    }
+
+    #[test]
+    fn every_problem_is_told_once_and_at_once() {
+        let args = RunArgs {
+            topic: vec!["or ders".into()],
+            workers: Some("many".into()),
+            retry_attempts: Some("0".into()),
+            drain: Some("25".into()),
+            count: Some("-1".into()),
+            index: Some("1".into()),
+            from: Some("yesterday".into()),
+            handler: Some("print".into()),
+            events: Some("json".into()),
+            ..RunArgs::default()
+        };
+        let cluster = ClusterArgs {
+            property: vec!["client.rack".into()],
+            ..ClusterArgs::default()
+        };
+        let mut named: Vec<String> = run(&cluster, &args)
+            .unwrap_err()
+            .into_iter()
+            .map(|problem| problem.setting)
+            .collect();
+        named.sort();
+        assert_eq!(
+            named,
+            [
+                "bootstrap",
+                "count",
+                "drain",
+                "from",
+                "group",
+                "handler",
+                "index",
+                "property",
+                "retry-attempts",
+                "topic",
+                "workers",
+            ]
+        );
+    }
+
+    #[test]
+    fn records_need_events_and_static_assignment_needs_its_numbers() {
+        let args = RunArgs {
+            records: true,
+            assign: Some("static".into()),
+            ..orders()
+        };
+        let problems = run(&cluster(), &args).unwrap_err();
+        let named: Vec<&str> = problems.iter().map(|p| p.setting.as_str()).collect();
+        assert_eq!(named, ["assign", "records"]);
+    }
+
+    #[test]
+    fn a_measured_run_without_a_count_ends_at_the_end() {
+        let args = PerfArgs {
+            topic: vec!["load".into()],
+            group: Some("perf".into()),
+            ..PerfArgs::default()
+        };
+        let plan = perf(&cluster(), &args).unwrap();
+        assert!(plan.settings.until_end);
+        assert!(matches!(plan.settings.workers, Workers::Fixed(1..)));
+    }
+}

@@ -1,0 +1,121 @@
+//! The last word of a run, for people and for programs.
+
+use std::fmt::Write;
+
+use keepup::Report;
+use serde::Serialize;
+
+/// A report as JSON.
+#[derive(Serialize)]
+struct ReportObject<'a> {
+    reason: &'static str,
+    /// The reason in words.
+    detail: String,
+    records: u64,
+    left_uncommitted: u64,
+    left_group: bool,
+    stop_ms: u64,
+    abandoned: &'a [usize],
+    workers: Vec<WorkerObject<'a>>,
+}
+
+#[derive(Serialize)]
+struct WorkerObject<'a> {
+    worker: usize,
+    reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    restarts: u32,
+}
+
+/// One line of JSON.
+pub(crate) fn json(report: &Report) -> String {
+    let object = ReportObject {
+        reason: report.reason.name(),
+        detail: report.reason.to_string(),
+        records: report.records,
+        left_uncommitted: report.left_uncommitted,
+        left_group: report.left_group,
+        stop_ms: u64::try_from(report.stop_took.as_millis()).unwrap_or(u64::MAX),
+        abandoned: &report.abandoned,
+        workers: report
+            .workers
+            .iter()
+            .map(|worker| WorkerObject {
+                worker: worker.worker,
+                reason: worker.reason.name(),
+                detail: worker.reason.detail(),
+                restarts: worker.restarts,
+            })
+            .collect(),
+    };
+    let mut line = serde_json::to_string(&object).unwrap_or_default();
+    line.push('\n');
+    line
+}
+
+/// What a person wants to know: how much, why it ended, what is left.
+pub(crate) fn text(report: &Report) -> String {
+    let mut text = String::new();
+    if report.reason.is_failure() {
+        let _ = writeln!(text, "error: {}", report.reason);
+    }
+    for worker in &report.abandoned {
+        let _ = writeln!(
+            text,
+            "warning: the handler of worker {worker} did not return before the stop deadline and \
+             was left behind; allow more time with --drain"
+        );
+    }
+    if !report.left_group {
+        text.push_str(
+            "warning: the group's coordinator did not answer in time; the partitions are given to \
+             others when the session ends\n",
+        );
+    }
+    let rest = match report.left_uncommitted {
+        0 => "all of it is committed".to_owned(),
+        1 => "1 record is not committed and will be delivered again".to_owned(),
+        many => format!(
+            "{} records are not committed and will be delivered again",
+            grouped(many)
+        ),
+    };
+    let records = match report.records {
+        1 => "1 record".to_owned(),
+        many => format!("{} records", grouped(many)),
+    };
+    let _ = writeln!(text, "{records} handled ({}); {rest}", report.reason.name());
+    text
+}
+
+/// A number in groups of three digits.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grouped;
+
+    #[test]
+    fn digits_come_in_groups_of_three() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1,000"),
+            (20_123, "20,123"),
+            (1_234_567, "1,234,567"),
+        ] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Values as people write them: durations, places to start from, handlers.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
+use keepup::StartFrom;
+
+/// What is done with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HandlerKind {
+    Discard,
+    Print,
+    Sleep(Duration),
+}
+
+impl FromStr for HandlerKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "discard" => Ok(Self::Discard),
+            "print" => Ok(Self::Print),
+            other => match other.strip_prefix("sleep=") {
+                Some(time) => duration(time).map(Self::Sleep),
+                None => Err("a handler is discard, print or sleep=DUR".into()),
+            },
+        }
+    }
+}
+
+impl fmt::Display for HandlerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Discard => f.write_str("discard"),
+            Self::Print => f.write_str("print"),
+            Self::Sleep(time) => write!(f, "sleep={}", show_duration(*time)),
+        }
+    }
+}
+
+/// A duration such as `250ms`, `5s`, `2m`, `36h` or `7d`; the rule where it is
+/// none.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    const RULE: &str = "a duration is a number with a unit, such as 250ms, 5s, 2m or 7d";
+    let span: Span = text.parse().map_err(|_| RULE.to_owned())?;
+    let length = span
+        .to_duration(SpanRelativeTo::days_are_24_hours())
+        .map_err(|_| RULE.to_owned())?;
+    Duration::try_from(length).map_err(|_| "a duration is not negative".to_owned())
+}
+
+/// A duration as [`duration`] reads it.
+pub(crate) fn show_duration(time: Duration) -> String {
+    SignedDuration::try_from(time).map_or_else(
+        |_| format!("{}s", time.as_secs()),
+        |time| format!("{time:#}"),
+    )
+}
+
+/// Where to start: `earliest`, `latest`, a moment (RFC 3339, or milliseconds
+/// since 1970) or a duration before `now_ms`.
+pub(crate) fn start_from(text: &str, now_ms: i64) -> Result<StartFrom, String> {
+    match text {
+        "earliest" => return Ok(StartFrom::Earliest),
+        "latest" => return Ok(StartFrom::Latest),
+        _ => {}
+    }
+    if let Ok(millis) = text.parse::<i64>() {
+        return if millis >= 0 {
+            Ok(StartFrom::Timestamp(millis))
+        } else {
+            Err("milliseconds count from 1970 on".into())
+        };
+    }
+    if let Ok(moment) = text.parse::<Timestamp>() {
+        return Ok(StartFrom::Timestamp(moment.as_millisecond().max(0)));
+    }
+    let ago = duration(text).map_err(|_| {
+        "a start is earliest, latest, a time (2026-01-31T12:00:00Z, or ms since 1970) or a \
+         duration"
+            .to_owned()
+    })?;
+    let ago_ms = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+    Ok(StartFrom::Timestamp(now_ms.saturating_sub(ago_ms).max(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        for (text, millis) in [
+            ("250ms", 250),
+            ("5s", 5_000),
+            ("2m", 120_000),
+            ("36h", 129_600_000),
+            ("7d", 604_800_000),
+            ("1m 30s", 90_000),
+            ("0s", 0),
+        ] {
+            assert_eq!(
+                duration(text).unwrap(),
+                Duration::from_millis(millis),
+                "{text}"
+            );
+        }
+        for text in ["", "5", "fast", "-5s", "5s ago", "1mo", "5 apples"] {
+            assert!(duration(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_shown_duration_can_be_read_again() {
+        for millis in [0, 1, 250, 5_000, 90_000, 86_400_000] {
+            let time = Duration::from_millis(millis);
+            let shown = show_duration(time);
+            assert_eq!(duration(&shown).unwrap(), time, "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_start_is_a_word_a_moment_or_a_distance() {
+        let now = 1_700_000_000_000;
+        for (text, start) in [
+            ("earliest", StartFrom::Earliest),
+            ("latest", StartFrom::Latest),
+            ("1700000000000", StartFrom::Timestamp(1_700_000_000_000)),
+            (
+                "2023-11-14T22:13:20Z",
+                StartFrom::Timestamp(1_700_000_000_000),
+            ),
+            (
+                "2023-11-14T23:13:20+01:00",
+                StartFrom::Timestamp(1_700_000_000_000),
+            ),
+            ("2h", StartFrom::Timestamp(1_699_992_800_000)),
+        ] {
+            assert_eq!(start_from(text, now), Ok(start), "{text}");
+        }
+        for text in ["", "yesterday", "-1", "2023-11-14", "-2h"] {
+            assert!(start_from(text, now).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn handlers_are_read_and_shown_alike() {
+        for text in ["discard", "print", "sleep=5ms"] {
+            assert_eq!(text.parse::<HandlerKind>().unwrap().to_string(), text);
+        }
+        for text in ["", "sleep", "sleep=", "sleep=5", "exec=cat"] {
+            assert!(text.parse::<HandlerKind>().is_err(), "{text:?} was taken");
+        }
+    }
+}
