@@ -560,7 +560,7 @@ mod tests {
             .name("test-waiting".to_owned())
             .spawn(move || {
                 let settings = ConnectionSettings {
-                    request_timeout: Duration::from_secs(60),
+                    request_timeout: Duration::from_mins(1),
                     ..settings()
                 };
                 Connection::open(

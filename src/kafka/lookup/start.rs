@@ -566,3 +566,400 @@ fn commit_of(
         None => Ok(Commit::None { siblings: false }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::kafka::cluster::{Leader, PartitionState, TopicState};
+    use crate::kafka::messages::{CommittedPartition, CommittedTopic, OffsetsTopic};
+
+    const GROUP: &str = "readers";
+
+    fn partition(number: i32) -> TopicPartition {
+        TopicPartition::new("orders", number)
+    }
+
+    fn query(number: i32, epoch: u64, from: StartRule) -> StartQuery {
+        StartQuery {
+            partition: partition(number),
+            epoch: AssignmentEpoch(epoch),
+            from,
+            want_end: false,
+            cancelled: Arc::default(),
+        }
+    }
+
+    /// Topic `orders` with partitions of the given leaders; -1 for none.
+    fn snapshot(leaders: &[i32]) -> ClusterSnapshot {
+        let state = TopicState {
+            partitions: leaders
+                .iter()
+                .map(|&id| PartitionState {
+                    leader: (id >= 0).then_some(Leader { id, epoch: 5 }),
+                    error: 0,
+                })
+                .collect(),
+            ..TopicState::default()
+        };
+        ClusterSnapshot {
+            generation: 1,
+            topics: HashMap::from([(Arc::from("orders"), state)]),
+            ..ClusterSnapshot::default()
+        }
+    }
+
+    /// The coordinator's answer: number, error and offset of each partition.
+    fn commits(error: i16, partitions: &[(i32, i16, i64)]) -> CommittedAnswer {
+        CommittedAnswer {
+            error,
+            topics: vec![CommittedTopic {
+                name: Arc::from("orders"),
+                partitions: partitions
+                    .iter()
+                    .map(|&(partition, error, offset)| CommittedPartition {
+                        partition,
+                        error,
+                        offset,
+                    })
+                    .collect(),
+            }],
+        }
+    }
+
+    fn offsets(partitions: &[(i32, i16, i64)]) -> OffsetsAnswer {
+        OffsetsAnswer {
+            topics: vec![OffsetsTopic {
+                name: Arc::from("orders"),
+                partitions: partitions
+                    .iter()
+                    .map(|&(partition, error, offset)| OffsetAnswer {
+                        partition,
+                        error,
+                        offset,
+                    })
+                    .collect(),
+            }],
+        }
+    }
+
+    /// A queue on a clock that stands still; back-offs are stepped over.
+    struct Rig {
+        queue: Queue,
+        now: Instant,
+        after: Aftermath,
+    }
+
+    impl Rig {
+        fn new(queries: impl IntoIterator<Item = StartQuery>) -> Self {
+            let mut queue = Queue::default();
+            for query in queries {
+                queue.add(query);
+            }
+            Self {
+                queue,
+                now: Clock::manual().now(),
+                after: Aftermath::default(),
+            }
+        }
+
+        /// Later than every back-off.
+        fn later(&mut self) {
+            self.now += Duration::from_mins(1);
+        }
+
+        fn commits(&mut self, answer: &CommittedAnswer) {
+            let due = self.queue.due_commits(self.now);
+            assert!(!due.is_empty(), "no commit is asked for");
+            self.queue
+                .committed(&due, answer, GROUP, self.now, &mut self.after);
+        }
+
+        /// What is asked of the leaders: number and timestamp.
+        fn asked(&mut self) -> Vec<(i32, i64)> {
+            self.queue
+                .due_offsets(self.now, &snapshot(&[1, 1, 1]), &mut self.after)
+                .into_values()
+                .flatten()
+                .map(|(_, question)| (question.partition, question.timestamp))
+                .collect()
+        }
+
+        fn offsets(&mut self, answer: &OffsetsAnswer) {
+            let due = self
+                .queue
+                .due_offsets(self.now, &snapshot(&[1, 1, 1]), &mut self.after);
+            for asked in due.values() {
+                self.queue.offsets(asked, answer, self.now, &mut self.after);
+            }
+        }
+
+        fn answers(&mut self) -> Vec<StartAnswer> {
+            let mut answers = std::mem::take(&mut self.after.answers);
+            answers.extend(self.queue.take_answers());
+            answers
+        }
+
+        fn start(&mut self) -> Start {
+            match &self.answers()[..] {
+                [
+                    StartAnswer {
+                        result: Ok(start), ..
+                    },
+                ] => *start,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn policy(policy: ResetPolicy) -> StartRule {
+        StartRule::CommittedElse(policy)
+    }
+
+    #[test]
+    fn a_commit_is_the_start_whatever_the_policy_and_offset_zero_is_a_commit() {
+        for reset in [
+            ResetPolicy::Earliest,
+            ResetPolicy::Latest,
+            ResetPolicy::Timestamp(7),
+        ] {
+            for offset in [0, 42] {
+                let mut rig = Rig::new([query(0, 1, policy(reset))]);
+                rig.commits(&commits(0, &[(0, 0, offset)]));
+                assert_eq!(
+                    rig.start(),
+                    Start {
+                        offset,
+                        committed: Some(offset),
+                        end_offset: None,
+                        is_reset: false
+                    }
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_error_and_no_gap_in_an_answer_is_taken_for_no_commit() {
+        let mut doubtful = vec![
+            commits(0, &[]),
+            commits(0, &[(1, 0, 5)]),
+            commits(0, &[(0, 0, -2)]),
+            CommittedAnswer {
+                error: 0,
+                topics: Vec::new(),
+            },
+        ];
+        for code in [-1, 3, 7, 14, 15, 16, 88] {
+            doubtful.push(commits(code, &[(0, code, -1)]));
+            doubtful.push(commits(code, &[]));
+            doubtful.push(commits(0, &[(0, code, -1)]));
+        }
+        for answer in doubtful {
+            let mut rig = Rig::new([query(0, 1, policy(ResetPolicy::Earliest))]);
+            rig.commits(&answer);
+            assert!(rig.answers().is_empty(), "{answer:?}");
+            assert!(rig.queue.due_commits(rig.now).is_empty(), "no back-off");
+            rig.later();
+            assert!(rig.asked().is_empty(), "{answer:?} counts as no commit");
+            rig.commits(&commits(0, &[(0, 0, 9)]));
+            assert_eq!(rig.start().offset, 9);
+        }
+    }
+
+    #[test]
+    fn a_clean_none_leads_to_the_policy() {
+        for (reset, asks) in [
+            (ResetPolicy::Earliest, EARLIEST),
+            (ResetPolicy::Latest, LATEST),
+            (ResetPolicy::Timestamp(1234), 1234),
+        ] {
+            let mut rig = Rig::new([query(0, 1, policy(reset))]);
+            rig.commits(&commits(0, &[(0, 0, -1), (1, 0, -1)]));
+            assert_eq!(rig.asked(), [(0, asks)]);
+            rig.offsets(&offsets(&[(0, 0, 30)]));
+            let start = rig.start();
+            assert_eq!((start.offset, start.committed), (30, None));
+            assert!(start.is_reset);
+        }
+    }
+
+    #[test]
+    fn under_latest_a_partition_that_was_added_to_a_topic_in_use_starts_at_its_beginning() {
+        let mut rig = Rig::new([query(2, 1, policy(ResetPolicy::Latest))]);
+        rig.commits(&commits(0, &[(0, 0, 100), (1, 0, -1), (2, 0, -1)]));
+        assert_eq!(rig.asked(), [(2, EARLIEST)]);
+        rig.offsets(&offsets(&[(2, 0, 0)]));
+        assert_eq!(rig.start().offset, 0);
+    }
+
+    #[test]
+    fn under_latest_an_error_in_place_of_a_siblings_commit_is_waited_out() {
+        let mut rig = Rig::new([query(1, 1, policy(ResetPolicy::Latest))]);
+        rig.commits(&commits(0, &[(0, 88, -1), (1, 0, -1)]));
+        assert!(rig.asked().is_empty());
+        rig.later();
+        rig.commits(&commits(0, &[(0, 0, -1), (1, 0, -1)]));
+        assert_eq!(rig.asked(), [(1, LATEST)]);
+        // Another policy does not depend on the siblings.
+        let mut rig = Rig::new([query(1, 1, policy(ResetPolicy::Earliest))]);
+        rig.commits(&commits(0, &[(0, 88, -1), (1, 0, -1)]));
+        assert_eq!(rig.asked(), [(1, EARLIEST)]);
+    }
+
+    #[test]
+    fn a_time_after_the_last_record_means_the_end() {
+        let mut rig = Rig::new([query(0, 1, StartRule::Reset(ResetPolicy::Timestamp(99)))]);
+        rig.offsets(&offsets(&[(0, 0, -1)]));
+        assert_eq!(rig.asked(), [(0, LATEST)]);
+        rig.offsets(&offsets(&[(0, 0, 70)]));
+        assert_eq!(rig.start().offset, 70);
+    }
+
+    #[test]
+    fn the_end_comes_along_where_it_is_wanted_and_is_asked_for_once() {
+        let wanting = |from| StartQuery {
+            want_end: true,
+            ..query(0, 1, from)
+        };
+        let mut rig = Rig::new([wanting(policy(ResetPolicy::Earliest))]);
+        rig.commits(&commits(0, &[(0, 0, 12)]));
+        rig.offsets(&offsets(&[(0, 0, 80)]));
+        assert_eq!(
+            rig.start(),
+            Start {
+                offset: 12,
+                committed: Some(12),
+                end_offset: Some(80),
+                is_reset: false
+            }
+        );
+        let mut rig = Rig::new([wanting(StartRule::Reset(ResetPolicy::Latest))]);
+        rig.offsets(&offsets(&[(0, 0, 80)]));
+        let start = rig.start();
+        assert_eq!((start.offset, start.end_offset), (80, Some(80)));
+    }
+
+    #[test]
+    fn an_offset_that_is_none_or_an_error_is_asked_for_again() {
+        for (answer, refreshes) in [
+            (offsets(&[(0, 0, -1)]), false),
+            (offsets(&[(1, 0, 5)]), false),
+            (offsets(&[(0, 6, -1)]), true),
+            (offsets(&[(0, 74, -1)]), true),
+            (offsets(&[(0, 78, -1)]), false),
+        ] {
+            let mut rig = Rig::new([query(0, 1, StartRule::Reset(ResetPolicy::Earliest))]);
+            rig.offsets(&answer);
+            assert!(rig.answers().is_empty(), "{answer:?}");
+            assert_eq!(rig.after.refresh, refreshes, "{answer:?}");
+            assert!(rig.asked().is_empty(), "no back-off");
+            rig.later();
+            assert_eq!(rig.asked(), [(0, EARLIEST)]);
+        }
+    }
+
+    #[test]
+    fn a_missing_permission_is_the_answer_and_names_what_it_is_missing_on() {
+        let mut rig = Rig::new([
+            query(0, 1, policy(ResetPolicy::Earliest)),
+            query(1, 2, policy(ResetPolicy::Earliest)),
+        ]);
+        rig.commits(&commits(0, &[(0, 29, -1), (1, 0, 3)]));
+        let answers = rig.answers();
+        assert_eq!(answers.len(), 2);
+        assert!(
+            matches!(
+                &answers[0].result,
+                Err(LookupError::NotAuthorized { resource: Resource::Topic(topic), .. })
+                    if &**topic == "orders"
+            ),
+            "{answers:?}"
+        );
+        assert!(answers[1].result.is_ok());
+
+        let mut rig = Rig::new([query(0, 1, policy(ResetPolicy::Earliest))]);
+        rig.commits(&commits(30, &[(0, 30, -1)]));
+        let answers = rig.answers();
+        let Err(error) = &answers[0].result else {
+            panic!("{answers:?}")
+        };
+        assert!(error.to_string().contains("group readers"), "{error}");
+
+        let mut rig = Rig::new([query(0, 1, StartRule::Reset(ResetPolicy::Timestamp(5)))]);
+        rig.offsets(&offsets(&[(0, 43, -1)]));
+        assert!(matches!(
+            rig.answers()[0].result,
+            Err(LookupError::Refused { .. })
+        ));
+        assert!(rig.queue.is_empty());
+    }
+
+    #[test]
+    fn a_later_assignment_replaces_the_question_of_an_earlier_one() {
+        let mut rig = Rig::new([
+            query(0, 5, policy(ResetPolicy::Earliest)),
+            query(0, 4, policy(ResetPolicy::Earliest)),
+        ]);
+        rig.commits(&commits(0, &[(0, 0, 1)]));
+        assert_eq!(rig.answers()[0].epoch, AssignmentEpoch(5));
+
+        let mut rig = Rig::new([query(0, 5, policy(ResetPolicy::Earliest))]);
+        let due = rig.queue.due_commits(rig.now);
+        rig.queue
+            .add(query(0, 6, StartRule::Reset(ResetPolicy::Earliest)));
+        assert!(rig.queue.due_commits(rig.now).is_empty());
+        drop(due);
+        rig.offsets(&offsets(&[(0, 0, 2)]));
+        assert_eq!(rig.answers()[0].epoch, AssignmentEpoch(6));
+    }
+
+    #[test]
+    fn a_cancelled_question_is_dropped() {
+        let asked = query(0, 1, policy(ResetPolicy::Earliest));
+        let cancelled = Arc::clone(&asked.cancelled);
+        let mut rig = Rig::new([asked]);
+        cancelled.store(true, Ordering::Release);
+        rig.queue.drop_cancelled();
+        assert!(rig.queue.is_empty());
+    }
+
+    #[test]
+    fn partitions_are_asked_for_of_their_leaders_and_wait_where_there_is_none() {
+        let reset = StartRule::Reset(ResetPolicy::Earliest);
+        let mut rig = Rig::new((0..4).map(|number| query(number, 1, reset)));
+        let asked = rig
+            .queue
+            .due_offsets(rig.now, &snapshot(&[1, 2, -1]), &mut rig.after);
+        assert_eq!(asked.keys().collect::<Vec<_>>(), [&1, &2]);
+        assert_eq!(asked[&2][0].1.leader_epoch, 5);
+        assert!(rig.after.refresh);
+        let problems: Vec<&Problem> = rig.after.news.iter().map(|(_, problem)| problem).collect();
+        assert_eq!(problems, [&Problem::NoLeader, &Problem::UnknownTopic]);
+    }
+
+    #[test]
+    fn a_problem_is_told_when_it_begins_and_when_it_changes() {
+        let mut rig = Rig::new([query(0, 1, policy(ResetPolicy::Earliest))]);
+        let mut told = Vec::new();
+        for code in [14, 14, 16, 16, 14] {
+            rig.commits(&commits(code, &[]));
+            rig.later();
+            told.push(std::mem::take(&mut rig.after.news).len());
+        }
+        assert_eq!(told, [1, 0, 1, 0, 1]);
+        assert!(rig.after.forget_coordinator);
+    }
+
+    #[test]
+    fn what_failed_is_tried_at_once_when_the_cluster_has_changed() {
+        let mut rig = Rig::new([query(0, 1, policy(ResetPolicy::Earliest))]);
+        rig.commits(&commits(3, &[]));
+        assert!(rig.queue.due_commits(rig.now).is_empty());
+        assert!(rig.queue.next_due(rig.now) > Some(rig.now));
+        rig.queue.retry_now();
+        assert_eq!(rig.queue.due_commits(rig.now).len(), 1);
+    }
+}

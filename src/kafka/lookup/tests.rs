@@ -1,1 +1,516 @@
+//! The thread against librdkafka's mock cluster: leaders and coordinators that
+//! move, brokers that go and come back, errors that are put into answers.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::mocking::{MockCluster, MockCoordinator};
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::*;
+use crate::kafka::Isolation;
+use crate::record::AssignmentEpoch;
+use crate::source::Waker;
+
+const TOPIC: &str = "orders";
+const GROUP: &str = "readers";
+/// Nothing here takes longer unless it is broken.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn settings(mock: &MockCluster<'_, DefaultProducerContext>) -> ConnectionSettings {
+    ConnectionSettings {
+        request_timeout: Duration::from_secs(2),
+        connect_timeout: Duration::from_secs(2),
+        group: Some(GROUP.to_owned()),
+        isolation: Isolation::ReadCommitted,
+        ..ConnectionSettings::new(
+            mock.bootstrap_servers()
+                .split(',')
+                .map(str::to_owned)
+                .collect(),
+        )
+    }
+}
+
+fn error(code: i32) -> RDKafkaRespErr {
+    use RDKafkaRespErr as E;
+    match code {
+        3 => E::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+        6 => E::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        14 => E::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS,
+        16 => E::RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
+        29 => E::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+        30 => E::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED,
+        78 => E::RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE,
+        88 => E::RD_KAFKA_RESP_ERR_UNSTABLE_OFFSET_COMMIT,
+        -195 => E::RD_KAFKA_RESP_ERR__TRANSPORT,
+        other => panic!("{other} is not in the list"),
+    }
+}
+
+struct Rig {
+    // Stopped before the mock cluster goes.
+    lookup: Option<Lookup>,
+    cluster: Cluster,
+    answers: Receiver<StartAnswer>,
+    events: Receiver<TopicEvent>,
+    mock: MockCluster<'static, DefaultProducerContext>,
+}
+
+impl Rig {
+    /// Three brokers and a topic of four partitions.
+    fn new() -> Self {
+        let mock = MockCluster::new(3).unwrap();
+        mock.create_topic(TOPIC, 4, 3).unwrap();
+        let (cluster, rings) = Cluster::new();
+        let (starts, answers) = bounded(100);
+        let (topics, events) = bounded(100);
+        let sinks = Sinks {
+            starts: Box::new(move |answer| starts.send(answer).unwrap()),
+            topics: Box::new(move |event| topics.send(event).unwrap()),
+        };
+        let lookup = Lookup::start(
+            settings(&mock),
+            Clock::System,
+            cluster.clone(),
+            rings,
+            sinks,
+        )
+        .unwrap();
+        Self {
+            lookup: Some(lookup),
+            cluster,
+            answers,
+            events,
+            mock,
+        }
+    }
+
+    fn lookup(&self) -> &Lookup {
+        self.lookup.as_ref().unwrap()
+    }
+
+    fn produce(&self, partition: i32, count: i32) {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", self.mock.bootstrap_servers())
+            .create()
+            .unwrap();
+        for _ in 0..count {
+            producer
+                .send(
+                    BaseRecord::<(), str>::to(TOPIC)
+                        .partition(partition)
+                        .payload("x"),
+                )
+                .unwrap();
+        }
+        producer.flush(PATIENCE).unwrap();
+    }
+
+    fn commit(&self, partition: i32, offset: i64) {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", self.mock.bootstrap_servers())
+            .set("group.id", GROUP)
+            .create()
+            .unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(TOPIC, partition, Offset::Offset(offset))
+            .unwrap();
+        consumer.commit(&list, CommitMode::Sync).unwrap();
+    }
+
+    /// Asks, and returns what cancels the question.
+    fn ask(&self, partition: i32, from: StartRule) -> Arc<AtomicBool> {
+        let cancelled = Arc::default();
+        self.lookup().resolve(vec![StartQuery {
+            partition: TopicPartition::new(TOPIC, partition),
+            epoch: AssignmentEpoch(1),
+            from,
+            want_end: true,
+            cancelled: Arc::clone(&cancelled),
+        }]);
+        cancelled
+    }
+
+    fn answer(&self) -> (i32, Result<Start, LookupError>) {
+        let answer = self.answers.recv_timeout(PATIENCE).unwrap();
+        (answer.partition.partition(), answer.result)
+    }
+
+    fn start_of(&self, partition: i32, from: StartRule) -> Start {
+        self.ask(partition, from);
+        let (number, result) = self.answer();
+        assert_eq!(number, partition);
+        result.unwrap()
+    }
+
+    /// Waits until the snapshot is as `test` wants it.
+    fn snapshot_where(
+        &self,
+        test: impl Fn(&super::super::cluster::ClusterSnapshot) -> bool,
+    ) -> Arc<super::super::cluster::ClusterSnapshot> {
+        let (tell, told) = bounded(1);
+        let _registration = self.cluster.on_change(Waker::new(move || {
+            let _ = tell.try_send(());
+        }));
+        let deadline = Clock::System.now() + PATIENCE;
+        loop {
+            let snapshot = self.cluster.snapshot();
+            if test(&snapshot) {
+                return snapshot;
+            }
+            told.recv_deadline(deadline)
+                .expect("the snapshot stays as it is");
+        }
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(lookup) = self.lookup.take() {
+            lookup.stop(PATIENCE).unwrap();
+        }
+    }
+}
+
+const EARLIEST_ELSE: StartRule = StartRule::CommittedElse(ResetPolicy::Earliest);
+const LATEST_ELSE: StartRule = StartRule::CommittedElse(ResetPolicy::Latest);
+
+#[test]
+fn every_rule_finds_its_offset_and_the_end() {
+    let rig = Rig::new();
+    for partition in 0..3 {
+        rig.produce(partition, 10);
+    }
+    // Nobody has committed anything: latest is the end.
+    let start = |offset, committed: Option<i64>| Start {
+        offset,
+        committed,
+        end_offset: Some(10),
+        is_reset: committed.is_none(),
+    };
+    assert_eq!(rig.start_of(0, LATEST_ELSE), start(10, None));
+    assert_eq!(rig.start_of(0, EARLIEST_ELSE), start(0, None));
+    rig.commit(1, 4);
+    assert_eq!(rig.start_of(1, LATEST_ELSE), start(4, Some(4)));
+    // Now the group reads the topic: what has no commit is new to it.
+    assert_eq!(rig.start_of(2, LATEST_ELSE), start(0, None));
+    // The mock cluster finds no record for any time.
+    let timed = StartRule::Reset(ResetPolicy::Timestamp(1_700_000_000_000));
+    assert_eq!(rig.start_of(1, timed), start(10, None));
+    let latest = StartRule::Reset(ResetPolicy::Latest);
+    assert_eq!(rig.start_of(1, latest), start(10, None));
+}
+
+#[test]
+fn questions_about_many_partitions_are_answered_once_each() {
+    let rig = Rig::new();
+    rig.commit(3, 0);
+    let queries = (0..4)
+        .map(|partition| StartQuery {
+            partition: TopicPartition::new(TOPIC, partition),
+            epoch: AssignmentEpoch(7),
+            from: EARLIEST_ELSE,
+            want_end: partition % 2 == 0,
+            cancelled: Arc::default(),
+        })
+        .collect();
+    rig.lookup().resolve(queries);
+    let mut answered: Vec<i32> = (0..4).map(|_| rig.answer().0).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, [0, 1, 2, 3]);
+    // A further answer shows that nothing else was on its way.
+    assert_eq!(rig.start_of(3, EARLIEST_ELSE).committed, Some(0));
+}
+
+#[test]
+fn errors_that_pass_are_waited_out_and_never_taken_for_no_commit() {
+    let rig = Rig::new();
+    rig.produce(0, 10);
+    rig.commit(0, 6);
+    rig.mock.request_errors(
+        RDKafkaApiKey::OffsetFetch,
+        &[error(88), error(14), error(-195), error(16), error(3)],
+    );
+    rig.mock.request_errors(
+        RDKafkaApiKey::ListOffsets,
+        &[error(78), error(-195), error(6)],
+    );
+    let start = rig.start_of(0, LATEST_ELSE);
+    assert_eq!((start.offset, start.end_offset), (6, Some(10)));
+}
+
+#[test]
+fn a_coordinator_that_is_not_found_at_first_is_looked_for_again() {
+    let rig = Rig::new();
+    rig.commit(0, 6);
+    rig.mock.request_errors(
+        RDKafkaApiKey::FindCoordinator,
+        &[error(14), error(-195), error(16)],
+    );
+    assert_eq!(rig.start_of(0, EARLIEST_ELSE).committed, Some(6));
+}
+
+#[test]
+fn a_leader_that_moves_is_followed_and_everybody_is_woken() {
+    let rig = Rig::new();
+    rig.produce(0, 3);
+    rig.mock.partition_leader(TOPIC, 0, Some(1)).unwrap();
+    rig.lookup().want_topics([Arc::from(TOPIC)]);
+    let before = rig.snapshot_where(|snapshot| {
+        snapshot
+            .leader(TOPIC, 0)
+            .is_some_and(|leader| leader.id == 1)
+    });
+    rig.mock.partition_leader(TOPIC, 0, Some(2)).unwrap();
+    // Asked of the old leader, who says that it is not the leader any more.
+    let start = rig.start_of(0, StartRule::Reset(ResetPolicy::Latest));
+    assert_eq!(start.offset, 3);
+    let after = rig.snapshot_where(|snapshot| snapshot.leader(TOPIC, 0).unwrap().id == 2);
+    assert!(after.generation > before.generation);
+}
+
+#[test]
+fn a_partition_without_a_leader_waits_for_one() {
+    let rig = Rig::new();
+    rig.mock.partition_leader(TOPIC, 0, None).unwrap();
+    rig.ask(0, EARLIEST_ELSE);
+    rig.snapshot_where(|snapshot| snapshot.topics.contains_key(TOPIC));
+    assert_eq!(rig.cluster.snapshot().leader(TOPIC, 0), None);
+    rig.mock.partition_leader(TOPIC, 0, Some(3)).unwrap();
+    assert_eq!(rig.answer().1.unwrap().offset, 0);
+}
+
+#[test]
+fn a_coordinator_that_moves_is_followed() {
+    let rig = Rig::new();
+    for partition in 0..4 {
+        rig.mock
+            .partition_leader(TOPIC, partition, Some(3))
+            .unwrap();
+    }
+    let coordinator = |id| {
+        let group = MockCoordinator::Group(GROUP.to_owned());
+        rig.mock.coordinator(group, id).unwrap();
+    };
+    coordinator(1);
+    rig.commit(0, 5);
+    assert_eq!(rig.start_of(0, EARLIEST_ELSE).offset, 5);
+    coordinator(2);
+    rig.mock.broker_down(1).unwrap();
+    assert_eq!(rig.start_of(0, EARLIEST_ELSE).offset, 5);
+}
+
+#[test]
+fn brokers_that_are_down_are_waited_for() {
+    let rig = Rig::new();
+    rig.produce(0, 3);
+    rig.mock.broker_down(-1).unwrap();
+    rig.ask(0, EARLIEST_ELSE);
+    // The first failure is over when a refresh has been asked for again.
+    rig.cluster.request_refresh();
+    assert!(
+        rig.answers
+            .recv_timeout(Duration::from_millis(300))
+            .is_err()
+    );
+    rig.mock.broker_up(-1).unwrap();
+    assert_eq!(rig.answer().1.unwrap().end_offset, Some(3));
+
+    // And again with everything known and connected.
+    rig.mock.broker_down(-1).unwrap();
+    rig.ask(0, EARLIEST_ELSE);
+    assert!(
+        rig.answers
+            .recv_timeout(Duration::from_millis(300))
+            .is_err()
+    );
+    rig.mock.broker_up(-1).unwrap();
+    assert_eq!(rig.answer().1.unwrap().offset, 0);
+}
+
+#[test]
+fn a_missing_permission_is_answered_and_does_not_hold_up_others() {
+    let rig = Rig::new();
+    rig.commit(0, 1);
+    rig.mock
+        .request_errors(RDKafkaApiKey::OffsetFetch, &[error(30)]);
+    rig.ask(0, EARLIEST_ELSE);
+    let (_, result) = rig.answer();
+    assert!(
+        matches!(
+            result,
+            Err(LookupError::NotAuthorized {
+                resource: Resource::Group(_),
+                ..
+            })
+        ),
+        "{result:?}"
+    );
+    assert_eq!(rig.start_of(0, EARLIEST_ELSE).offset, 1);
+}
+
+#[test]
+fn a_topic_that_disappears_keeps_its_last_known_state_and_is_told_once() {
+    let rig = Rig::new();
+    rig.lookup().want_topics([Arc::from(TOPIC)]);
+    rig.snapshot_where(|snapshot| snapshot.leader(TOPIC, 3).is_some());
+    let first = rig.events.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(
+        first,
+        TopicEvent::PartitionsChanged {
+            topic: Arc::from(TOPIC),
+            from: 0,
+            to: 4
+        }
+    );
+    rig.mock.topic_error(TOPIC, error(3)).unwrap();
+    rig.cluster.request_refresh();
+    let snapshot = rig.snapshot_where(|snapshot| snapshot.topics[TOPIC].error == 3);
+    assert_eq!(snapshot.topics[TOPIC].partitions.len(), 4);
+    assert!(matches!(
+        rig.events.recv_timeout(PATIENCE).unwrap(),
+        TopicEvent::Trouble { .. }
+    ));
+    rig.mock
+        .topic_error(TOPIC, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR)
+        .unwrap();
+    rig.cluster.request_refresh();
+    assert_eq!(
+        rig.events.recv_timeout(PATIENCE).unwrap(),
+        TopicEvent::Recovered {
+            topic: Arc::from(TOPIC)
+        }
+    );
+    rig.lookup().forget_topics([Arc::from(TOPIC)]);
+    rig.snapshot_where(|snapshot| snapshot.topics.is_empty());
+}
+
+#[test]
+fn a_cancelled_question_is_not_answered() {
+    let rig = Rig::new();
+    rig.mock.partition_leader(TOPIC, 0, None).unwrap();
+    let cancelled = rig.ask(0, EARLIEST_ELSE);
+    assert_eq!(rig.start_of(1, EARLIEST_ELSE).offset, 0);
+    cancelled.store(true, Ordering::Release);
+    rig.mock.partition_leader(TOPIC, 0, Some(1)).unwrap();
+    rig.cluster.request_refresh();
+    rig.snapshot_where(|snapshot| snapshot.leader(TOPIC, 0).is_some());
+    // Twice around, so that the thread has looked at its queue since.
+    assert_eq!(rig.start_of(1, EARLIEST_ELSE).offset, 0);
+    assert_eq!(rig.start_of(2, EARLIEST_ELSE).offset, 0);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_broker_that_does_not_answer() {
+    let mut rig = Rig::new();
+    rig.lookup().want_topics([Arc::from(TOPIC)]);
+    rig.snapshot_where(|snapshot| snapshot.leader(TOPIC, 0).is_some());
+    rig.mock
+        .broker_round_trip_time(-1, Duration::from_secs(30))
+        .unwrap();
+    rig.ask(0, EARLIEST_ELSE);
+    rig.cluster.request_refresh();
+    assert!(
+        rig.answers
+            .recv_timeout(Duration::from_millis(200))
+            .is_err()
+    );
+    let begin = Clock::System.now();
+    rig.lookup.take().unwrap().stop(PATIENCE).unwrap();
+    let took = Clock::System.now() - begin;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+fn contact(
+    mock: &MockCluster<'static, DefaultProducerContext>,
+    topics: &[&str],
+    timeout: Duration,
+) -> (Result<(), ContactError>, Cluster) {
+    let (cluster, _rings) = Cluster::new();
+    let topics: Vec<Arc<str>> = topics.iter().copied().map(Arc::from).collect();
+    let result = first_contact(
+        &settings(mock),
+        &Clock::System,
+        &cluster,
+        &topics,
+        timeout,
+        &StopFlag::default(),
+    );
+    (result, cluster)
+}
+
+#[test]
+fn the_first_contact_finds_topics_and_leaves_what_it_knows_in_the_cluster() {
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic(TOPIC, 2, 1).unwrap();
+    let (result, cluster) = contact(&mock, &[TOPIC], PATIENCE);
+    assert_eq!(result, Ok(()));
+    assert_eq!(cluster.snapshot().topics[TOPIC].partitions.len(), 2);
+    let (result, cluster) = contact(&mock, &[], PATIENCE);
+    assert_eq!(result, Ok(()));
+    assert_eq!(cluster.snapshot().brokers.len(), 1);
+}
+
+#[test]
+fn the_first_contact_names_what_is_wrong() {
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic(TOPIC, 1, 1).unwrap();
+    let short = Duration::from_millis(300);
+
+    let (result, _) = contact(&mock, &[TOPIC, "typo"], short);
+    let Err(error) = result else {
+        panic!("the topic was created by asking for it")
+    };
+    assert!(
+        matches!(&error, ContactError::UnknownTopics { topics, .. } if topics[..] == [Arc::from("typo")])
+    );
+    assert!(error.to_string().contains("topic typo"), "{error}");
+
+    mock.topic_error(TOPIC, super::tests::error(29)).unwrap();
+    let (result, _) = contact(&mock, &[TOPIC], short);
+    assert!(
+        matches!(
+            &result,
+            Err(ContactError::NotAuthorized { resource: Resource::Topic(topic), .. })
+                if &**topic == TOPIC
+        ),
+        "{result:?}"
+    );
+
+    mock.request_errors(RDKafkaApiKey::FindCoordinator, &[super::tests::error(30)]);
+    let (result, _) = contact(&mock, &[], short);
+    assert!(
+        matches!(
+            &result,
+            Err(ContactError::NotAuthorized { resource: Resource::Group(group), .. })
+                if &**group == GROUP
+        ),
+        "{result:?}"
+    );
+
+    mock.broker_down(-1).unwrap();
+    let (result, _) = contact(&mock, &[TOPIC], short);
+    let Err(error @ ContactError::NoContact { .. }) = result else {
+        panic!("{result:?}")
+    };
+    assert!(
+        error.to_string().contains(&mock.bootstrap_servers()),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_first_contact_waits_for_a_broker_that_is_starting() {
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic(TOPIC, 1, 1).unwrap();
+    mock.request_errors(
+        RDKafkaApiKey::Metadata,
+        &[super::tests::error(-195), super::tests::error(-195)],
+    );
+    let (result, _) = contact(&mock, &[TOPIC], PATIENCE);
+    assert_eq!(result, Ok(()));
+}

@@ -130,7 +130,8 @@ fn described_topic(
     let mut partitions = partitions(topic);
     let count = partitions.len();
     let known = before.map_or(0, |before| before.partitions.len());
-    if before.is_some_and(|before| before.error != 0) && known > 0 {
+    // A topic that is another now has not recovered.
+    if before.is_some_and(|before| before.error != 0 && !is_another(before, topic)) && known > 0 {
         events.push(TopicEvent::Recovered {
             topic: Arc::clone(name),
         });
@@ -428,9 +429,13 @@ mod tests {
 
     #[test]
     fn a_topic_of_another_id_is_another_topic() {
-        let (snapshot, told) = after(&[topic(OLD, 0, &[(1, 7), (1, 7)]), topic(NEW, 0, &[(2, 0)])]);
+        let (snapshot, told) = after(&[
+            topic(OLD, 0, &[(1, 7), (1, 7)]),
+            topic(OLD, 3, &[]),
+            topic(NEW, 0, &[(2, 0)]),
+        ]);
         assert_eq!(
-            told[1],
+            told[2],
             [TopicEvent::Recreated {
                 topic: name(),
                 to: 1

@@ -72,7 +72,22 @@ impl Request for CoordinatorRequest {
     }
 
     fn take(body: Bytes, version: i16) -> Result<CoordinatorAnswer, WireError> {
-        let answer: messages::FindCoordinatorResponse = checked(body, &SHAPE, Self::API, version)?;
+        let answer: messages::FindCoordinatorResponse =
+            match checked(body.clone(), &SHAPE, Self::API, version) {
+                Ok(answer) => answer,
+                // With an error there is no host, and some brokers write null
+                // for it, which the decoder refuses: what counts is the error.
+                Err(damaged @ WireError::Malformed { .. }) => {
+                    let error = leading_error(&body, version).ok_or(damaged)?;
+                    return Ok(CoordinatorAnswer {
+                        error,
+                        id: -1,
+                        host: Arc::from(""),
+                        port: -1,
+                    });
+                }
+                Err(damaged) => return Err(damaged),
+            };
         if version < 4 {
             return Ok(CoordinatorAnswer {
                 error: answer.error_code,
@@ -97,4 +112,16 @@ impl Request for CoordinatorRequest {
             port: found.port,
         })
     }
+}
+
+/// The error, if any, of an answer about a single group: it stands in front.
+fn leading_error(body: &[u8], version: i16) -> Option<i16> {
+    let at = match version {
+        0 => 0,
+        1..=3 => 4,
+        _ => return None,
+    };
+    let code = body.get(at..at + 2)?;
+    let code = i16::from_be_bytes([code[0], code[1]]);
+    (code != 0).then_some(code)
 }

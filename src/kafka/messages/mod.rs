@@ -23,19 +23,21 @@ mod offsets;
 mod tests;
 
 pub(crate) use api_versions::{ApiVersions, ApiVersionsRequest};
-pub(crate) use committed::{
-    CommittedAnswer, CommittedPartition, CommittedRequest, CommittedTopic, GroupTopic,
-};
-pub(crate) use coordinator::{CoordinatorAnswer, CoordinatorRequest};
+pub(crate) use committed::{CommittedAnswer, CommittedRequest, GroupTopic};
+#[cfg(test)]
+pub(crate) use committed::{CommittedPartition, CommittedTopic};
+pub(crate) use coordinator::CoordinatorRequest;
 pub(crate) use fetch::{
     Aborted, Diverging, FetchAnswer, FetchPartition, FetchRequest, FetchTopic, FetchedPartition,
     FetchedTopic, Leader, TopicKey,
 };
-pub(crate) use metadata::{
-    MetadataAnswer, MetadataBroker, MetadataPartition, MetadataRequest, MetadataTopic,
-};
+pub(crate) use metadata::{MetadataAnswer, MetadataRequest, MetadataTopic};
+#[cfg(test)]
+pub(crate) use metadata::{MetadataBroker, MetadataPartition};
+#[cfg(test)]
+pub(crate) use offsets::OffsetsTopic;
 pub(crate) use offsets::{
-    EARLIEST, LATEST, OffsetAnswer, OffsetQuestion, OffsetsAnswer, OffsetsRequest, OffsetsTopic,
+    EARLIEST, LATEST, OffsetAnswer, OffsetQuestion, OffsetsAnswer, OffsetsRequest,
 };
 
 /// A request that we send, and how its answer is read.
@@ -60,6 +62,10 @@ pub(crate) trait Request {
 }
 
 /// The kinds of requests that we send.
+#[expect(
+    clippy::enum_variant_names,
+    reason = "the names are Kafka's, and one of them begins like this enum's"
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Api {
     Fetch,

@@ -715,3 +715,18 @@ fn a_topic_without_an_id_is_asked_for_by_name_only() {
     ));
     assert_eq!(out, [1, 2, 3], "half a frame is left behind");
 }
+
+#[test]
+fn a_coordinator_that_is_null_because_of_an_error_leaves_the_error_readable() {
+    // As librdkafka's mock cluster says it, in version 2.
+    let mut body = vec![0, 0, 0, 0]; // throttle time
+    body.extend([0, 15]);
+    body.extend([0xff, 0xff]); // no message
+    body.extend([0xff; 4]);
+    body.extend([0xff, 0xff]); // no host
+    body.extend([0xff; 4]);
+    let answer = CoordinatorRequest::take(Bytes::from(body.clone()), 2).unwrap();
+    assert_eq!((answer.error, answer.id), (15, -1));
+    body[5] = 0;
+    assert!(CoordinatorRequest::take(Bytes::from(body), 2).is_err());
+}
