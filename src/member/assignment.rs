@@ -9,7 +9,7 @@
 //!  assigned ──► Resolving ──► Free ◄──────────┐
 //!                   │          │ ▲            │ worker gone, or moved
 //!                   ▼          ▼ │            │
-//!            AwaitingCommit   With worker ──► Leaving ──► (revoked: stored, answered, gone)
+//!            AwaitingCommit   With worker ──► Leaving ──► Revoked ──► (stored, answered, gone)
 //! ```
 //!
 //! *Revoked*: its worker finishes the record in hand; then, or when the revoke
@@ -105,6 +105,9 @@ enum State {
     With { worker: usize },
     /// Its worker was asked to give it back.
     Leaving { worker: usize, then: Then },
+    /// Revoked, and without a worker: it goes when the group is answered, which
+    /// other lanes of the same revoke may hold up. Nobody may begin with it.
+    Revoked,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,10 +161,11 @@ impl Lane {
     fn is_revoking(&self) -> bool {
         matches!(
             self.state,
-            State::Leaving {
-                then: Then::Revoke,
-                ..
-            }
+            State::Revoked
+                | State::Leaving {
+                    then: Then::Revoke,
+                    ..
+                }
         )
     }
 }
@@ -270,14 +274,16 @@ impl Assignment {
                 continue;
             };
             lane.cancelled.store(true, Ordering::Relaxed);
-            if let Some(worker) = lane.worker() {
-                lane.state = State::Leaving {
-                    worker,
-                    then: Then::Revoke,
-                };
-                waiting.insert(lane.epoch);
-                release.entry(worker).or_default().push(lane.epoch);
-            }
+            let Some(worker) = lane.worker() else {
+                lane.state = State::Revoked;
+                continue;
+            };
+            lane.state = State::Leaving {
+                worker,
+                then: Then::Revoke,
+            };
+            waiting.insert(lane.epoch);
+            release.entry(worker).or_default().push(lane.epoch);
         }
         self.pending = Some(PendingRevoke {
             partitions,
@@ -427,13 +433,16 @@ impl Assignment {
             let then = match lane.state {
                 State::Leaving { then, .. } => then,
                 // Its worker ends: it goes on in another.
-                _ => Then::Move,
+                State::With { .. } => Then::Move,
+                // Nobody waited for it any more.
+                _ => continue,
             };
             match then {
-                Then::Move | Then::Revoke => {
+                Then::Move => {
                     lane.failed = failed;
                     lane.state = State::Free;
                 }
+                Then::Revoke => lane.state = State::Revoked,
                 Then::Seek { offset } => self.reposition(&partition, Some(offset), actions),
                 Then::Reset => self.reposition(&partition, None, actions),
             }
@@ -788,7 +797,8 @@ impl Assignment {
                     cause: ReleaseCause::Repositioned,
                 });
             }
-            State::Leaving {
+            State::Revoked
+            | State::Leaving {
                 then: Then::Revoke, ..
             } => {}
             State::Leaving { worker, .. } => lane.state = State::Leaving { worker, then },
