@@ -16,3 +16,4 @@
 mod support;
 
 mod kafka_smoke;
+mod stopping;

@@ -13,6 +13,7 @@ pub(crate) mod kafka;
 pub(crate) mod keepup;
 pub(crate) mod process;
 pub(crate) mod records;
+pub(crate) mod run;
 pub(crate) mod tools;
 
 /// Long enough for anything that should happen soon, on a machine that is busy with other tests.
