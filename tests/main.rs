@@ -15,5 +15,6 @@
 #[macro_use]
 mod support;
 
+mod faults;
 mod kafka_smoke;
 mod stopping;

@@ -1,6 +1,7 @@
 //! Runs in this process: what their handlers saw, what they told, and doors at which their handlers wait.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -122,7 +123,11 @@ impl Tally {
             if missing.is_empty() {
                 Ok(())
             } else {
-                Err(format!("{} missing, the first {:?}", missing.len(), missing[0]))
+                Err(format!(
+                    "{} missing, the first {:?}",
+                    missing.len(),
+                    missing[0]
+                ))
             }
         });
     }
@@ -207,6 +212,16 @@ impl Events {
                 kind => kind.name().to_owned(),
             })
         })
+    }
+
+    /// All of them with their times, one a line, for a failure's message.
+    pub(crate) fn timeline(&self) -> String {
+        let mut lines = String::new();
+        for event in self.all() {
+            let millis = event.timestamp_ms % 1_000_000;
+            let _ = write!(lines, "\n{millis:>6} {:?} {:?}", event.worker, event.kind);
+        }
+        lines
     }
 
     pub(crate) fn warnings(&self) -> Vec<String> {
