@@ -18,3 +18,4 @@ mod support;
 mod faults;
 mod kafka_smoke;
 mod stopping;
+mod supervision;
