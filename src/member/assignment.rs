@@ -909,6 +909,13 @@ impl Assignment {
             })
     }
 
+    /// True where a partition of that topic is ours.
+    pub(crate) fn has_topic(&self, topic: &str) -> bool {
+        self.lanes
+            .keys()
+            .any(|partition| partition.topic() == topic)
+    }
+
     pub(crate) fn has_lanes(&self) -> bool {
         !self.lanes.is_empty()
     }

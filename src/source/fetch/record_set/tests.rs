@@ -727,22 +727,31 @@ fn cost_of_a_record() {
         let mut decompressor = Decompressor::default();
         let mut entries = Vec::new();
         let mut sum = 0_usize;
-        let mut records = 0_u32;
-        let start = clock.now();
-        for _ in 0..200 {
-            let mut reader = uncommitted(set.clone(), 0, None);
-            while let Some(piece) = reader.next(&mut decompressor, &pool, &mut entries).unwrap() {
-                let batch = as_batch(piece, entries);
-                for index in 0..batch.entries.len() {
-                    let value = batch.record(index, 1).unwrap().value().unwrap();
-                    sum += value.len() + usize::from(value[0] ^ value[7]);
-                    records += 1;
+        // The machine is shared: the fastest of many rounds is what it costs.
+        let mut best = [std::time::Duration::MAX; 3];
+        for _ in 0..500 {
+            let start = clock.now();
+            sum += crc32c::crc32c(&set) as usize;
+            best[0] = best[0].min(clock.now() - start);
+            for (round, is_read) in [(1, false), (2, true)] {
+                let mut records = 0;
+                let start = clock.now();
+                let mut reader = uncommitted(set.clone(), 0, None);
+                while let Some(piece) = reader.next(&mut decompressor, &pool, &mut entries).unwrap()
+                {
+                    let batch = as_batch(piece, entries);
+                    records += batch.entries.len();
+                    for index in 0..if is_read { batch.entries.len() } else { 0 } {
+                        let value = batch.record(index, 1).unwrap().value().unwrap();
+                        sum += value.len() + usize::from(value[0] ^ value[7]);
+                    }
+                    entries = batch.entries;
                 }
-                entries = batch.entries;
+                assert_eq!(i64::try_from(records).unwrap(), total);
+                best[round] = best[round].min(clock.now() - start);
             }
-            entries = Vec::with_capacity(MOST_RECORDS);
         }
-        let spent = clock.now() - start;
-        println!("{codec:?}: {:?} per record ({sum})", spent / records);
+        let [crc, index, all] = best.map(|best| best / u32::try_from(total).unwrap());
+        println!("{codec:?}: CRC {crc:?}, CRC and index {index:?}, and iterate {all:?} ({sum})");
     }
 }
