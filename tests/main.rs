@@ -15,5 +15,8 @@
 #[macro_use]
 mod support;
 
+mod faults;
 mod kafka_smoke;
 mod rebalance;
+mod stopping;
+mod supervision;

@@ -891,6 +891,14 @@ impl Assignment {
             .sum()
     }
 
+    /// True while something that is complete, of a partition that is ours, waits
+    /// for its commit to be confirmed.
+    pub(crate) fn has_unconfirmed(&self) -> bool {
+        self.lanes
+            .values()
+            .any(|lane| lane.tracker.watermark() > lane.confirmed)
+    }
+
     /// Records that were completed since the start of the run.
     pub(crate) fn completed_records(&self) -> u64 {
         let here: u64 = self

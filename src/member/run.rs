@@ -255,7 +255,8 @@ impl Member {
             self.store(&unstored);
         }
         self.look_for_the_end(now);
-        let drained = self.threads.running() == 0;
+        let drained = self.threads.running() == 0
+            && !(self.ladder.waits_for_commit() && self.assignment.has_unconfirmed());
         let closed = self.ladder.rung() >= Rung::Closing && self.group.is_closed();
         let step = self.ladder.turn(drained, closed, self.clock.now());
         self.climb(step);

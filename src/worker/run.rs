@@ -408,7 +408,6 @@ impl Worker {
         }
         if done > 0 {
             lane.failed = None;
-            lane.start.tracker.add_completed(done as u64);
             if self.context.events.is_observed() {
                 let (min, max) = (
                     batch.entries[first].offset,
@@ -474,7 +473,6 @@ impl Worker {
             return;
         };
         lane.start.tracker.completed(offset);
-        lane.start.tracker.add_completed(1);
         lane.failed = None;
         // It was handed over and will not be again: it takes its part of the
         // count, which the turn gave back because it was not done.
@@ -657,11 +655,10 @@ impl Worker {
         match outcome {
             Ok(outcome @ (Outcome::Done | Outcome::Skip { .. })) => {
                 let (done_up_to, used) = lane.window.complete(allowed, self.context.clock.coarse());
-                lane.start.tracker.completed(last);
+                lane.start.tracker.batch_completed(allowed as u64, last);
                 if let Some(next) = done_up_to {
                     lane.start.tracker.crossed(next);
                 }
-                lane.start.tracker.add_completed(allowed as u64);
                 lane.failed = None;
                 note_consumed(lane, allowed as u64, first, last);
                 let partition = lane.start.partition.clone();

@@ -75,9 +75,21 @@ impl Tracker {
     }
 
     /// The record at `offset`, and so all before it, is completed.
+    ///
+    /// Counted here and not at the end of a turn: a handler that never returns
+    /// ends no turn, and what it completed before is counted all the same.
     #[inline]
     pub(crate) fn completed(&self, offset: i64) {
-        self.watermark.store(offset + 1, Ordering::Release);
+        self.batch_completed(1, offset);
+    }
+
+    /// `records` were completed together, the last of them at `last_offset`.
+    #[inline]
+    pub(crate) fn batch_completed(&self, records: u64, last_offset: i64) {
+        self.watermark.store(last_offset + 1, Ordering::Release);
+        // Only the worker that has the lane writes: no read-modify-write.
+        let completed = self.completed.load(Ordering::Relaxed);
+        self.completed.store(completed + records, Ordering::Relaxed);
     }
 
     /// Everything below `next_offset` that is not completed does not exist:
@@ -98,11 +110,6 @@ impl Tracker {
     /// The handler returned; what that means is told apart.
     pub(crate) fn batch_returned(&self) {
         self.in_hand.store(0, Ordering::Relaxed);
-    }
-
-    /// That many records were completed since the last call.
-    pub(crate) fn add_completed(&self, records: u64) {
-        self.completed.fetch_add(records, Ordering::Relaxed);
     }
 
     /// What a fetch told of the partition's ends; unknown values change
@@ -240,6 +247,12 @@ mod tests {
             (Some(41), Some(41))
         );
         assert_eq!(tracker.in_flight(), 0);
+        assert_eq!(tracker.completed_records(), 1);
+        tracker.batch_completed(9, 60);
+        assert_eq!(
+            (tracker.watermark(), tracker.completed_records()),
+            (Some(61), 10)
+        );
     }
 
     #[test]
