@@ -43,6 +43,8 @@ mod compression;
 #[cfg(test)]
 pub(crate) mod encode;
 mod link;
+#[cfg(test)]
+mod measure;
 mod plan;
 mod record_set;
 
