@@ -17,5 +17,6 @@ mod support;
 
 mod faults;
 mod kafka_smoke;
+mod steering;
 mod stopping;
 mod supervision;

@@ -44,8 +44,10 @@ pub(crate) fn run(arguments: &ClientArguments) {
                 .expect("a thread")
         })
         .collect();
-    let sums: Vec<Sum> =
-        threads.into_iter().map(|thread| thread.join().expect("a reader ends")).collect();
+    let sums: Vec<Sum> = threads
+        .into_iter()
+        .map(|thread| thread.join().expect("a reader ends"))
+        .collect();
     measured.print("bare-reader", arguments.threads, &sums);
 }
 
@@ -123,17 +125,25 @@ impl Reader {
         self.out.clear();
         self.out.extend_from_slice(&[0; 4]);
         header.encode(&mut self.out, 2).expect("a header");
-        request.encode(&mut self.out, FETCH_VERSION).expect("a request");
+        request
+            .encode(&mut self.out, FETCH_VERSION)
+            .expect("a request");
         let length = u32::try_from(self.out.len() - 4).expect("a short request");
         self.out[..4].copy_from_slice(&length.to_be_bytes());
-        self.connection.write_all(&self.out).expect("the broker reads");
+        self.connection
+            .write_all(&self.out)
+            .expect("the broker reads");
     }
 
     fn answer(&mut self) -> FetchResponse {
         let mut length = [0; 4];
-        self.connection.read_exact(&mut length).expect("the broker answers");
+        self.connection
+            .read_exact(&mut length)
+            .expect("the broker answers");
         let mut frame = vec![0; u32::from_be_bytes(length) as usize];
-        self.connection.read_exact(&mut frame).expect("the broker answers");
+        self.connection
+            .read_exact(&mut frame)
+            .expect("the broker answers");
         let mut frame = Bytes::from(frame);
         ResponseHeader::decode(&mut frame, 1).expect("a header");
         FetchResponse::decode(&mut frame, FETCH_VERSION).expect("an answer")
@@ -144,15 +154,23 @@ impl Reader {
         let mut sets = Vec::new();
         for topic in answer.responses {
             for partition in topic.partitions {
-                assert_eq!(partition.error_code, 0, "the broker refuses to give records");
-                let Some(records) = partition.records else { continue };
+                assert_eq!(
+                    partition.error_code, 0,
+                    "the broker refuses to give records"
+                );
+                let Some(records) = partition.records else {
+                    continue;
+                };
                 let mut last = None;
                 let mut rest = &records[..];
                 while let Some(batch) = batch(rest) {
                     last = Some(base_offset(batch) + i64::from(number(batch, 23)));
                     rest = &rest[batch.len()..];
                 }
-                let known = self.next.iter_mut().find(|(p, _)| *p == partition.partition_index);
+                let known = self
+                    .next
+                    .iter_mut()
+                    .find(|(p, _)| *p == partition.partition_index);
                 if let (Some((_, next)), Some(last)) = (known, last) {
                     *next = last + 1;
                 }
@@ -185,7 +203,11 @@ fn walk(set: &[u8], sum: &mut Sum) {
         rest = &rest[batch.len()..];
         let crc = number(batch, 17).cast_unsigned();
         assert_eq!(crc32c::crc32c(&batch[21..]), crc, "the batch is damaged");
-        assert_eq!(batch[22] & 7, 0, "the topic of the benchmark is not compressed");
+        assert_eq!(
+            batch[22] & 7,
+            0,
+            "the topic of the benchmark is not compressed"
+        );
         let mut body = &batch[61..];
         for _ in 0..number(batch, 57) {
             let length = usize::try_from(varint(&mut body)).expect("a length");

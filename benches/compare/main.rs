@@ -46,7 +46,10 @@ struct Plan {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| a != "--bench")
+        .collect();
     match arguments.first().map(String::as_str) {
         Some("bare") => bare::run(&client_arguments(&arguments)),
         Some("plain") => plain::run(&client_arguments(&arguments)),
@@ -72,7 +75,12 @@ fn client_arguments(arguments: &[String]) -> ClientArguments {
 }
 
 fn plan(arguments: &[String]) -> Plan {
-    let mut plan = Plan { records: 8_000_000, rounds: 5, threads: 2, bootstrap: None };
+    let mut plan = Plan {
+        records: 8_000_000,
+        rounds: 5,
+        threads: 2,
+        bootstrap: None,
+    };
     for pair in arguments.chunks(2) {
         let value = pair.get(1).cloned().unwrap_or_default();
         match pair[0].as_str() {
@@ -109,9 +117,17 @@ impl Broker {
             .expect("scripts/kafka starts");
         let mut bootstrap = String::new();
         let stdout = script.stdout.take().expect("its output is piped");
-        BufReader::new(stdout).read_line(&mut bootstrap).expect("scripts/kafka prints the address");
-        assert!(!bootstrap.trim().is_empty(), "scripts/kafka did not start a broker");
-        Self { script, bootstrap: bootstrap.trim().to_owned() }
+        BufReader::new(stdout)
+            .read_line(&mut bootstrap)
+            .expect("scripts/kafka prints the address");
+        assert!(
+            !bootstrap.trim().is_empty(),
+            "scripts/kafka did not start a broker"
+        );
+        Self {
+            script,
+            bootstrap: bootstrap.trim().to_owned(),
+        }
     }
 }
 
@@ -143,8 +159,11 @@ fn compare(plan: &Plan) {
         .expect("the command is built: cargo build --release");
     let (records, threads) = (plan.records.to_string(), plan.threads.to_string());
     println!("plain loop: {}", plain::settings_text());
-    let mut lines: Vec<(&str, Vec<serde_json::Value>)> =
-        vec![("bare-reader", Vec::new()), ("keepup", Vec::new()), ("plain-loop", Vec::new())];
+    let mut lines: Vec<(&str, Vec<serde_json::Value>)> = vec![
+        ("bare-reader", Vec::new()),
+        ("keepup", Vec::new()),
+        ("plain-loop", Vec::new()),
+    ];
     for round in 0..plan.rounds {
         for (peer, results) in &mut lines {
             let group = format!("bench-{}-{round}-{peer}", std::process::id());
@@ -157,15 +176,23 @@ fn compare(plan: &Plan) {
                 }
                 other => {
                     let mut command = Command::new(&own);
-                    let name = if other == "plain-loop" { "plain" } else { "bare" };
+                    let name = if other == "plain-loop" {
+                        "plain"
+                    } else {
+                        "bare"
+                    };
                     command.args([name, &bootstrap, TOPIC, &records, &threads]);
                     command
                 }
             };
-            let output = command.stderr(Stdio::inherit()).output().expect("a client runs");
+            let output = command
+                .stderr(Stdio::inherit())
+                .output()
+                .expect("a client runs");
             let text = String::from_utf8_lossy(&output.stdout);
             let line = text.lines().last().unwrap_or_default();
-            let value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{peer} printed {text}"));
+            let value =
+                serde_json::from_str(line).unwrap_or_else(|_| panic!("{peer} printed {text}"));
             eprint!(".");
             results.push(value);
         }
@@ -178,7 +205,10 @@ fn compare(plan: &Plan) {
 /// Medians, and what they are beside the bare reader and the plain loop.
 fn table(lines: &[(&str, Vec<serde_json::Value>)]) {
     let median = |results: &[serde_json::Value], field: &str| -> f64 {
-        let mut values: Vec<f64> = results.iter().filter_map(|line| line[field].as_f64()).collect();
+        let mut values: Vec<f64> = results
+            .iter()
+            .filter_map(|line| line[field].as_f64())
+            .collect();
         values.sort_by(f64::total_cmp);
         values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
     };
@@ -192,7 +222,13 @@ fn table(lines: &[(&str, Vec<serde_json::Value>)]) {
         .collect();
     println!(
         "{:<12} {:>12} {:>14} {:>9} {:>12} {:>12} {:>14}",
-        "client", "M records/s", "CPU ns/record", "peak MiB", "CPU / bare", "CPU / plain", "records/s / bare"
+        "client",
+        "M records/s",
+        "CPU ns/record",
+        "peak MiB",
+        "CPU / bare",
+        "CPU / plain",
+        "records/s / bare"
     );
     let of = |peer: &str| rows.iter().find(|row| row.0 == peer).copied();
     for (peer, per_s, cpu, rss) in &rows {
@@ -215,20 +251,31 @@ fn fill(bootstrap: &str, records: u64) {
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
     let created = futures_executor::block_on(admin.create_topics([&topic], &options))
         .expect("the broker answers");
-    if matches!(created.first(), Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists)))) {
+    if matches!(
+        created.first(),
+        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists)))
+    ) {
         return;
     }
-    config.set("linger.ms", "20").set("batch.num.messages", "10000").set("acks", "1");
+    config
+        .set("linger.ms", "20")
+        .set("batch.num.messages", "10000")
+        .set("acks", "1");
     config.set("queue.buffering.max.messages", "500000");
     let producer: BaseProducer = config.create().expect("a producer");
     let value = [b'x'; VALUE];
     eprint!("filling {TOPIC} with {records} records of {VALUE} bytes ");
     for number in 0..records {
         let partition = i32::try_from(number % u64::from(PARTITIONS.unsigned_abs())).unwrap_or(0);
-        let mut record = BaseRecord::<(), [u8]>::to(TOPIC).partition(partition).payload(&value);
+        let mut record = BaseRecord::<(), [u8]>::to(TOPIC)
+            .partition(partition)
+            .payload(&value);
         while let Err((error, back)) = producer.send(record) {
             assert!(
-                matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)),
+                matches!(
+                    error,
+                    KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)
+                ),
                 "{error}"
             );
             producer.poll(Duration::from_millis(10));
@@ -239,6 +286,8 @@ fn fill(bootstrap: &str, records: u64) {
             let _ = std::io::stderr().flush();
         }
     }
-    producer.flush(Duration::from_secs(60)).expect("everything is delivered");
+    producer
+        .flush(Duration::from_secs(60))
+        .expect("everything is delivered");
     eprintln!();
 }

@@ -30,23 +30,35 @@ pub(crate) struct Measured {
 
 impl Measured {
     pub(crate) fn new() -> Self {
-        Self { started: Instant::now(), first: Mutex::new(None) }
+        Self {
+            started: Instant::now(),
+            first: Mutex::new(None),
+        }
     }
 
     /// Called by each thread before its first record.
     pub(crate) fn begin(&self) {
         let now = (Instant::now(), cpu());
-        self.first.lock().expect("no thread panics with it").get_or_insert(now);
+        self.first
+            .lock()
+            .expect("no thread panics with it")
+            .get_or_insert(now);
     }
 
     /// Called once, after the last record.
     pub(crate) fn print(&self, peer: &str, threads: usize, sums: &[Sum]) {
         let (end, end_cpu) = (Instant::now(), cpu());
-        let (begin, begin_cpu) =
-            self.first.lock().expect("no thread panics with it").expect("a record was read");
+        let (begin, begin_cpu) = self
+            .first
+            .lock()
+            .expect("no thread panics with it")
+            .expect("a record was read");
         let records: u64 = sums.iter().map(|sum| sum.records).sum();
         std::hint::black_box(sums.iter().fold(0, |all, sum| all ^ sum.xor ^ sum.bytes));
-        let (seconds, cpu) = ((end - begin).as_secs_f64(), (end_cpu - begin_cpu).as_secs_f64());
+        let (seconds, cpu) = (
+            (end - begin).as_secs_f64(),
+            (end_cpu - begin_cpu).as_secs_f64(),
+        );
         let line = serde_json::json!({
             "peer": peer,
             "records": records,
@@ -64,12 +76,17 @@ impl Measured {
 
 fn cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
 }
 
 fn peak_rss_mib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib / 1024.0)
 }

@@ -21,9 +21,14 @@ const SETTINGS: [(&str, &str); 4] = [
 ];
 
 pub(crate) fn settings_text() -> String {
-    let settings: Vec<String> =
-        SETTINGS.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    format!("BaseConsumer per thread, {}, else librdkafka's defaults", settings.join(" "))
+    let settings: Vec<String> = SETTINGS
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    format!(
+        "BaseConsumer per thread, {}, else librdkafka's defaults",
+        settings.join(" ")
+    )
 }
 
 pub(crate) fn run(arguments: &ClientArguments) {
@@ -69,8 +74,10 @@ pub(crate) fn run(arguments: &ClientArguments) {
         })
         .collect();
     // The clients are closed after the last record was measured.
-    let (sums, consumers): (Vec<Sum>, Vec<BaseConsumer>) =
-        threads.into_iter().map(|thread| thread.join().expect("a client ends")).unzip();
+    let (sums, consumers): (Vec<Sum>, Vec<BaseConsumer>) = threads
+        .into_iter()
+        .map(|thread| thread.join().expect("a client ends"))
+        .unzip();
     measured.print("plain-loop", arguments.threads, &sums);
     drop(consumers);
 }
