@@ -72,6 +72,11 @@ pub(crate) fn start(
         Err(ContactError::Stopped) => return Ok(None),
         Err(error) => return Err(refused(error)),
     }
+    let found = cluster.snapshot();
+    let sizes = topics
+        .iter()
+        .filter_map(|topic| Some((Arc::clone(topic), found.topics.get(topic)?.partitions.len())))
+        .collect();
     let (events_thread, events) = EventThread::start(observer, &clock).map_err(no_thread)?;
     let (to_member, inbox) = bounded(INBOX);
     let lookup = Lookup::start(
@@ -130,6 +135,7 @@ pub(crate) fn start(
         gate,
         events,
         shared: Arc::clone(&shared),
+        topics: sizes,
     };
     let member = std::thread::Builder::new()
         .name("keepup-member".into())
