@@ -17,10 +17,7 @@ mod support;
 
 mod faults;
 mod kafka_smoke;
-<<<<<<< HEAD
 mod rebalance;
-=======
 mod steering;
->>>>>>> scen2
 mod stopping;
 mod supervision;
