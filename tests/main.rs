@@ -15,5 +15,7 @@
 #[macro_use]
 mod support;
 
+mod commits;
+mod growth;
 mod kafka_smoke;
 mod rebalance;
