@@ -7,7 +7,9 @@
 //! precise reads per record cost more than everything else on the fetch path,
 //! so the handler loop reads [`Clock::coarse`], which costs a few nanoseconds.
 
+#[cfg(test)]
 use std::sync::Arc;
+#[cfg(test)]
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +21,7 @@ pub(crate) struct Coarse(u64);
 
 impl Coarse {
     /// The beginning of time: earlier than every moment a clock gives.
+    #[cfg(test)]
     pub(crate) const ZERO: Self = Self(0);
 
     /// Milliseconds since an arbitrary start.
@@ -51,14 +54,12 @@ pub(crate) enum Clock {
     /// The system's clocks.
     System,
     /// A clock that stands still until a test moves it.
-    #[cfg_attr(
-        not(any(test, feature = "testing")),
-        expect(dead_code, reason = "tests make it")
-    )]
+    #[cfg(test)]
     Manual(Arc<ManualTime>),
 }
 
 /// The shared state of a manual clock.
+#[cfg(test)]
 #[derive(Debug)]
 pub(crate) struct ManualTime {
     start: Instant,
@@ -68,18 +69,18 @@ pub(crate) struct ManualTime {
 
 impl Clock {
     /// A clock that stands still until [`Clock::advance`] moves it.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub(crate) fn manual() -> Self {
         Self::Manual(Arc::new(ManualTime {
             start: Clock::System.now(),
-            wall_start: UNIX_EPOCH + Duration::from_millis(1_700_000_000_000),
+            wall_start: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             // Not zero: a coarse moment of zero means "never".
             elapsed_ms: AtomicU64::new(1),
         }))
     }
 
     /// Moves a manual clock; a system clock is left alone.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub(crate) fn advance(&self, by: Duration) {
         if let Self::Manual(time) = self {
             let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
@@ -92,6 +93,7 @@ impl Clock {
     pub(crate) fn now(&self) -> Instant {
         match self {
             Self::System => Instant::now(),
+            #[cfg(test)]
             Self::Manual(time) => {
                 time.start + Duration::from_millis(time.elapsed_ms.load(Ordering::SeqCst))
             }
@@ -113,6 +115,7 @@ impl Clock {
                     .wrapping_add(time.tv_nsec / 1_000_000);
                 Coarse(u64::try_from(millis).unwrap_or(0))
             }
+            #[cfg(test)]
             Self::Manual(time) => Coarse(time.elapsed_ms.load(Ordering::SeqCst)),
         }
     }
@@ -122,6 +125,7 @@ impl Clock {
     pub(crate) fn unix_millis(&self) -> i64 {
         let now = match self {
             Self::System => SystemTime::now(),
+            #[cfg(test)]
             Self::Manual(time) => {
                 time.wall_start + Duration::from_millis(time.elapsed_ms.load(Ordering::SeqCst))
             }

@@ -98,9 +98,7 @@ fn list(problems: &[Problem]) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problem {
-    /// The setting's name, as in [`docs/configuration.md`].
-    ///
-    /// [`docs/configuration.md`]: https://github.com/keepup-rs/keepup/blob/main/docs/configuration.md
+    /// The setting's name.
     pub setting: String,
     /// What was given.
     pub value: String,

@@ -287,17 +287,28 @@ impl<'a> Iterator for Headers<'a> {
 /// format writes lengths and deltas; `None` where it is cut or too long.
 #[inline]
 pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<i64> {
-    // Most lengths and deltas are a single byte.
-    let (&first, rest) = bytes.split_first()?;
-    if first < 0x80 {
-        *bytes = rest;
-        return Some(zigzag(u64::from(first)));
+    // Nearly all lengths and deltas are one byte or two; five of them are read
+    // per record.
+    match **bytes {
+        [first, ref rest @ ..] if first < 0x80 => {
+            *bytes = rest;
+            Some(zigzag(u64::from(first)))
+        }
+        [first, second, ref rest @ ..] if second < 0x80 => {
+            *bytes = rest;
+            Some(zigzag(u64::from(first & 0x7f) | u64::from(second) << 7))
+        }
+        _ => take_long_varint(bytes),
     }
-    let mut value = u64::from(first & 0x7f);
-    for (index, &byte) in rest.iter().enumerate().take(9) {
-        value |= u64::from(byte & 0x7f) << (7 * (index + 1));
+}
+
+#[inline(never)]
+fn take_long_varint(bytes: &mut &[u8]) -> Option<i64> {
+    let mut value = 0;
+    for (index, &byte) in bytes.iter().enumerate().take(10) {
+        value |= u64::from(byte & 0x7f) << (7 * index);
         if byte < 0x80 {
-            *bytes = &rest[index + 1..];
+            *bytes = &bytes[index + 1..];
             return Some(zigzag(value));
         }
     }
@@ -320,6 +331,8 @@ mod tests {
             (&[0x01], -1),
             (&[0x7f], -64),
             (&[0x80, 0x01], 64),
+            (&[0xff, 0x7f], -8192),
+            (&[0x80, 0x80, 0x01], 8192),
             (&[0xff, 0xff, 0xff, 0xff, 0x0f], i64::from(i32::MIN)),
             (
                 &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],

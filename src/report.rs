@@ -223,7 +223,7 @@ pub struct Report {
 impl Report {
     /// The member's own thread panicked, which is a bug of keepup: what it knew
     /// is gone with it.
-    pub(crate) fn broken(message: String) -> Self {
+    pub(crate) fn broken(message: &str) -> Self {
         Self {
             reason: StopReason::FatalClientError {
                 message: format!("the member's thread panicked: {message}; please report this"),

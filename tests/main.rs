@@ -16,6 +16,9 @@
 mod support;
 
 mod commits;
+mod faults;
 mod growth;
 mod kafka_smoke;
 mod rebalance;
+mod stopping;
+mod supervision;

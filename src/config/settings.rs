@@ -395,7 +395,7 @@ impl Settings {
 }
 
 /// The longest wait that somebody can have meant.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+const LONGEST: Duration = Duration::from_hours(24);
 
 /// Less than this cannot hold two answers of the smallest size.
 const LEAST_MEMORY: usize = 1024 * 1024;

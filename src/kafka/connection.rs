@@ -262,7 +262,8 @@ impl Connection {
     }
 
     /// The versions that the broker speaks.
-    pub(crate) fn versions(&self) -> &ApiVersions {
+    #[cfg(test)]
+    fn versions(&self) -> &ApiVersions {
         &self.versions
     }
 

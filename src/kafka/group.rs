@@ -59,7 +59,7 @@ impl ClientContext for Notes {
             | RDKafkaLogLevel::Critical
             | RDKafkaLogLevel::Error
             | RDKafkaLogLevel::Warning => {
-                tracing::info!(target: "librdkafka", facility, "{message}")
+                tracing::info!(target: "librdkafka", facility, "{message}");
             }
             _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
         }

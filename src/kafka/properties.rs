@@ -21,7 +21,7 @@ use crate::error::Problem;
 const METADATA_REFRESH_MS: &str = "15000";
 
 /// librdkafka's default of `max.poll.interval.ms`.
-const DEFAULT_MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
+const DEFAULT_MAX_POLL_INTERVAL: Duration = Duration::from_mins(5);
 
 /// librdkafka's default of `session.timeout.ms`, and the broker's default of
 /// `group.consumer.session.timeout.ms` under KIP-848.

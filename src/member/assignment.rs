@@ -891,6 +891,14 @@ impl Assignment {
             .sum()
     }
 
+    /// True while something that is complete, of a partition that is ours, waits
+    /// for its commit to be confirmed.
+    pub(crate) fn has_unconfirmed(&self) -> bool {
+        self.lanes
+            .values()
+            .any(|lane| lane.tracker.watermark() > lane.confirmed)
+    }
+
     /// Records that were completed since the start of the run.
     pub(crate) fn completed_records(&self) -> u64 {
         let here: u64 = self
@@ -909,6 +917,13 @@ impl Assignment {
                 lane.until
                     .is_some_and(|until| lane.tracker.watermark().is_some_and(|w| w >= until))
             })
+    }
+
+    /// True where a partition of that topic is ours.
+    pub(crate) fn has_topic(&self, topic: &str) -> bool {
+        self.lanes
+            .keys()
+            .any(|partition| partition.topic() == topic)
     }
 
     pub(crate) fn has_lanes(&self) -> bool {

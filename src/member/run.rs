@@ -92,6 +92,12 @@ pub(crate) trait StartFinder: Send {
     /// Asks for start positions. Never waits.
     fn resolve(&self, lanes: Vec<Resolve>);
 
+    /// Is told that nothing of these topics is assigned any more.
+    fn forget(&self, topics: Vec<Arc<str>>);
+
+    /// False where it cannot answer any more, and the run has to end.
+    fn is_alive(&self) -> bool;
+
     /// Ends its thread, if it has one, within about `patience`.
     fn stop(self: Box<Self>, patience: Duration);
 }
@@ -239,13 +245,18 @@ impl Member {
         self.assignment.tick(now, &mut actions);
         self.carry_out(actions);
         self.start_waiting_workers();
+        if !self.starts.is_alive() {
+            let message = "the thread keepup-lookup has ended; please report this".to_owned();
+            self.ask(StopReason::FatalClientError { message });
+        }
         if now >= self.store_at {
             self.store_at = now + STORE_INTERVAL;
             let unstored = self.assignment.unstored();
             self.store(&unstored);
         }
         self.look_for_the_end(now);
-        let drained = self.threads.running() == 0;
+        let drained = self.threads.running() == 0
+            && !(self.ladder.waits_for_commit() && self.assignment.has_unconfirmed());
         let closed = self.ladder.rung() >= Rung::Closing && self.group.is_closed();
         let step = self.ladder.turn(drained, closed, self.clock.now());
         self.climb(step);
@@ -304,13 +315,13 @@ impl Member {
                 "offsets count from 0",
                 "give the offset of the next record that is wanted",
             ))),
-            Command::Scale(workers) => match workers.problem() {
-                Some(problem) => Err(CommandError::Invalid(problem)),
-                None => {
+            Command::Scale(workers) => {
+                let refused = workers.problem().map(CommandError::Invalid);
+                if refused.is_none() {
                     self.assignment.scale(workers, &mut actions);
-                    Ok(())
                 }
-            },
+                refused.map_or(Ok(()), Err)
+            }
         };
         self.carry_out(actions);
         answer
@@ -380,7 +391,7 @@ impl Member {
 
     fn answer_assign(&mut self, partitions: &[TopicPartition]) {
         if let Err(error) = self.group.answer_assign(partitions) {
-            self.trouble(format!("the assignment could not be taken: {error}"));
+            self.trouble(&format!("the assignment could not be taken: {error}"));
         }
     }
 
@@ -425,7 +436,7 @@ impl Member {
             }
             GroupEvent::Trouble { message } => {
                 self.watch.contact_lost(self.clock.coarse());
-                self.trouble(message);
+                self.trouble(&message);
             }
             GroupEvent::Fatal { message } => self.ask(StopReason::FatalClientError { message }),
         }
@@ -442,10 +453,10 @@ impl Member {
         self.apply(change);
     }
 
-    fn trouble(&mut self, message: String) {
+    fn trouble(&mut self, message: &str) {
         // A cluster has few ways to be wrong at a time; more than that is noise.
         const MOST: usize = 16;
-        if self.troubles.len() < MOST && self.troubles.insert(message.clone()) {
+        if self.troubles.len() < MOST && self.troubles.insert(message.to_owned()) {
             self.events.warn(format!("{message}; keeps trying"));
         }
     }
@@ -454,11 +465,15 @@ impl Member {
         let now = self.clock.now();
         let mut actions = Vec::new();
         match report {
-            FromWorker::Released { lanes, .. } => {
+            FromWorker::Released { lanes } => {
                 self.assignment.released(lanes, now, &mut actions);
             }
-            FromWorker::ReadFailed { epoch, error, .. } => {
-                self.read_failed(epoch, &error, &mut actions);
+            FromWorker::ReadFailed {
+                epoch,
+                offset,
+                error,
+            } => {
+                self.read_failed(epoch, offset, &error, &mut actions);
             }
             FromWorker::Exited {
                 worker,
@@ -477,14 +492,15 @@ impl Member {
     fn read_failed(
         &mut self,
         epoch: AssignmentEpoch,
+        offset: i64,
         error: &ReadError,
         actions: &mut Vec<Action>,
     ) {
         let Some(partition) = self.assignment.partition_of(epoch).cloned() else {
             return;
         };
-        if let ReadError::OutOfRange { offset, .. } = error {
-            self.resets.insert(partition, *offset);
+        if let ReadError::OutOfRange { .. } = error {
+            self.resets.insert(partition, offset);
             self.assignment.reset(epoch, actions);
         } else {
             // A partition that cannot be read must not look like one that is
@@ -631,8 +647,14 @@ impl Member {
             self.store(watermarks);
         }
         if let Err(error) = self.group.answer_revoke(partitions) {
-            self.trouble(format!("the revoke could not be answered: {error}"));
+            self.trouble(&format!("the revoke could not be answered: {error}"));
         }
+        let gone: BTreeSet<Arc<str>> = partitions
+            .iter()
+            .filter(|partition| !self.assignment.has_topic(partition.topic()))
+            .map(TopicPartition::shared_topic)
+            .collect();
+        self.starts.forget(gone.into_iter().collect());
     }
 
     fn store(&mut self, watermarks: &[(TopicPartition, i64)]) {

@@ -54,11 +54,6 @@ impl Watch {
         }
     }
 
-    /// The longest gap that means nothing.
-    pub(crate) fn limit(&self) -> Duration {
-        self.limit.unwrap_or(Duration::MAX)
-    }
-
     /// The loop turns.
     pub(crate) fn turn(&mut self, now: Coarse) -> Option<Change> {
         let slept = now.since(self.last_turn);

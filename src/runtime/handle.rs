@@ -58,6 +58,10 @@ pub struct PartitionView {
     /// Last stable offset under `read_committed`, else the high watermark, as
     /// of the last fetch.
     pub end_offset: Option<i64>,
+    /// How long ago the end offset was told.
+    pub end_offset_age: Option<Duration>,
+    /// First offset that the broker still has, as of the last fetch.
+    pub log_start: Option<i64>,
     /// True after [`Handle::pause`].
     pub paused: bool,
 }
@@ -104,8 +108,8 @@ impl Handle {
     fn join(&mut self) -> Report {
         match self.member.take().map(JoinHandle::join) {
             Some(Ok(report)) => report,
-            Some(Err(panic)) => Report::broken(panic_message(panic.as_ref())),
-            None => Report::broken("the run was waited for twice".to_owned()),
+            Some(Err(panic)) => Report::broken(&panic_message(panic.as_ref())),
+            None => Report::broken("the run was waited for twice"),
         }
     }
 
@@ -215,6 +219,7 @@ impl Handle {
     /// is known of them now. Reads counters only: never waits for Kafka or for
     /// a handler.
     pub fn partitions(&self) -> Vec<PartitionView> {
+        let now = Clock::System.coarse();
         self.shared
             .trackers
             .read()
@@ -225,6 +230,8 @@ impl Handle {
                 position: tracker.position(),
                 watermark: tracker.watermark(),
                 end_offset: tracker.end_offset(),
+                end_offset_age: tracker.end_offset_age(now),
+                log_start: tracker.log_start(),
                 paused: tracker.is_paused(),
             })
             .collect()

@@ -13,7 +13,7 @@ use crate::clock::Coarse;
 use crate::report::WorkerStop;
 
 /// The time in which the budget counts.
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 

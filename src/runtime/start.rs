@@ -1,5 +1,6 @@
 //! How a run begins: everything is checked and made before anything runs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use crate::runtime::handle::Handle;
 use crate::runtime::threads::{Common, WorkerThreads};
 use crate::source::MemoryBudget;
 use crate::source::fetch::FetchFactory;
-use crate::worker::engine::EngineFactory;
+use crate::worker::engine::{BatchLimits, EngineFactory};
 use crate::worker::gate::Gate;
 use crate::worker::tracker::CountBudget;
 
@@ -43,7 +44,7 @@ pub(crate) fn start(
 ) -> Result<Option<Handle>, Error> {
     let Builder { settings, observer } = builder;
     let mut problems = settings.problems();
-    problems.extend(engines.batch_limits().and_then(|limits| limits.problem()));
+    problems.extend(engines.batch_limits().and_then(BatchLimits::problem));
     if !problems.is_empty() {
         return Err(Error::InvalidSettings(problems));
     }
@@ -86,7 +87,7 @@ pub(crate) fn start(
             message: error.to_string(),
         },
     })?;
-    lookup.want_topics(topics);
+    lookup.want_topics(topics.iter().cloned());
     let (reports, from_workers) = bounded(INBOX);
     let limit = group
         .session_timeout()
@@ -116,6 +117,7 @@ pub(crate) fn start(
         lookup,
         policy: settings.start_from,
         want_end: settings.until_end,
+        named: topics.iter().cloned().collect(),
     };
     let parts = Parts {
         settings,
@@ -204,15 +206,13 @@ fn sinks(to_member: &Sender<ToMember>) -> Sinks {
             });
         }),
         topics: Box::new(move |event| {
-            if let Some(message) = topic_message(event) {
-                let _ = topics.send(message);
-            }
+            let _ = topics.send(topic_message(event));
         }),
     }
 }
 
-fn topic_message(event: TopicEvent) -> Option<ToMember> {
-    Some(match event {
+fn topic_message(event: TopicEvent) -> ToMember {
+    match event {
         TopicEvent::PartitionsChanged { topic, to, .. } => ToMember::TopicSize {
             topic,
             partitions: to,
@@ -231,7 +231,7 @@ fn topic_message(event: TopicEvent) -> Option<ToMember> {
             "the cluster says that topic {topic} has {to} partitions, and it had {from}: topics \
              do not shrink, so the larger number is kept"
         )),
-    })
+    }
 }
 
 /// Start positions on a real cluster.
@@ -239,6 +239,9 @@ struct KafkaStarts {
     lookup: Lookup,
     policy: StartFrom,
     want_end: bool,
+    /// Topics that are subscribed by name: wanted whether or not anything of
+    /// them is assigned.
+    named: BTreeSet<Arc<str>>,
 }
 
 impl StartFinder for KafkaStarts {
@@ -258,6 +261,18 @@ impl StartFinder for KafkaStarts {
             })
             .collect();
         self.lookup.resolve(queries);
+    }
+
+    fn forget(&self, mut topics: Vec<Arc<str>>) {
+        // Those of a pattern are known by their assignment alone.
+        topics.retain(|topic| !self.named.contains(topic));
+        if !topics.is_empty() {
+            self.lookup.forget_topics(topics);
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        !self.lookup.has_ended()
     }
 
     fn stop(self: Box<Self>, patience: Duration) {

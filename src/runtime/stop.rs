@@ -4,9 +4,16 @@
 //! | rung | entered by | what happens | ends |
 //! |---|---|---|---|
 //! | running | | | |
-//! | draining | a signal, `stop()`, the end of the work, a failure | no record is started, those in hand are finished | when all workers have ended, or at the stop deadline |
-//! | closing | the end of the drain, or a second signal | what is complete is committed, the group is left | when the group answered, or [`CLOSE_WITHIN`] later |
+//! | draining | a signal, `stop()`, the end of the work, a failure | no record is started, those in hand are finished, what is complete is committed | when all workers have ended and the group has confirmed the commit, or at the stop deadline |
+//! | closing | the end of the drain, or a second signal | what is complete is committed, the group is left | when the group answered, or [`CLOSE_WITHIN`] after the stop deadline or the second signal |
 //! | closed | | the report is made | |
+//!
+//! Committed *before* the group is left: in the middle of a rebalance a client
+//! that leaves commits under a generation that has passed, and the commit is
+//! refused, while one that stays commits as soon as the rebalance is over. And
+//! leaving waits for the rebalance too, up to a heartbeat of the other members,
+//! so that it has the rest of the stop deadline: a member that does not leave
+//! holds its partitions until its session expires.
 //!
 //! A third signal ends the process at once and never gets here.
 
@@ -14,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use crate::report::StopReason;
 
-/// How long leaving the group may take. A stop is never longer than its
-/// deadline and this.
+/// How long leaving the group may take after the stop deadline, or after a
+/// second signal. A stop is never longer than its deadline and this.
 pub(crate) const CLOSE_WITHIN: Duration = Duration::from_millis(1_500);
 
 /// Where a run stands.
@@ -81,7 +88,14 @@ impl Ladder {
             }
             Rung::Draining if asked && self.was_asked() => {
                 self.worsen(StopReason::SecondSignal);
-                self.close(now)
+                self.deadline = Some(now);
+                self.close()
+            }
+            Rung::Closing if asked && self.was_asked() => {
+                self.worsen(StopReason::SecondSignal);
+                let soon = now + CLOSE_WITHIN;
+                self.deadline = self.deadline.map(|deadline| deadline.min(soon));
+                Step::Stay
             }
             _ => {
                 self.worsen(reason);
@@ -90,12 +104,12 @@ impl Ladder {
         }
     }
 
-    /// Time passed; `drained` where no worker runs any more, `left` where the
-    /// group was left.
+    /// Time passed; `drained` where no worker runs any more and nothing waits
+    /// for its commit, `left` where the group was left.
     pub(crate) fn turn(&mut self, drained: bool, left: bool, now: Instant) -> Step {
         let late = self.deadline.is_some_and(|deadline| now >= deadline);
         match self.rung {
-            Rung::Draining if drained || late => self.close(now),
+            Rung::Draining if drained || late => self.close(),
             Rung::Closing if left || late => {
                 self.rung = Rung::Closed;
                 Step::End
@@ -104,10 +118,24 @@ impl Ladder {
         }
     }
 
-    fn close(&mut self, now: Instant) -> Step {
+    fn close(&mut self) -> Step {
         self.rung = Rung::Closing;
-        self.deadline = Some(now + CLOSE_WITHIN);
+        self.deadline = self.deadline.map(|deadline| deadline + CLOSE_WITHIN);
         Step::Close
+    }
+
+    /// True where the group should confirm the last commit before it is left.
+    /// A run that came to the end of its work does not wait for librdkafka's
+    /// committer (up to a second): its commit goes out with the leaving.
+    pub(crate) fn waits_for_commit(&self) -> bool {
+        !matches!(
+            self.reason,
+            Some(
+                StopReason::EndReached
+                    | StopReason::CountReached
+                    | StopReason::FatalClientError { .. }
+            )
+        )
     }
 
     /// True where a person asked, as opposed to the end of the work or a
@@ -167,12 +195,22 @@ mod tests {
     fn a_drain_ends_at_its_deadline_and_closing_at_its_own() {
         let (mut ladder, now) = ladder();
         ladder.ask(StopReason::StopCalled, now);
-        assert_eq!(ladder.turn(false, false, now + DRAIN), Step::Close);
+        assert_eq!(ladder.turn(false, false, now + DRAIN), Step::Close, "late");
         assert_eq!(ladder.turn(false, false, now + DRAIN), Step::Stay);
         assert_eq!(
             ladder.turn(false, false, now + DRAIN + CLOSE_WITHIN),
             Step::End
         );
+    }
+
+    #[test]
+    fn leaving_has_the_rest_of_the_stop_deadline() {
+        let (mut ladder, now) = ladder();
+        ladder.ask(StopReason::StopCalled, now);
+        assert_eq!(ladder.turn(true, false, now), Step::Close);
+        assert_eq!(ladder.turn(true, false, now + DRAIN), Step::Stay);
+        let late = now + DRAIN + CLOSE_WITHIN;
+        assert_eq!(ladder.turn(true, false, late), Step::End);
     }
 
     #[test]
@@ -182,6 +220,32 @@ mod tests {
         assert_eq!(ladder.ask(StopReason::Signal, now), Step::Close);
         assert_eq!(ladder.ask(StopReason::Signal, now), Step::Stay);
         assert_eq!(ladder.outcome(now).0, StopReason::SecondSignal);
+        let late = now + CLOSE_WITHIN;
+        assert_eq!(ladder.turn(false, false, late), Step::End);
+    }
+
+    #[test]
+    fn a_second_signal_cuts_the_leaving_short() {
+        let (mut ladder, now) = ladder();
+        ladder.ask(StopReason::Signal, now);
+        assert_eq!(ladder.turn(true, false, now), Step::Close);
+        assert_eq!(ladder.ask(StopReason::Signal, now), Step::Stay);
+        assert_eq!(ladder.outcome(now).0, StopReason::SecondSignal);
+        let late = now + CLOSE_WITHIN;
+        assert_eq!(ladder.turn(true, false, late), Step::End);
+    }
+
+    #[test]
+    fn only_a_run_that_was_cut_short_waits_for_its_commit() {
+        for (reason, waits) in [
+            (StopReason::EndReached, false),
+            (StopReason::Signal, true),
+            (StopReason::FatalClientError { message: "".into() }, false),
+        ] {
+            let (mut ladder, now) = ladder();
+            ladder.ask(reason, now);
+            assert_eq!(ladder.waits_for_commit(), waits);
+        }
     }
 
     #[test]

@@ -19,13 +19,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::clock::Coarse;
 use crate::record::{AssignmentEpoch, Batch, TopicPartition};
 
 #[cfg(test)]
 mod contract;
 pub(crate) mod fetch;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(test)]
 pub(crate) mod memory;
 
 /// From where, and how far, to read one partition.
@@ -208,6 +207,3 @@ impl MemoryBudget {
 
 /// How long a worker waits for records at most before it looks around.
 pub(crate) const MAX_PULL_WAIT: Duration = Duration::from_millis(500);
-
-/// A moment at which something arrived, for batches made outside a fetch.
-pub(crate) const NEVER_FETCHED: Coarse = Coarse::ZERO;

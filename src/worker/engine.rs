@@ -58,7 +58,7 @@ impl EngineFactory {
         factory: impl Fn(WorkerInfo) -> H + Send + Sync + 'static,
     ) -> Self {
         Self {
-            make: Box::new(move |info| Engine::PerBatch(Box::new(factory(info)), limits)),
+            make: Box::new(move |info| Engine::PerBatch(Box::new(factory(info)))),
             batch_limits: Some(limits),
         }
     }
@@ -75,28 +75,28 @@ impl EngineFactory {
 /// A worker's handler.
 pub(crate) enum Engine {
     PerRecord(Box<dyn RecordEngine>),
-    PerBatch(Box<dyn BatchHandler>, BatchLimits),
+    PerBatch(Box<dyn BatchHandler>),
 }
 
 impl Engine {
     pub(crate) fn on_assigned(&mut self, partitions: &[TopicPartition]) {
         match self {
             Self::PerRecord(engine) => engine.handler().on_assigned(partitions),
-            Self::PerBatch(handler, _) => handler.on_assigned(partitions),
+            Self::PerBatch(handler) => handler.on_assigned(partitions),
         }
     }
 
     pub(crate) fn on_revoked(&mut self, partitions: &[TopicPartition]) {
         match self {
             Self::PerRecord(engine) => engine.handler().on_revoked(partitions),
-            Self::PerBatch(handler, _) => handler.on_revoked(partitions),
+            Self::PerBatch(handler) => handler.on_revoked(partitions),
         }
     }
 
     pub(crate) fn on_lost(&mut self, partitions: &[TopicPartition]) {
         match self {
             Self::PerRecord(engine) => engine.handler().on_lost(partitions),
-            Self::PerBatch(handler, _) => handler.on_lost(partitions),
+            Self::PerBatch(handler) => handler.on_lost(partitions),
         }
     }
 }

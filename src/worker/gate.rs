@@ -56,11 +56,6 @@ impl Gate {
         let beat = self.beat_ms.load(Ordering::Acquire);
         now.as_millis().saturating_sub(beat) <= self.limit_ms && !self.shut.load(Ordering::Acquire)
     }
-
-    /// The longest age of a beat that leaves the gate open.
-    pub(crate) fn limit(&self) -> Duration {
-        Duration::from_millis(self.limit_ms)
-    }
 }
 
 #[cfg(test)]

@@ -45,13 +45,12 @@ const CONSUMED_EVENT_INTERVAL: Duration = Duration::from_millis(250);
 pub(crate) enum FromWorker {
     /// These lanes are free: the record in hand is finished, the hook has run.
     Released {
-        worker: usize,
         lanes: Vec<(AssignmentEpoch, Option<Failed>)>,
     },
     /// A lane cannot be read on from there. The worker keeps it, idle.
     ReadFailed {
-        worker: usize,
         epoch: AssignmentEpoch,
+        offset: i64,
         error: ReadError,
     },
     /// The worker has ended; all of its lanes are free. The last report.
@@ -178,11 +177,15 @@ impl Worker {
         let end = match self.source.next(deadline) {
             Pulled::Batch(batch) => self.got(batch),
             Pulled::Nothing => None,
-            Pulled::Failed { epoch, error, .. } => {
+            Pulled::Failed {
+                epoch,
+                offset,
+                error,
+            } => {
                 if self.lanes.contains_key(&epoch) {
                     self.report(FromWorker::ReadFailed {
-                        worker: self.index(),
                         epoch,
+                        offset,
                         error,
                     });
                 }
@@ -323,10 +326,7 @@ impl Worker {
             ReleaseCause::Lost => self.event(EventKind::PartitionsLost { partitions }),
             ReleaseCause::Repositioned => {}
         }
-        self.report(FromWorker::Released {
-            worker: self.index(),
-            lanes: freed,
-        });
+        self.report(FromWorker::Released { lanes: freed });
         ran.map_err(|panic| hook_panicked(hook, panic.as_ref()))
     }
 
@@ -355,20 +355,17 @@ impl Worker {
         };
         lane.start
             .tracker
-            .saw_ends(batch.end_offset, batch.log_start);
-        match self.context.engines.batch_limits() {
-            Some(limits) => {
-                let epoch = batch.epoch;
-                lane.window.push(batch, self.context.clock.coarse());
-                if lane.window.records() == 0 {
-                    self.cross_empty_window(epoch);
-                }
-                self.batch_turn(epoch, limits)
+            .saw_ends(batch.end_offset, batch.log_start, batch.fetched_at);
+        if let Some(limits) = self.context.engines.batch_limits() {
+            let epoch = batch.epoch;
+            lane.window.push(batch, self.context.clock.coarse());
+            if lane.window.records() == 0 {
+                self.cross_empty_window(epoch);
             }
-            None => {
-                let ended = self.record_turn(&mut batch);
-                self.after_record_turn(batch, ended)
-            }
+            self.batch_turn(epoch, limits)
+        } else {
+            let ended = self.record_turn(&mut batch);
+            self.after_record_turn(batch, ended)
         }
     }
 
@@ -411,7 +408,6 @@ impl Worker {
         }
         if done > 0 {
             lane.failed = None;
-            lane.start.tracker.add_completed(done as u64);
             if self.context.events.is_observed() {
                 let (min, max) = (
                     batch.entries[first].offset,
@@ -442,7 +438,7 @@ impl Worker {
             }
             Ok(TurnEnd::GateShut | TurnEnd::Allowance) => {
                 self.source.put_back(batch);
-                self.hold_back();
+                Self::hold_back();
                 None
             }
             Ok(TurnEnd::Outcome { outcome, attempt }) => {
@@ -477,7 +473,6 @@ impl Worker {
             return;
         };
         lane.start.tracker.completed(offset);
-        lane.start.tracker.add_completed(1);
         lane.failed = None;
         // It was handed over and will not be again: it takes its part of the
         // count, which the turn gave back because it was not done.
@@ -628,10 +623,10 @@ impl Worker {
         limits: BatchLimits,
     ) -> Option<WorkerExit> {
         if !self.context.gate.allows(self.context.clock.coarse()) {
-            self.hold_back();
+            Self::hold_back();
             return None;
         }
-        let Engine::PerBatch(handler, _) = &mut self.engine else {
+        let Engine::PerBatch(handler) = &mut self.engine else {
             return None;
         };
         let lane = self.lanes.get_mut(&epoch)?;
@@ -645,7 +640,7 @@ impl Worker {
             (lane.window.first_offset(), lane.window.last_offset(allowed))
         else {
             // Nothing is allowed any more: the count is reached.
-            self.hold_back();
+            Self::hold_back();
             return None;
         };
         let attempt = match &lane.failed {
@@ -660,11 +655,10 @@ impl Worker {
         match outcome {
             Ok(outcome @ (Outcome::Done | Outcome::Skip { .. })) => {
                 let (done_up_to, used) = lane.window.complete(allowed, self.context.clock.coarse());
-                lane.start.tracker.completed(last);
+                lane.start.tracker.batch_completed(allowed as u64, last);
                 if let Some(next) = done_up_to {
                     lane.start.tracker.crossed(next);
                 }
-                lane.start.tracker.add_completed(allowed as u64);
                 lane.failed = None;
                 note_consumed(lane, allowed as u64, first, last);
                 let partition = lane.start.partition.clone();
@@ -699,7 +693,7 @@ impl Worker {
     }
 
     /// Waits a little where no record may be started.
-    fn hold_back(&self) {
+    fn hold_back() {
         std::thread::park_timeout(HELD_BACK);
     }
 

@@ -18,6 +18,9 @@
 //!    the old worker does not know.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::clock::Coarse;
 
 /// The position, watermark and ends of one assignment of a partition.
 ///
@@ -29,6 +32,8 @@ pub(crate) struct Tracker {
     watermark: AtomicI64,
     end_offset: AtomicI64,
     log_start: AtomicI64,
+    /// When the end offset was told, by the coarse clock.
+    ends_seen_at: AtomicU64,
     /// Records that are in a handler now, when they are handed over in batches.
     in_hand: AtomicU64,
     completed: AtomicU64,
@@ -48,6 +53,7 @@ impl Tracker {
             watermark: AtomicI64::new(UNKNOWN),
             end_offset: AtomicI64::new(UNKNOWN),
             log_start: AtomicI64::new(UNKNOWN),
+            ends_seen_at: AtomicU64::new(0),
             in_hand: AtomicU64::new(0),
             completed: AtomicU64::new(0),
             worker: AtomicUsize::new(NO_WORKER),
@@ -69,9 +75,21 @@ impl Tracker {
     }
 
     /// The record at `offset`, and so all before it, is completed.
+    ///
+    /// Counted here and not at the end of a turn: a handler that never returns
+    /// ends no turn, and what it completed before is counted all the same.
     #[inline]
     pub(crate) fn completed(&self, offset: i64) {
-        self.watermark.store(offset + 1, Ordering::Release);
+        self.batch_completed(1, offset);
+    }
+
+    /// `records` were completed together, the last of them at `last_offset`.
+    #[inline]
+    pub(crate) fn batch_completed(&self, records: u64, last_offset: i64) {
+        self.watermark.store(last_offset + 1, Ordering::Release);
+        // Only the worker that has the lane writes: no read-modify-write.
+        let completed = self.completed.load(Ordering::Relaxed);
+        self.completed.store(completed + records, Ordering::Relaxed);
     }
 
     /// Everything below `next_offset` that is not completed does not exist:
@@ -94,16 +112,12 @@ impl Tracker {
         self.in_hand.store(0, Ordering::Relaxed);
     }
 
-    /// That many records were completed since the last call.
-    pub(crate) fn add_completed(&self, records: u64) {
-        self.completed.fetch_add(records, Ordering::Relaxed);
-    }
-
     /// What a fetch told of the partition's ends; unknown values change
     /// nothing.
-    pub(crate) fn saw_ends(&self, end_offset: i64, log_start: i64) {
+    pub(crate) fn saw_ends(&self, end_offset: i64, log_start: i64, at: Coarse) {
         if end_offset >= 0 {
             self.end_offset.store(end_offset, Ordering::Relaxed);
+            self.ends_seen_at.store(at.as_millis(), Ordering::Relaxed);
         }
         if log_start >= 0 {
             self.log_start.store(log_start, Ordering::Relaxed);
@@ -133,6 +147,17 @@ impl Tracker {
 
     pub(crate) fn end_offset(&self) -> Option<i64> {
         known(self.end_offset.load(Ordering::Relaxed))
+    }
+
+    /// First offset that the broker still has.
+    pub(crate) fn log_start(&self) -> Option<i64> {
+        known(self.log_start.load(Ordering::Relaxed))
+    }
+
+    /// How old the end offset is; `None` while it is unknown.
+    pub(crate) fn end_offset_age(&self, now: Coarse) -> Option<Duration> {
+        let seen_at = Coarse::from_millis(self.ends_seen_at.load(Ordering::Relaxed));
+        self.end_offset().map(|_| now.since(seen_at))
     }
 
     pub(crate) fn completed_records(&self) -> u64 {
@@ -222,6 +247,12 @@ mod tests {
             (Some(41), Some(41))
         );
         assert_eq!(tracker.in_flight(), 0);
+        assert_eq!(tracker.completed_records(), 1);
+        tracker.batch_completed(9, 60);
+        assert_eq!(
+            (tracker.watermark(), tracker.completed_records()),
+            (Some(61), 10)
+        );
     }
 
     #[test]

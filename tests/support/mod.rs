@@ -15,6 +15,7 @@ pub(crate) mod keepup;
 pub(crate) mod members;
 pub(crate) mod process;
 pub(crate) mod records;
+pub(crate) mod run;
 pub(crate) mod tools;
 
 /// Long enough for anything that should happen soon, on a machine that is busy with other tests.

@@ -35,9 +35,9 @@ mod start;
 mod topics;
 
 pub(crate) use contact::{ContactError, first_contact};
-pub(crate) use start::{
-    LookupError, ResetPolicy, Resource, Start, StartAnswer, StartQuery, StartRule,
-};
+#[cfg(test)]
+use start::{LookupError, ResetPolicy, Resource, Start};
+pub(crate) use start::{StartAnswer, StartQuery, StartRule};
 pub(crate) use topics::TopicEvent;
 
 use session::{AskError, Session};

@@ -74,6 +74,7 @@ pub(crate) struct ApiVersions {
 
 impl ApiVersions {
     /// The broker of `ranges`; what it does not name it does not speak.
+    #[cfg(test)]
     pub(crate) fn new(ranges: &[(Api, i16, i16)]) -> Self {
         let mut versions = Self::default();
         for &(api, min, max) in ranges {

@@ -32,6 +32,9 @@ const LZ4_MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
 const SNAPPY_RATIO: usize = 64;
 const LZ4_RATIO: usize = 256;
 
+/// Text and JSON come to three or four; what makes more grows.
+const LIKELY_RATIO: usize = 8;
+
 /// How the records of a wire batch are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Codec {
@@ -56,6 +59,8 @@ pub(super) struct Decompressor {
     snappy: snap::raw::Decoder,
     /// Made when the first block of it comes: it takes some 100 KiB.
     zstd: Option<zstd::stream::raw::Decoder<'static>>,
+    /// How long the last buffer became.
+    usual: usize,
 }
 
 impl std::fmt::Debug for Decompressor {
@@ -65,6 +70,17 @@ impl std::fmt::Debug for Decompressor {
 }
 
 impl Decompressor {
+    /// How long a buffer for `compressed` bytes is likely to become, from those
+    /// before: one that fits need not grow.
+    pub(super) fn likely_output(&self, compressed: usize) -> usize {
+        self.usual.min(compressed.saturating_mul(LIKELY_RATIO))
+    }
+
+    /// Remembers how long a buffer became.
+    pub(super) fn remember_output(&mut self, len: usize) {
+        self.usual = len;
+    }
+
     /// Appends what `input` decompresses to, at most `limit` bytes of it.
     ///
     /// # Errors

@@ -43,6 +43,8 @@ mod compression;
 #[cfg(test)]
 pub(crate) mod encode;
 mod link;
+#[cfg(test)]
+mod measure;
 mod plan;
 mod record_set;
 
@@ -122,7 +124,7 @@ impl SourceFactory for FetchFactory {
             next_token: WAKE.0 + 1,
             is_due: true,
             next_moment: None,
-            is_starved: false,
+            starved_at: None,
             refresh_failures: 0,
             refresh_at: None,
             _registration: registration,
@@ -177,7 +179,8 @@ pub(crate) struct FetchSource {
     is_due: bool,
     /// When it is to be thought about even where nothing happens.
     next_moment: Option<Instant>,
-    is_starved: bool,
+    /// Bytes held when there was no room for a request that was wanted.
+    starved_at: Option<usize>,
     refresh_failures: u32,
     refresh_at: Option<Instant>,
     _registration: Registration,
@@ -346,9 +349,8 @@ impl FetchSource {
                 self.is_due = true;
             }
         }
-        self.is_starved = self.plan.take_no_room();
-        if self.is_starved {
-            let held = self.kit.pool.held();
+        self.starved_at = self.plan.take_no_room().then(|| self.kit.pool.held());
+        if let Some(held) = self.starved_at {
             self.kit.pool.wake_on_return();
             // What came home between the decision and the line above rang no bell.
             self.is_due |= self.kit.pool.held() < held;
@@ -442,7 +444,9 @@ impl Source for FetchSource {
     }
 
     fn is_starved(&self) -> bool {
-        self.is_starved && !self.plan.has_something()
+        self.starved_at
+            .is_some_and(|held| self.kit.pool.held() >= held)
+            && !self.plan.has_something()
     }
 
     fn waker(&self) -> Waker {

@@ -441,7 +441,7 @@ impl Plan {
                 wanted.longest_wait = wanted.longest_wait.min(moment - now).max(SHORT_POLL);
                 continue;
             }
-            match slot.answers.len() + slot.returned.len() {
+            match slot.held() {
                 0 => wanted.hungry.push(slot.waiting(epoch)),
                 held if held < MOST_ANSWERS => wanted.fed.push(slot.waiting(epoch)),
                 _ => wanted.is_one_left_out = true,
@@ -604,6 +604,13 @@ impl Plan {
         }
         let is_news = slot.is_active || slot.told != Some(told.end_offset);
         if !is_news {
+            return;
+        }
+        if let Some(last) = slot.answers.back_mut().filter(|_| !slot.is_active) {
+            // Only the end is news: what is there already tells it.
+            last.end_offset = told.end_offset;
+            last.log_start = told.log_start;
+            last.fetched_at = fetched_at;
             return;
         }
         slot.fetch_offset = extent.next_offset;
@@ -812,6 +819,15 @@ impl Slot {
                 .is_some_and(|until| self.fetch_offset >= until)
     }
 
+    /// How much is there to give, in answers with records.
+    fn held(&self) -> usize {
+        let answers = self
+            .answers
+            .iter()
+            .filter(|answer| !answer.reader.is_at_end());
+        answers.count() + self.returned.len()
+    }
+
     fn waits_until(&self) -> Option<Instant> {
         self.not_before.max(self.retry_at)
     }
@@ -955,3 +971,6 @@ fn first_left(batch: &Batch) -> i64 {
 fn to_i32(bytes: usize) -> i32 {
     i32::try_from(bytes).unwrap_or(i32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

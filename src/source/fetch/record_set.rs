@@ -401,7 +401,10 @@ impl RecordSetReader {
         let bytes = match place {
             Place::Undecided => Bytes::new(),
             Place::Set => self.set.clone(),
-            Place::Buffer(buffer) => self.keep_for_open(buffer.freeze()),
+            Place::Buffer(buffer) => {
+                decompressor.remember_output(buffer.len());
+                self.keep_for_open(buffer.freeze())
+            }
             Place::Frozen(bytes) => self.keep_for_open(bytes),
         };
         if let Err(flaw) = filled {
@@ -524,8 +527,8 @@ impl RecordSetReader {
                 }
                 Some(codec) => {
                     if matches!(place, Place::Undecided) {
-                        // Three times is what text and JSON come to; more grows.
-                        *place = Place::Buffer(pool.take(body.len().saturating_mul(3)));
+                        let likely = decompressor.likely_output(rest.len());
+                        *place = Place::Buffer(pool.take(likely));
                     }
                     let Place::Buffer(buffer) = place else {
                         return Ok(false);
@@ -589,31 +592,41 @@ impl Open {
         entries: &mut Vec<Entry>,
     ) -> Result<IndexEnd, Flaw> {
         let cut = "its last record is cut";
+        let end = u32::try_from(self.end).map_err(|_| "it lies beyond 4 GiB")?;
         let mut rest = bytes.get(self.at..self.end).ok_or(cut)?;
-        entries.reserve((self.records_left as usize).min(MOST_RECORDS - entries.len()));
-        while self.records_left > 0 {
+        let mut left = self.records_left as usize;
+        let mut previous = self.previous;
+        entries.reserve(left.min(MOST_RECORDS - entries.len()));
+        while left > 0 {
             if entries.len() >= MOST_RECORDS {
                 self.at = self.end - rest.len();
+                self.previous = previous;
+                self.records_left = u32::try_from(left).unwrap_or(u32::MAX);
                 return Ok(IndexEnd::Full {
-                    next_offset: from.max(self.previous + 1),
+                    next_offset: from.max(previous + 1),
                 });
             }
             let len = take_varint(&mut rest).ok_or(cut)?;
             let len = usize::try_from(len).map_err(|_| "a record's length is negative")?;
-            let start = self.end - rest.len();
             let (body, tail) = rest.split_at_checked(len).ok_or(cut)?;
-            rest = tail;
             let entry = self
-                .entry(body, start)
+                .entry(
+                    body,
+                    Positions {
+                        end,
+                        tail: tail.len(),
+                    },
+                )
                 .ok_or("the parts of a record do not add up to its length")?;
-            if entry.offset <= self.previous || entry.offset > self.last_offset {
+            rest = tail;
+            if entry.offset <= previous || entry.offset > self.last_offset {
                 return Err(Flaw::Corrupt(format!(
                     "offset {} follows {} in a batch that ends at {}",
-                    entry.offset, self.previous, self.last_offset
+                    entry.offset, previous, self.last_offset
                 )));
             }
-            self.previous = entry.offset;
-            self.records_left -= 1;
+            previous = entry.offset;
+            left -= 1;
             if entry.offset >= until {
                 return Ok(IndexEnd::Until);
             }
@@ -628,23 +641,20 @@ impl Open {
         }
     }
 
-    /// The record whose parts, behind its length, are `body`, which begins at
-    /// `start`.
+    /// The record whose parts, behind its length, are `body`.
     #[inline]
-    fn entry(&self, body: &[u8], start: usize) -> Option<Entry> {
-        let whole = body.len();
+    fn entry(&self, body: &[u8], positions: Positions) -> Option<Entry> {
         let mut rest = body.get(1..)?; // attributes: none are defined
-        let at = |rest: &[u8]| u32::try_from(start + (whole - rest.len())).ok();
         let timestamp_delta = take_varint(&mut rest)?;
         let offset_delta = take_varint(&mut rest)?;
         let key_len = take_varint(&mut rest)?;
-        let key_start = at(rest)?;
+        let key_start = positions.of(rest);
         let key_len = skip(&mut rest, key_len)?;
         let value_len = take_varint(&mut rest)?;
-        let value_start = at(rest)?;
+        let value_start = positions.of(rest);
         let value_len = skip(&mut rest, value_len)?;
         let header_count = take_varint(&mut rest)?;
-        let headers_start = at(rest)?;
+        let headers_start = positions.of(rest);
         let header_count = u32::try_from(header_count).ok()?;
         if header_count > 0 {
             skip_headers(&mut rest, header_count)?;
@@ -663,9 +673,29 @@ impl Open {
             value_start,
             value_len,
             headers_start,
-            headers_end: at(rest)?,
+            headers_end: positions.of(rest),
             header_count,
         })
+    }
+}
+
+/// Where in the bytes the rest of a record begins, told by how much is left.
+#[derive(Clone, Copy)]
+struct Positions {
+    /// Where the open batch ends.
+    end: u32,
+    /// Bytes between the record's end and that.
+    tail: usize,
+}
+
+impl Positions {
+    #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "what is left of a batch is no longer than its end, which is 32 bits"
+    )]
+    fn of(self, rest: &[u8]) -> u32 {
+        self.end - (self.tail + rest.len()) as u32
     }
 }
 
