@@ -15,7 +15,9 @@
 #[macro_use]
 mod support;
 
+mod commits;
 mod faults;
+mod growth;
 mod kafka_smoke;
 mod rebalance;
 mod steering;
