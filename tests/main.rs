@@ -19,8 +19,10 @@
 #[macro_use]
 mod support;
 
+mod command_codes;
 mod command_run;
 mod commits;
+mod contact;
 mod crashes;
 mod faults;
 mod growth;

@@ -32,16 +32,17 @@ pub(crate) fn run(plan: &RunPlan, how: OutputPlan) -> Result<Ending, Failure> {
     let output = Arc::new(Output::stdout());
     let builder = keepup::builder("", "").with_settings(plan.settings.clone());
     let builder = if plan.events {
-        builder.on_event(both(events::printer(Arc::clone(&output)), warn))
+        builder.on_event(both(events::printer(Arc::clone(&output)), log))
     } else {
-        builder.on_event(warn)
+        builder.on_event(log)
     };
     let report = work(builder, plan, how, &output)?;
-    tell(&report, plan, how)?;
-    Ok(Ending::Ran {
-        report,
-        stdout: output.failure(),
-    })
+    let stdout = output.failure();
+    // Whoever had enough needs no explanation, and it would look like a failure.
+    if !stdout.as_ref().is_some_and(output::is_closed_pipe) {
+        tell(&report, plan, how)?;
+    }
+    Ok(Ending::Ran { report, stdout })
 }
 
 fn work(
@@ -97,11 +98,10 @@ fn tell(report: &Report, plan: &RunPlan, how: OutputPlan) -> Result<(), Failure>
     Ok(())
 }
 
-/// Warnings are for people, whatever is printed on stdout.
-fn warn(event: &Event) {
-    if let EventKind::Warning { message } = &event.kind {
-        tracing::warn!("{message}");
-    } else {
+/// Events are for people too, whatever is printed on stdout. Warnings are in the
+/// log already: the library writes them there.
+fn log(event: &Event) {
+    if !matches!(event.kind, EventKind::Warning { .. }) {
         tracing::info!("{event}");
     }
 }
