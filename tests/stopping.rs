@@ -283,3 +283,50 @@ fn s26_a_coordinator_that_does_not_answer_does_not_hold_up_the_end() {
     assert!(took < deadline + SLACK, "it took {took:?}");
     assert_eq!(finished.len(), 200);
 }
+
+/// librdkafka up to 2.14.1 can crash when it leaves a group whose coordinator is gone: here it would take the tests
+/// with it.
+#[test]
+fn s26_members_that_leave_while_the_coordinator_dies_do_not_crash() {
+    let kafka = kafka!(one);
+    let deadline = Duration::from_secs(2);
+    topic_of_numbers(&kafka, "s26-dies", 4, 100);
+    for round in 0..3 {
+        let members: Vec<_> = (0..6)
+            .map(|_| {
+                builder(&kafka, "s26-dies", "s26-dies", &Events::default())
+                    .stop_deadline(deadline)
+                    .workers(Workers::Fixed(1))
+                    .start(|_| |_: &Record<'_>| ())
+                    .expect("the run starts")
+            })
+            .collect();
+        wait_for(3 * SOON, "the partitions to be spread", || {
+            let has = |member: &keepup::Handle| member.partitions().len();
+            members.iter().map(has).sum::<usize>() == 4
+        });
+        let mut stopped = Vec::new();
+        for (number, member) in members.into_iter().enumerate() {
+            // One before, one after, the others while it dies and later.
+            if number == round + 1 {
+                kafka.kill_broker(1);
+            }
+            member.stop();
+            stopped.push((Instant::now(), member));
+        }
+        for (stop, member) in stopped {
+            let (report, _) = end_of(member, SOON);
+            let took = stop.elapsed();
+            assert!(
+                took < deadline + 2 * SLACK,
+                "round {round}: it took {took:?}"
+            );
+            assert_eq!(
+                report.reason,
+                StopReason::StopCalled,
+                "round {round}: {report:?}"
+            );
+        }
+        kafka.restart_broker(1);
+    }
+}
