@@ -15,6 +15,7 @@
 
 #![allow(
     missing_docs,
+    clippy::pedantic,
     clippy::print_stdout,
     clippy::unwrap_used,
     clippy::expect_used,
