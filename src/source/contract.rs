@@ -706,17 +706,14 @@ impl KafkaWorld {
 impl World for KafkaWorld {
     fn topic(&mut self, partitions: i32) -> Arc<str> {
         self.topics += 1;
-        let name = match &self.mock {
-            Some(mock) => {
-                let name = format!("topic-{}", self.topics);
-                mock.create_topic(&name, partitions).unwrap();
-                name
-            }
-            None => {
-                let name = format!("contract-{:016x}", fastrand::u64(..));
-                self.sender.create_by_asking(&name).unwrap();
-                name
-            }
+        let name = if let Some(mock) = &self.mock {
+            let name = format!("topic-{}", self.topics);
+            mock.create_topic(&name, partitions).unwrap();
+            name
+        } else {
+            let name = format!("contract-{:016x}", fastrand::u64(..));
+            self.sender.create_by_asking(&name).unwrap();
+            name
         };
         name.into()
     }
