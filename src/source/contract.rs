@@ -808,6 +808,55 @@ fn the_fetch_source_waits_for_a_broker_that_is_down_and_reads_the_others() {
 }
 
 #[test]
+#[ignore = "needs a broker: KEEPUP_TEST_BOOTSTRAP=host:port"]
+fn aborted_transactions_are_not_given_and_their_markers_are_crossed() {
+    let mut world = KafkaWorld::broker();
+    let topic = world.topic(1);
+    let partition = TopicPartition::new(Arc::clone(&topic), 0);
+    let bootstrap = std::env::var("KEEPUP_TEST_BOOTSTRAP").unwrap();
+    for codec in ["none", "gzip", "snappy", "lz4"] {
+        let sender = Sender::new(
+            &bootstrap,
+            &[("transactional.id", &topic), ("compression.type", codec)],
+        )
+        .unwrap();
+        sender.prepare_transactions().unwrap();
+        for (text, is_committed) in [("no", false), ("yes", true), ("no", false)] {
+            let records = (0..20).map(|_| Outgoing {
+                value: Some(text.repeat(50).into_bytes()),
+                ..Outgoing::default()
+            });
+            sender.transact(&topic, 0, records, is_committed).unwrap();
+        }
+    }
+    world.append(&partition, vec![MemoryRecord::of("last")]);
+    let mut source = world.source(&[&topic]);
+    // Four times three transactions of 20 records and a marker, and the last.
+    let end = 4 * 3 * 21 + 1;
+    for (epoch, offset) in [(1, 0), (2, 25)] {
+        source.start(from(&topic, 0, epoch, offset));
+        let mut reader = Reader {
+            source,
+            clock: &Clock::System,
+        };
+        let mut values = Vec::new();
+        loop {
+            let batch = reader.batch();
+            values.extend(values_of(&batch));
+            if batch.next_offset == batch.end_offset {
+                assert_eq!(batch.end_offset, end);
+                break;
+            }
+        }
+        assert_eq!(values.pop().unwrap(), "last");
+        assert_eq!(values.len(), if offset == 0 { 80 } else { 76 });
+        assert!(values.iter().all(|value| *value == "yes".repeat(50)));
+        source = reader.source;
+        source.stop(AssignmentEpoch(epoch));
+    }
+}
+
+#[test]
 fn memory_goes_home_while_the_source_reads_on() {
     let mut world = KafkaWorld::mock(1);
     let topic = world.topic(1);

@@ -14,7 +14,7 @@
 //! | source | for |
 //! |---|---|
 //! | [`fetch`] | the default: our own connections to the leaders of the partitions |
-//! | [`memory`] | deterministic tests |
+//! | `memory` | deterministic tests |
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
