@@ -355,7 +355,7 @@ impl Scene {
     }
 
     fn wait_while_time_passes(&self, what: &str, step: Duration, condition: impl Fn() -> bool) {
-        let deadline = Clock::System.now() + Duration::from_secs(20);
+        let deadline = Clock::System.now() + Duration::from_mins(1);
         while !condition() {
             assert!(
                 Clock::System.now() < deadline,
