@@ -9,7 +9,7 @@
 //!  assigned ──► Resolving ──► Free ◄──────────┐
 //!                   │          │ ▲            │ worker gone, or moved
 //!                   ▼          ▼ │            │
-//!            AwaitingCommit   With worker ──► Leaving ──► (revoked: stored, answered, gone)
+//!            AwaitingCommit   With worker ──► Leaving ──► Revoked ──► (stored, answered, gone)
 //! ```
 //!
 //! *Revoked*: its worker finishes the record in hand; then, or when the revoke
@@ -105,6 +105,9 @@ enum State {
     With { worker: usize },
     /// Its worker was asked to give it back.
     Leaving { worker: usize, then: Then },
+    /// It is revoked and no worker has it: it waits for the others of the same
+    /// revoke, and for nobody to take it.
+    Revoked,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,10 +161,11 @@ impl Lane {
     fn is_revoking(&self) -> bool {
         matches!(
             self.state,
-            State::Leaving {
-                then: Then::Revoke,
-                ..
-            }
+            State::Revoked
+                | State::Leaving {
+                    then: Then::Revoke,
+                    ..
+                }
         )
     }
 }
@@ -277,6 +281,8 @@ impl Assignment {
                 };
                 waiting.insert(lane.epoch);
                 release.entry(worker).or_default().push(lane.epoch);
+            } else {
+                lane.state = State::Revoked;
             }
         }
         self.pending = Some(PendingRevoke {
@@ -426,14 +432,16 @@ impl Assignment {
             lane.has_moved = true;
             let then = match lane.state {
                 State::Leaving { then, .. } => then,
+                State::Revoked => Then::Revoke,
                 // Its worker ends: it goes on in another.
                 _ => Then::Move,
             };
             match then {
-                Then::Move | Then::Revoke => {
+                Then::Move => {
                     lane.failed = failed;
                     lane.state = State::Free;
                 }
+                Then::Revoke => lane.state = State::Revoked,
                 Then::Seek { offset } => self.reposition(&partition, Some(offset), actions),
                 Then::Reset => self.reposition(&partition, None, actions),
             }
@@ -788,7 +796,8 @@ impl Assignment {
                     cause: ReleaseCause::Repositioned,
                 });
             }
-            State::Leaving {
+            State::Revoked
+            | State::Leaving {
                 then: Then::Revoke, ..
             } => {}
             State::Leaving { worker, .. } => lane.state = State::Leaving { worker, then },
@@ -940,5 +949,104 @@ impl Assignment {
             .iter()
             .map(|(partition, lane)| (partition.clone(), Arc::clone(&lane.tracker)))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    const DEADLINE: Duration = Duration::from_secs(5);
+
+    fn partition(number: i32) -> TopicPartition {
+        TopicPartition::new("t", number)
+    }
+
+    /// Two workers with two partitions each, of four.
+    fn four_on_two() -> (
+        Assignment,
+        BTreeMap<TopicPartition, (AssignmentEpoch, usize)>,
+    ) {
+        let mut assignment = Assignment::new(Workers::Fixed(2), DEADLINE);
+        let mut actions = Vec::new();
+        assignment.assigned((0..4).map(partition).collect(), &mut actions);
+        resolve_all(&mut assignment, &mut actions);
+        let lanes = handed(&actions);
+        assert_eq!(lanes.len(), 4);
+        (assignment, lanes)
+    }
+
+    fn resolve_all(assignment: &mut Assignment, actions: &mut Vec<Action>) {
+        let mut epochs = Vec::new();
+        for action in actions.iter() {
+            if let Action::Resolve(lanes) = action {
+                epochs.extend(lanes.iter().map(|lane| lane.epoch));
+            }
+        }
+        for epoch in epochs {
+            assignment.resolved(epoch, at_the_start(), actions);
+        }
+    }
+
+    fn at_the_start() -> StartAt {
+        StartAt {
+            offset: 0,
+            committed: None,
+            until: None,
+            commit_first: false,
+        }
+    }
+
+    fn handed(actions: &[Action]) -> BTreeMap<TopicPartition, (AssignmentEpoch, usize)> {
+        let mut handed = BTreeMap::new();
+        for action in actions {
+            if let Action::Hand { worker, lanes, .. } = action {
+                for lane in lanes {
+                    handed.insert(lane.partition.clone(), (lane.epoch, *worker));
+                }
+            }
+        }
+        handed
+    }
+
+    fn answered(actions: &[Action]) -> bool {
+        let is_answer = |action: &Action| matches!(action, Action::AnswerRevoke { .. });
+        actions.iter().any(is_answer)
+    }
+
+    #[test]
+    fn a_lane_that_is_given_back_for_a_revoke_is_given_to_nobody_while_others_are_waited_for() {
+        let (mut assignment, lanes) = four_on_two();
+        let now = Clock::manual().now();
+        let mut actions = Vec::new();
+        assignment.revoked(vec![partition(0), partition(1)], now, &mut actions);
+        assert!(!answered(&actions));
+
+        let (first, second) = (lanes[&partition(0)], lanes[&partition(1)]);
+        assert_ne!(first.1, second.1, "they are with different workers");
+        assignment.released(vec![(first.0, None)], now, &mut actions);
+        assert!(handed(&actions).is_empty(), "{actions:?}");
+        assert!(!answered(&actions), "the other is not back");
+        assignment.released(vec![(second.0, None)], now, &mut actions);
+        assert!(answered(&actions));
+        assert!(handed(&actions).is_empty(), "{actions:?}");
+        assert_eq!(assignment.trackers().len(), 2);
+    }
+
+    #[test]
+    fn a_lane_whose_start_is_found_while_it_is_revoked_is_given_to_nobody() {
+        let (mut assignment, lanes) = four_on_two();
+        let now = Clock::manual().now();
+        let mut actions = Vec::new();
+        assignment.assigned(vec![partition(9)], &mut actions);
+        let late = assignment.lanes[&partition(9)].epoch;
+        assignment.revoked(vec![partition(0), partition(9)], now, &mut actions);
+        assignment.resolved(late, at_the_start(), &mut actions);
+        assert!(handed(&actions).is_empty(), "{actions:?}");
+        assert!(assignment.seek(&partition(9), 5, &mut actions).is_err());
+        assignment.released(vec![(lanes[&partition(0)].0, None)], now, &mut actions);
+        assert!(answered(&actions));
+        assert!(!handed(&actions).contains_key(&partition(9)), "{actions:?}");
     }
 }

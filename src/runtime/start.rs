@@ -72,11 +72,7 @@ pub(crate) fn start(
         Err(ContactError::Stopped) => return Ok(None),
         Err(error) => return Err(refused(error)),
     }
-    let found = cluster.snapshot();
-    let sizes = topics
-        .iter()
-        .filter_map(|topic| Some((Arc::clone(topic), found.topics.get(topic)?.partitions.len())))
-        .collect();
+    let sizes = sizes(&cluster, &topics);
     let (events_thread, events) = EventThread::start(observer, &clock).map_err(no_thread)?;
     let (to_member, inbox) = bounded(INBOX);
     let lookup = Lookup::start(
@@ -146,6 +142,18 @@ pub(crate) fn start(
         })
         .map_err(no_thread)?;
     Ok(Some(Handle::new(member, to_member, shared)))
+}
+
+/// How many partitions the first contact found.
+fn sizes(cluster: &Cluster, topics: &[Arc<str>]) -> Vec<(Arc<str>, usize)> {
+    let found = cluster.snapshot();
+    topics
+        .iter()
+        .filter_map(|topic| {
+            let partitions = &found.topics.get(topic)?.partitions;
+            Some((Arc::clone(topic), partitions.len()))
+        })
+        .collect()
 }
 
 fn connection_settings(settings: &Settings) -> ConnectionSettings {

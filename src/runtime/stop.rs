@@ -240,7 +240,12 @@ mod tests {
         for (reason, waits) in [
             (StopReason::EndReached, false),
             (StopReason::Signal, true),
-            (StopReason::FatalClientError { message: "".into() }, false),
+            (
+                StopReason::FatalClientError {
+                    message: String::new(),
+                },
+                false,
+            ),
         ] {
             let (mut ladder, now) = ladder();
             ladder.ask(reason, now);
