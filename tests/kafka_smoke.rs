@@ -243,7 +243,7 @@ fn broker_settings_can_be_given() {
 fn a_process_is_followed_by_its_events_and_ended_by_signals() {
     let script = r#"
         trap 'echo "{\"name\":\"shutdown_complete\",\"reason\":\"signal\"}"; exit 3' TERM
-        echo '{"name":"startup_complete"}'; echo plain; echo problem >&2
+        echo problem >&2; echo '{"name":"startup_complete"}'; echo plain
         sleep 60 & wait"#;
     let mut process = Keepup::start_program(Path::new("/bin/bash").into(), &["-c", script]);
     process.next("startup_complete", SOON);

@@ -15,8 +15,11 @@
 #[macro_use]
 mod support;
 
+mod commits;
 mod faults;
+mod growth;
 mod kafka_smoke;
+mod rebalance;
 mod steering;
 mod stopping;
 mod supervision;

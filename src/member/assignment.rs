@@ -105,8 +105,8 @@ enum State {
     With { worker: usize },
     /// Its worker was asked to give it back.
     Leaving { worker: usize, then: Then },
-    /// It is revoked and no worker has it: it waits for the others of the same
-    /// revoke, and for nobody to take it.
+    /// Revoked, and without a worker: it goes when the group is answered, which
+    /// other lanes of the same revoke may hold up. Nobody may begin with it.
     Revoked,
 }
 
@@ -267,6 +267,9 @@ impl Assignment {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
+        // librdkafka says nothing more before a revoke is answered. Should
+        // another group do so, it does not wait for the earlier any longer.
+        self.give_up_waiting(actions);
         let mut waiting = BTreeSet::new();
         let mut release: BTreeMap<usize, Vec<AssignmentEpoch>> = BTreeMap::new();
         for partition in &partitions {
@@ -274,16 +277,16 @@ impl Assignment {
                 continue;
             };
             lane.cancelled.store(true, Ordering::Relaxed);
-            if let Some(worker) = lane.worker() {
-                lane.state = State::Leaving {
-                    worker,
-                    then: Then::Revoke,
-                };
-                waiting.insert(lane.epoch);
-                release.entry(worker).or_default().push(lane.epoch);
-            } else {
+            let Some(worker) = lane.worker() else {
                 lane.state = State::Revoked;
-            }
+                continue;
+            };
+            lane.state = State::Leaving {
+                worker,
+                then: Then::Revoke,
+            };
+            waiting.insert(lane.epoch);
+            release.entry(worker).or_default().push(lane.epoch);
         }
         self.pending = Some(PendingRevoke {
             partitions,
@@ -305,6 +308,8 @@ impl Assignment {
         for partition in partitions {
             self.give_up(partition, ReleaseCause::Lost, actions);
         }
+        // Nothing of them is stored by a revoke that was under way.
+        self.give_up_waiting(actions);
         actions.push(Action::AnswerRevoke {
             partitions: partitions.to_vec(),
             watermarks: Vec::new(),
@@ -432,9 +437,10 @@ impl Assignment {
             lane.has_moved = true;
             let then = match lane.state {
                 State::Leaving { then, .. } => then,
-                State::Revoked => Then::Revoke,
                 // Its worker ends: it goes on in another.
-                _ => Then::Move,
+                State::With { .. } => Then::Move,
+                // Nobody waited for it any more.
+                _ => continue,
             };
             match then {
                 Then::Move => {
@@ -535,6 +541,11 @@ impl Assignment {
         {
             return;
         }
+        self.give_up_waiting(actions);
+    }
+
+    /// Answers the pending revoke, whoever is not ready.
+    fn give_up_waiting(&mut self, actions: &mut Vec<Action>) {
         let Some(pending) = self.pending.take() else {
             return;
         };
@@ -800,6 +811,12 @@ impl Assignment {
             | State::Leaving {
                 then: Then::Revoke, ..
             } => {}
+            // What somebody asked for is not undone by what became of the old
+            // position.
+            State::Leaving {
+                then: Then::Seek { .. },
+                ..
+            } if then == Then::Reset => {}
             State::Leaving { worker, .. } => lane.state = State::Leaving { worker, then },
             State::Resolving | State::AwaitingCommit { .. } | State::Free => {
                 let offset = match then {
@@ -953,100 +970,4 @@ impl Assignment {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::Clock;
-
-    const DEADLINE: Duration = Duration::from_secs(5);
-
-    fn partition(number: i32) -> TopicPartition {
-        TopicPartition::new("t", number)
-    }
-
-    /// Two workers with two partitions each, of four.
-    fn four_on_two() -> (
-        Assignment,
-        BTreeMap<TopicPartition, (AssignmentEpoch, usize)>,
-    ) {
-        let mut assignment = Assignment::new(Workers::Fixed(2), DEADLINE);
-        let mut actions = Vec::new();
-        assignment.assigned((0..4).map(partition).collect(), &mut actions);
-        resolve_all(&mut assignment, &mut actions);
-        let lanes = handed(&actions);
-        assert_eq!(lanes.len(), 4);
-        (assignment, lanes)
-    }
-
-    fn resolve_all(assignment: &mut Assignment, actions: &mut Vec<Action>) {
-        let mut epochs = Vec::new();
-        for action in actions.iter() {
-            if let Action::Resolve(lanes) = action {
-                epochs.extend(lanes.iter().map(|lane| lane.epoch));
-            }
-        }
-        for epoch in epochs {
-            assignment.resolved(epoch, at_the_start(), actions);
-        }
-    }
-
-    fn at_the_start() -> StartAt {
-        StartAt {
-            offset: 0,
-            committed: None,
-            until: None,
-            commit_first: false,
-        }
-    }
-
-    fn handed(actions: &[Action]) -> BTreeMap<TopicPartition, (AssignmentEpoch, usize)> {
-        let mut handed = BTreeMap::new();
-        for action in actions {
-            if let Action::Hand { worker, lanes, .. } = action {
-                for lane in lanes {
-                    handed.insert(lane.partition.clone(), (lane.epoch, *worker));
-                }
-            }
-        }
-        handed
-    }
-
-    fn answered(actions: &[Action]) -> bool {
-        let is_answer = |action: &Action| matches!(action, Action::AnswerRevoke { .. });
-        actions.iter().any(is_answer)
-    }
-
-    #[test]
-    fn a_lane_that_is_given_back_for_a_revoke_is_given_to_nobody_while_others_are_waited_for() {
-        let (mut assignment, lanes) = four_on_two();
-        let now = Clock::manual().now();
-        let mut actions = Vec::new();
-        assignment.revoked(vec![partition(0), partition(1)], now, &mut actions);
-        assert!(!answered(&actions));
-
-        let (first, second) = (lanes[&partition(0)], lanes[&partition(1)]);
-        assert_ne!(first.1, second.1, "they are with different workers");
-        assignment.released(vec![(first.0, None)], now, &mut actions);
-        assert!(handed(&actions).is_empty(), "{actions:?}");
-        assert!(!answered(&actions), "the other is not back");
-        assignment.released(vec![(second.0, None)], now, &mut actions);
-        assert!(answered(&actions));
-        assert!(handed(&actions).is_empty(), "{actions:?}");
-        assert_eq!(assignment.trackers().len(), 2);
-    }
-
-    #[test]
-    fn a_lane_whose_start_is_found_while_it_is_revoked_is_given_to_nobody() {
-        let (mut assignment, lanes) = four_on_two();
-        let now = Clock::manual().now();
-        let mut actions = Vec::new();
-        assignment.assigned(vec![partition(9)], &mut actions);
-        let late = assignment.lanes[&partition(9)].epoch;
-        assignment.revoked(vec![partition(0), partition(9)], now, &mut actions);
-        assignment.resolved(late, at_the_start(), &mut actions);
-        assert!(handed(&actions).is_empty(), "{actions:?}");
-        assert!(assignment.seek(&partition(9), 5, &mut actions).is_err());
-        assignment.released(vec![(lanes[&partition(0)].0, None)], now, &mut actions);
-        assert!(answered(&actions));
-        assert!(!handed(&actions).contains_key(&partition(9)), "{actions:?}");
-    }
-}
+mod tests;

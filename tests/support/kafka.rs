@@ -318,30 +318,11 @@ impl Kafka {
 
     /// What `group` has committed for every partition of `topic`.
     pub(crate) fn committed(&self, group: &str, topic: &str) -> Vec<Option<i64>> {
-        let member: BaseConsumer = self
-            .client()
-            .set("group.id", group)
-            .create()
-            .expect("a client");
-        wait_until(PATIENT, "the committed offsets", || {
-            let partitions = i32::try_from(self.leaders(topic)?.len()).expect("not so many");
-            let mut asked = TopicPartitionList::new();
-            asked.add_partition_range(topic, 0, partitions - 1);
-            let answer = member
-                .committed_offsets(asked, REQUEST)
-                .map_err(|error| error.to_string())?;
-            let mut committed = Vec::new();
-            for element in answer.elements() {
-                element.error().map_err(|error| error.to_string())?;
-                committed.push((element.partition(), element.offset()));
-            }
-            committed.sort_by_key(|&(partition, _)| partition);
-            let offset = |(_, offset)| match offset {
-                Offset::Offset(offset) => Some(offset),
-                _ => None,
-            };
-            Ok::<_, String>(committed.into_iter().map(offset).collect())
-        })
+        let partitions = wait_until(PATIENT, "the number of partitions", || {
+            self.leaders(topic).map(|leaders| leaders.len())
+        });
+        let partitions = i32::try_from(partitions).expect("not so many");
+        committed_by(&self.client(), group, topic, partitions)
     }
 
     /// Deletes a group that has no members.
@@ -349,6 +330,36 @@ impl Kafka {
         let deleted = self.admin.delete_groups(&[group], &options());
         one_result(block_on(PATIENT, "a group to be deleted", deleted));
     }
+}
+
+/// What `group` has committed for the first partitions of `topic`, asked with these settings: for handlers, which
+/// have no [`Kafka`].
+pub(crate) fn committed_by(
+    settings: &ClientConfig,
+    group: &str,
+    topic: &str,
+    partitions: i32,
+) -> Vec<Option<i64>> {
+    let mut settings = settings.clone();
+    let member: BaseConsumer = settings.set("group.id", group).create().expect("a client");
+    wait_until(PATIENT, "the committed offsets", || {
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition_range(topic, 0, partitions - 1);
+        let answer = member
+            .committed_offsets(asked, REQUEST)
+            .map_err(|error| error.to_string())?;
+        let mut committed = Vec::new();
+        for element in answer.elements() {
+            element.error().map_err(|error| error.to_string())?;
+            committed.push((element.partition(), element.offset()));
+        }
+        committed.sort_by_key(|&(partition, _)| partition);
+        let offset = |(_, offset)| match offset {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        };
+        Ok::<_, String>(committed.into_iter().map(offset).collect())
+    })
 }
 
 fn client(bootstrap: &str) -> ClientConfig {

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 pub(crate) mod cluster;
 pub(crate) mod kafka;
 pub(crate) mod keepup;
+#[macro_use]
+pub(crate) mod members;
 pub(crate) mod process;
 pub(crate) mod records;
 pub(crate) mod run;

@@ -7,9 +7,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 
-use super::wait_until;
+use super::{SOON, wait_until};
 
 /// Where this repository is.
 pub(crate) fn repository() -> &'static Path {
@@ -43,10 +43,22 @@ impl Guarded {
         &mut self.child
     }
 
-    /// Sends a signal to this process alone; false where it has ended already.
+    /// Sends a signal to this process alone; false where it has ended already. A SIGSTOP has stopped it on return.
     pub(crate) fn signal(&mut self, signal: Signal) -> bool {
         // The pid is ours until it was waited for, and `ended` is the only one who waits.
-        self.ended().is_none() && rustix::process::kill_process(self.pid(), signal).is_ok()
+        let sent =
+            self.ended().is_none() && rustix::process::kill_process(self.pid(), signal).is_ok();
+        if sent && signal == Signal::STOP {
+            // On a busy machine its threads run on until each of them has seen the signal.
+            let look = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            wait_until(SOON, "a process to be stopped", || {
+                match waitid(WaitId::Pid(self.pid()), look) {
+                    Ok(Some(_)) => Ok(()),
+                    other => Err(other.map(|_| "running")),
+                }
+            });
+        }
+        sent
     }
 
     /// How it ended, if it did.

@@ -210,6 +210,16 @@ impl Producer {
         }
     }
 
+    /// As [`Producer::send_numbers`], to one partition only.
+    pub(crate) fn send_numbers_to(&self, topic: &str, partition: i32, numbers: Range<u64>) {
+        for number in numbers {
+            let payload = number.to_string();
+            let record = BaseRecord::to(topic).partition(partition);
+            self.send(record.payload(payload.as_bytes()));
+        }
+        self.inner.poll(Duration::ZERO);
+    }
+
     /// Sends a record with a key; without a payload it is a tombstone.
     pub(crate) fn send_keyed(&self, topic: &str, partition: i32, key: &str, payload: Option<&str>) {
         let record = BaseRecord::to(topic)

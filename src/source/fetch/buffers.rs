@@ -29,6 +29,10 @@ const SMALLEST: usize = 64 * 1024;
 /// connections.
 const MOST_FREE: usize = 64;
 
+/// Free buffers are kept up to what is in use, and at least this much: the two
+/// answers of a connection. A burst's memory goes back to the system after it.
+const ALWAYS_KEPT: usize = 4 * 1024 * 1024;
+
 /// The buffers of one source. Cheap to clone; may be used from any thread.
 #[derive(Clone, Debug)]
 pub(super) struct BufferPool(Arc<Shared>);
@@ -136,17 +140,18 @@ impl Shared {
 
     fn keep_or_free(&self, data: Vec<u8>) {
         let held = self.held.fetch_sub(data.len(), Ordering::SeqCst) - data.len();
-        let keep = self.keep.load(Ordering::Relaxed);
+        let keep = self.keep.load(Ordering::Relaxed).saturating_sub(held);
+        let keep = keep.min(held.max(ALWAYS_KEPT));
         let mut free = self.free.lock();
         // What just came home is warmer than what has lain there: let the
         // others go first.
         while !free.buffers.is_empty()
-            && (free.buffers.len() >= MOST_FREE || held + free.bytes + data.len() > keep)
+            && (free.buffers.len() >= MOST_FREE || free.bytes + data.len() > keep)
         {
             let oldest = free.buffers.remove(0);
             free.bytes -= oldest.len();
         }
-        if held + free.bytes + data.len() <= keep {
+        if free.bytes + data.len() <= keep {
             free.bytes += data.len();
             free.buffers.push(data);
         }
@@ -330,12 +335,21 @@ mod tests {
     #[test]
     fn a_small_answer_does_not_pin_a_large_buffer() {
         let pool = pool_of(1 << 30);
-        drop(filled(&pool, 10 << 20));
+        drop(filled(&pool, 3 << 20));
         let small = filled(&pool, 1_000);
         assert_eq!(pool.held(), SMALLEST);
         drop(small);
-        let large = pool.take(9 << 20);
-        assert_eq!(pool.held(), 10 << 20);
+        let large = pool.take(2 << 20);
+        assert_eq!(pool.held(), 3 << 20);
         drop(large);
+    }
+
+    #[test]
+    fn a_burst_leaves_little_behind() {
+        let pool = pool_of(1 << 30);
+        let burst: Vec<_> = (0..20).map(|_| filled(&pool, 1 << 20)).collect();
+        assert_eq!(pool.held(), 20 << 20);
+        drop(burst);
+        assert_eq!(pool.0.free.lock().bytes, ALWAYS_KEPT);
     }
 }

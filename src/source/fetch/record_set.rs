@@ -165,7 +165,7 @@ impl WireBatch {
         }
         Self::parse(bytes, len)
             .ok_or_else(|| "its header is cut".into())
-            .and_then(|batch| batch.checked())
+            .and_then(Self::checked)
             .map(Some)
     }
 
@@ -401,7 +401,10 @@ impl RecordSetReader {
         let bytes = match place {
             Place::Undecided => Bytes::new(),
             Place::Set => self.set.clone(),
-            Place::Buffer(buffer) => self.keep_for_open(buffer.freeze()),
+            Place::Buffer(buffer) => {
+                decompressor.remember_output(buffer.len());
+                self.keep_for_open(buffer.freeze())
+            }
             Place::Frozen(bytes) => self.keep_for_open(bytes),
         };
         if let Err(flaw) = filled {
@@ -524,8 +527,8 @@ impl RecordSetReader {
                 }
                 Some(codec) => {
                     if matches!(place, Place::Undecided) {
-                        // Three times is what text and JSON come to; more grows.
-                        *place = Place::Buffer(pool.take(body.len().saturating_mul(3)));
+                        let likely = decompressor.likely_output(rest.len());
+                        *place = Place::Buffer(pool.take(likely));
                     }
                     let Place::Buffer(buffer) = place else {
                         return Ok(false);

@@ -140,7 +140,7 @@ fn every_part_of_a_record_is_found_in_every_compression() {
         assert_eq!(batch.next_offset, 43);
         let first = batch.record(0, 1).unwrap();
         assert_eq!((first.offset(), first.key()), (40, Some(&b"k"[..])));
-        assert_eq!(first.value(), Some(&[7; 70_000][..]));
+        assert_eq!(first.value(), Some(&*vec![7; 70_000]));
         assert_eq!(first.timestamp_ms(), Some(1_700_000_000_300));
         assert_eq!(first.headers().count(), 3);
         assert_eq!(first.header("trace"), Some(&b"2"[..]));
@@ -686,72 +686,5 @@ proptest! {
         let mut output = pool.take(0);
         let _ = Decompressor::default().decompress(codec, &block, &mut output, 1 << 20);
         prop_assert!(pool.held() <= 4 << 20);
-    }
-}
-
-/// Not a test: what the reader costs per record of 100 bytes.
-/// `cargo test --release --lib -- --ignored --nocapture cost_of_a_record`
-#[test]
-#[ignore = "measures"]
-fn cost_of_a_record() {
-    let clock = crate::clock::Clock::System;
-    for codec in CODECS {
-        let mut set = Vec::new();
-        let mut total = 0;
-        while total < 14_000 {
-            let records = (0..150)
-                .map(|index: u32| TestRecord {
-                    timestamp_delta: (index / 10).into(),
-                    value: Some(
-                        (0..100_u32)
-                            .map(|at| {
-                                if at < 50 {
-                                    b'x'
-                                } else {
-                                    u8::try_from(
-                                        (index.wrapping_mul(at).wrapping_mul(2_654_435_761)) >> 24,
-                                    )
-                                    .unwrap()
-                                }
-                            })
-                            .collect(),
-                    ),
-                    ..TestRecord::default()
-                })
-                .collect();
-            set.extend(TestBatch::new(total, records).compressed(codec).encode());
-            total += 150;
-        }
-        let set = Bytes::from(set);
-        let pool = pool_of(1 << 26);
-        let mut decompressor = Decompressor::default();
-        let mut entries = Vec::new();
-        let mut sum = 0_usize;
-        // The machine is shared: the fastest of many rounds is what it costs.
-        let mut best = [std::time::Duration::MAX; 3];
-        for _ in 0..500 {
-            let start = clock.now();
-            sum += crc32c::crc32c(&set) as usize;
-            best[0] = best[0].min(clock.now() - start);
-            for (round, is_read) in [(1, false), (2, true)] {
-                let mut records = 0;
-                let start = clock.now();
-                let mut reader = uncommitted(set.clone(), 0, None);
-                while let Some(piece) = reader.next(&mut decompressor, &pool, &mut entries).unwrap()
-                {
-                    let batch = as_batch(piece, entries);
-                    records += batch.entries.len();
-                    for index in 0..if is_read { batch.entries.len() } else { 0 } {
-                        let value = batch.record(index, 1).unwrap().value().unwrap();
-                        sum += value.len() + usize::from(value[0] ^ value[7]);
-                    }
-                    entries = batch.entries;
-                }
-                assert_eq!(i64::try_from(records).unwrap(), total);
-                best[round] = best[round].min(clock.now() - start);
-            }
-        }
-        let [crc, index, all] = best.map(|best| best / u32::try_from(total).unwrap());
-        println!("{codec:?}: CRC {crc:?}, CRC and index {index:?}, and iterate {all:?} ({sum})");
     }
 }
