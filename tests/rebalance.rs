@@ -158,8 +158,8 @@ fn s02_a_handler_that_overruns_the_deadline_does_not_hold_up_the_revoke_and_its_
     });
     let kept = 1 - moved;
     let (moved_at, kept_at) = (
-        usize::try_from(moved).unwrap(),
-        usize::try_from(kept).unwrap(),
+        usize::try_from(moved).expect("partitions count from 0"),
+        usize::try_from(kept).expect("partitions count from 0"),
     );
     tally.wait_for_knock(at_b[moved_at]);
     assert_eq!(
@@ -225,7 +225,7 @@ fn s04_a_partition_that_comes_back_waits_for_the_handler_of_its_former_life(
         let begun = |partition: &i32| !tally.offsets_by("b", topic, *partition).is_empty();
         (0..2).find(begun).ok_or(tally.summary())
     });
-    let index = usize::try_from(moved).unwrap();
+    let index = usize::try_from(moved).expect("partitions count from 0");
     b.stop();
 
     let which = TopicPartition::new(topic, moved);
@@ -351,9 +351,9 @@ fn s11_a_pause_ends_with_the_assignment(kafka: &Kafka, topic: &str, protocol: Pr
     b.stop();
     a.wait_for_partitions(2);
     let views = a.handle().partitions();
-    let back = views
-        .iter()
-        .find(|view| view.partition == both[usize::try_from(moved).unwrap()]);
+    let back = views.iter().find(|view| {
+        view.partition == both[usize::try_from(moved).expect("partitions count from 0")]
+    });
     assert!(back.is_some_and(|view| !view.paused), "{views:?}");
     kafka.fill(topic, 2, 40..60);
     tally.wait_for_all(topic, moved..moved + 1, 0..60);
@@ -368,4 +368,56 @@ fn s11_a_pause_ends_with_the_assignment(kafka: &Kafka, topic: &str, protocol: Pr
     }
     a.stop();
     assert_eq!(kafka.committed(topic, topic), [Some(60), Some(60)]);
+}
+
+#[test]
+fn s09_when_the_session_expires_nothing_is_committed_and_the_member_goes_on_after_its_rejoin() {
+    let kafka = kafka!(one);
+    let topic = "s09-lost";
+    kafka.filled_topic(topic, 1, 0..20);
+    let tally = Tally::default();
+    let door = tally.close("a", 0, 5);
+    let a = Member::start(
+        "a",
+        kafka.run_of(topic, topic, Protocol::Cooperative),
+        &tally,
+    );
+    tally.wait_for_knock(door);
+    kafka.wait_for_commits(topic, topic, &[Some(5)]);
+
+    // Nothing answers any more; the client gives its session up by itself.
+    kafka.stop_broker(1);
+    a.wait_for_revoke(topic, &[0]);
+    kafka.cont_broker(1);
+    // It has the partition again, and its old handler is still at work.
+    wait_until(PATIENT, "the partition to come back", || {
+        let views = a.handle().partitions();
+        match &views[..] {
+            [view] if view.watermark.is_some() => {
+                assert_eq!((view.worker, view.watermark), (None, Some(5)));
+                Ok(())
+            }
+            _ => Err(views),
+        }
+    });
+    tally.let_one_through(door);
+    wait_for(SOON, "the record to be handed over again", || {
+        tally.offsets(topic, 0).len() == 7
+    });
+    let lost = tally.events("a", |event| match &event.kind {
+        EventKind::PartitionsLost { partitions } => Some(partitions.clone()),
+        _ => None,
+    });
+    assert_eq!(lost, [[TopicPartition::new(topic, 0)]]);
+    // The old handler has returned, the new one has not: nothing was completed.
+    assert_eq!(kafka.committed(topic, topic), [Some(5)]);
+
+    tally.open_all();
+    tally.wait_for_all(topic, 0..1, ALL);
+    let mut twice = in_order();
+    twice.insert(5, 5);
+    assert_eq!(tally.offsets(topic, 0), twice);
+    let report = a.stop();
+    assert_eq!(report.left_uncommitted, 0);
+    assert_eq!(kafka.committed(topic, topic), [Some(20)]);
 }

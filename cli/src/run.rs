@@ -9,9 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepup::{
-    BatchHandler, Builder, Event, EventKind, Handler, Outcome, Record, Records, Report, WorkerInfo,
-};
+use keepup::{BatchHandler, Builder, Handler, Outcome, Record, Records, Report, WorkerInfo};
 
 use crate::exit::{Ending, Failure};
 use crate::lines::Format;
@@ -32,15 +30,16 @@ pub(crate) fn run(plan: &RunPlan, how: OutputPlan) -> Result<Ending, Failure> {
     let output = Arc::new(Output::stdout());
     let builder = keepup::builder("", "").with_settings(plan.settings.clone());
     let builder = if plan.events {
-        builder.on_event(both(events::printer(Arc::clone(&output)), log))
+        builder.on_event(events::printer(Arc::clone(&output)))
     } else {
-        builder.on_event(log)
+        builder
     };
     let report = work(builder, plan, how, &output)?;
     let stdout = output.failure();
-    // Whoever had enough needs no explanation, and it would look like a failure.
-    if !stdout.as_ref().is_some_and(output::is_closed_pipe) {
-        tell(&report, plan, how)?;
+    match &stdout {
+        Some(error) if output::is_closed_pipe(error) => {}
+        Some(error) => output::say(&format!("error: stdout cannot be written: {error}\n")),
+        None => tell(&report, plan, how)?,
     }
     Ok(Ending::Ran { report, stdout })
 }
@@ -85,35 +84,16 @@ fn work(
 }
 
 /// Prints the report where it does not get into the way of other results.
-#[expect(clippy::print_stderr, reason = "the report is for people")]
 fn tell(report: &Report, plan: &RunPlan, how: OutputPlan) -> Result<(), Failure> {
     let stdout_is_taken = plan.events || plan.handler == HandlerKind::Print;
     if how.json && !stdout_is_taken {
         output::print(&report::json(report))?;
     } else if how.json {
-        eprint!("{}", report::json(report));
+        output::say(&report::json(report));
     } else if !how.quiet || report.reason.is_failure() {
-        eprint!("{}", report::text(report));
+        output::say(&report::text(report));
     }
     Ok(())
-}
-
-/// Events are for people too, whatever is printed on stdout. Warnings are in the
-/// log already: the library writes them there.
-fn log(event: &Event) {
-    if !matches!(event.kind, EventKind::Warning { .. }) {
-        tracing::info!("{event}");
-    }
-}
-
-fn both(
-    mut first: impl FnMut(&Event) + Send + 'static,
-    mut second: impl FnMut(&Event) + Send + 'static,
-) -> impl FnMut(&Event) + Send + 'static {
-    move |event| {
-        first(event);
-        second(event);
-    }
 }
 
 /// Nobody reads what this run prints: its work has no use any more.

@@ -267,6 +267,9 @@ impl Assignment {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
+        // librdkafka says nothing more before a revoke is answered. Should
+        // another group do so, it does not wait for the earlier any longer.
+        self.give_up_waiting(actions);
         let mut waiting = BTreeSet::new();
         let mut release: BTreeMap<usize, Vec<AssignmentEpoch>> = BTreeMap::new();
         for partition in &partitions {
@@ -305,6 +308,8 @@ impl Assignment {
         for partition in partitions {
             self.give_up(partition, ReleaseCause::Lost, actions);
         }
+        // Nothing of them is stored by a revoke that was under way.
+        self.give_up_waiting(actions);
         actions.push(Action::AnswerRevoke {
             partitions: partitions.to_vec(),
             watermarks: Vec::new(),
@@ -536,6 +541,11 @@ impl Assignment {
         {
             return;
         }
+        self.give_up_waiting(actions);
+    }
+
+    /// Answers the pending revoke, whoever is not ready.
+    fn give_up_waiting(&mut self, actions: &mut Vec<Action>) {
         let Some(pending) = self.pending.take() else {
             return;
         };
@@ -801,6 +811,12 @@ impl Assignment {
             | State::Leaving {
                 then: Then::Revoke, ..
             } => {}
+            // What somebody asked for is not undone by what became of the old
+            // position.
+            State::Leaving {
+                then: Then::Seek { .. },
+                ..
+            } if then == Then::Reset => {}
             State::Leaving { worker, .. } => lane.state = State::Leaving { worker, then },
             State::Resolving | State::AwaitingCommit { .. } | State::Free => {
                 let offset = match then {
@@ -952,3 +968,6 @@ impl Assignment {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

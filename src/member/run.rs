@@ -258,8 +258,12 @@ impl Member {
         }
         if now >= self.store_at {
             self.store_at = now + STORE_INTERVAL;
-            let unstored = self.assignment.unstored();
-            self.store(&unstored);
+            // What is lost is still here until the group says so, or until the
+            // revoke that it waits for is answered.
+            if !self.group.is_lost() {
+                let unstored = self.assignment.unstored();
+                self.store(&unstored);
+            }
         }
         self.look_for_the_end(now);
         let drained = self.threads.running() == 0
@@ -778,3 +782,6 @@ impl Member {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

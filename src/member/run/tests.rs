@@ -1,0 +1,544 @@
+//! The loop against a group that follows a script, on a clock that stands
+//! still: workers are real threads, records come from memory.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+
+use super::{Found, Parts, Shared, StartFinder, ToMember, run};
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::handler::{Handler, Outcome};
+use crate::member::assignment::Resolve;
+use crate::member::group::{Group, GroupEvent};
+use crate::record::{Record, TopicPartition};
+use crate::report::{Report, StopReason};
+use crate::runtime::events::EventSink;
+use crate::runtime::threads::{Common, WorkerThreads};
+use crate::source::MemoryBudget;
+use crate::source::memory::{MemoryFactory, MemoryLog, MemoryRecord};
+use crate::worker::engine::EngineFactory;
+use crate::worker::gate::Gate;
+
+const REVOKE_DEADLINE: Duration = Duration::from_secs(5);
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+const SESSION: Duration = Duration::from_mins(10);
+
+fn tp(partition: i32) -> TopicPartition {
+    TopicPartition::new("t", partition)
+}
+
+/// What the member did to the group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Did {
+    TookAssignment(Vec<TopicPartition>),
+    Stored(TopicPartition, i64),
+    AnsweredRevoke(Vec<TopicPartition>),
+}
+
+/// What the group says next, and what it heard.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a knob of the script"
+)]
+#[derive(Default)]
+struct Script {
+    says: VecDeque<GroupEvent>,
+    did: Vec<Did>,
+    owned: BTreeSet<TopicPartition>,
+    /// Stored and not committed yet.
+    stored: BTreeMap<TopicPartition, i64>,
+    committed: BTreeMap<TopicPartition, i64>,
+    /// Commits are answered by themselves.
+    commits: bool,
+    is_lost: bool,
+    is_closing: bool,
+    is_closed: bool,
+}
+
+impl Script {
+    /// Commits what is stored, and from now on at once whatever is.
+    fn commit(&mut self) {
+        self.commits = true;
+        let offsets: Vec<_> = std::mem::take(&mut self.stored).into_iter().collect();
+        self.committed.extend(offsets.iter().cloned());
+        self.says.push_back(GroupEvent::Committed { offsets });
+    }
+}
+
+#[derive(Clone, Default)]
+struct ScriptedGroup(Arc<Mutex<Script>>);
+
+impl Group for ScriptedGroup {
+    fn join(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Option<GroupEvent> {
+        self.0.lock().says.pop_front()
+    }
+
+    // It is polled at every tick.
+    fn on_ready(&mut self, _wake: Arc<dyn Fn() + Send + Sync>) {}
+
+    fn answer_assign(&mut self, partitions: &[TopicPartition]) -> Result<(), String> {
+        let mut script = self.0.lock();
+        script.owned.extend(partitions.iter().cloned());
+        script.did.push(Did::TookAssignment(partitions.to_vec()));
+        Ok(())
+    }
+
+    fn answer_revoke(&mut self, partitions: &[TopicPartition]) -> Result<(), String> {
+        let mut script = self.0.lock();
+        for partition in partitions {
+            script.owned.remove(partition);
+            // What was stored is committed when a revoke is answered, unless all is lost.
+            if let Some(offset) = script.stored.remove(partition)
+                && !script.is_lost
+            {
+                script.committed.insert(partition.clone(), offset);
+            }
+        }
+        script.did.push(Did::AnsweredRevoke(partitions.to_vec()));
+        script.is_lost = false;
+        script.is_closed = script.is_closing;
+        Ok(())
+    }
+
+    fn is_lost(&self) -> bool {
+        self.0.lock().is_lost
+    }
+
+    fn store(&mut self, watermarks: &[(TopicPartition, i64)]) -> Vec<(TopicPartition, String)> {
+        let mut script = self.0.lock();
+        let mut refused = Vec::new();
+        for (partition, watermark) in watermarks {
+            if !script.owned.contains(partition) {
+                refused.push((partition.clone(), "not assigned".to_owned()));
+                continue;
+            }
+            script.did.push(Did::Stored(partition.clone(), *watermark));
+            script.stored.insert(partition.clone(), *watermark);
+        }
+        if script.commits {
+            script.commit();
+        }
+        refused
+    }
+
+    fn begin_close(&mut self) {
+        let mut script = self.0.lock();
+        script.is_closing = true;
+        let partitions: Vec<_> = script.owned.iter().cloned().collect();
+        script.says.push_back(GroupEvent::Revoked {
+            partitions,
+            lost: false,
+        });
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.lock().is_closed
+    }
+
+    fn session_timeout(&self) -> Option<Duration> {
+        Some(SESSION)
+    }
+
+    fn finish(self: Box<Self>, _patience: Duration) -> bool {
+        true
+    }
+}
+
+/// Everything begins at what is committed, else at the beginning.
+struct ScriptedStarts {
+    group: ScriptedGroup,
+    to_member: Sender<ToMember>,
+}
+
+impl StartFinder for ScriptedStarts {
+    fn resolve(&self, lanes: Vec<Resolve>) {
+        for lane in lanes {
+            let committed = self.group.0.lock().committed.get(&lane.partition).copied();
+            let start = Ok(Found {
+                offset: committed.unwrap_or(0),
+                committed,
+                end_offset: None,
+            });
+            let epoch = lane.epoch;
+            self.to_member
+                .try_send(ToMember::Start { epoch, start })
+                .unwrap();
+        }
+    }
+
+    fn forget(&self, _topics: Vec<Arc<str>>) {}
+
+    fn is_alive(&self) -> bool {
+        true
+    }
+
+    fn stop(self: Box<Self>, _patience: Duration) {}
+}
+
+/// A hook and the partitions that it was called with.
+type HookCall = (&'static str, Vec<TopicPartition>);
+
+/// What the handlers saw, and where they wait.
+#[derive(Clone, Default)]
+struct Tally {
+    handled: Arc<Mutex<Vec<(i32, i64)>>>,
+    hooks: Arc<Mutex<Vec<HookCall>>>,
+    /// Where a handler waits for a permission: a record, or a hook.
+    holds: Arc<Mutex<BTreeSet<(i32, i64)>>>,
+    hold_hook: Arc<Mutex<Option<&'static str>>>,
+}
+
+struct Noting {
+    tally: Tally,
+    permits: Receiver<()>,
+}
+
+impl Noting {
+    fn hook(&mut self, name: &'static str, partitions: &[TopicPartition]) {
+        self.tally.hooks.lock().push((name, partitions.to_vec()));
+        if *self.tally.hold_hook.lock() == Some(name) {
+            let _ = self.permits.recv_timeout(Duration::from_mins(1));
+        }
+    }
+}
+
+impl Handler for Noting {
+    fn handle(&mut self, record: &Record<'_>) -> Outcome {
+        let at = (record.partition(), record.offset());
+        self.tally.handled.lock().push(at);
+        if self.tally.holds.lock().contains(&at) {
+            let _ = self.permits.recv_timeout(Duration::from_mins(1));
+        }
+        Outcome::Done
+    }
+
+    fn on_assigned(&mut self, partitions: &[TopicPartition]) {
+        self.hook("on_assigned", partitions);
+    }
+
+    fn on_revoked(&mut self, partitions: &[TopicPartition]) {
+        self.hook("on_revoked", partitions);
+    }
+
+    fn on_lost(&mut self, partitions: &[TopicPartition]) {
+        self.hook("on_lost", partitions);
+    }
+}
+
+struct Scene {
+    group: ScriptedGroup,
+    log: MemoryLog,
+    clock: Clock,
+    tally: Tally,
+    permits: Sender<()>,
+    to_member: Sender<ToMember>,
+    member: JoinHandle<Report>,
+}
+
+impl Scene {
+    /// A member that was assigned partitions 0 to `partitions`, of ten records each.
+    fn begin(partitions: i32) -> Self {
+        Self::begin_with(partitions, Tally::default())
+    }
+
+    fn begin_with(partitions: i32, tally: Tally) -> Self {
+        let clock = Clock::manual();
+        let group = ScriptedGroup::default();
+        let log = MemoryLog::new();
+        for partition in 0..partitions {
+            for number in 0..10 {
+                log.append(&tp(partition), MemoryRecord::of(number.to_string()));
+            }
+        }
+        let (to_member, inbox) = bounded(64);
+        let (reports, from_workers) = bounded(64);
+        let (permits, permitted) = bounded(64);
+        let events = EventSink::unobserved(clock.clone());
+        let gate = Arc::new(Gate::new(SESSION / 2, clock.coarse()));
+        let mut settings = Settings::new("nowhere:9092", "g");
+        settings.topics.push("t".into());
+        settings.revoke_deadline = REVOKE_DEADLINE;
+        settings.stop_deadline = STOP_DEADLINE;
+        let noted = tally.clone();
+        let threads = WorkerThreads::new(Common {
+            clock: clock.clone(),
+            gate: Arc::clone(&gate),
+            reports,
+            events: events.clone(),
+            sources: Arc::new(MemoryFactory::new(log.clone(), clock.clone())),
+            engines: Arc::new(EngineFactory::per_record(move |_| Noting {
+                tally: noted.clone(),
+                permits: permitted.clone(),
+            })),
+            retry: settings.retry,
+            count: None,
+            memory: Arc::new(MemoryBudget::new(1 << 20)),
+        });
+        let starts = ScriptedStarts {
+            group: group.clone(),
+            to_member: to_member.clone(),
+        };
+        let parts = Parts {
+            settings,
+            clock: clock.clone(),
+            group: Box::new(group.clone()),
+            starts: Box::new(starts),
+            threads,
+            reports: from_workers,
+            inbox,
+            gate,
+            events,
+            shared: Arc::new(Shared::default()),
+            topics: Vec::new(),
+        };
+        let member = std::thread::Builder::new()
+            .name("member".into())
+            .spawn(move || run(parts))
+            .unwrap();
+        let scene = Self {
+            group,
+            log,
+            clock,
+            tally,
+            permits,
+            to_member,
+            member,
+        };
+        scene.says(GroupEvent::Assigned((0..partitions).map(tp).collect()));
+        scene
+    }
+
+    fn says(&self, event: GroupEvent) {
+        self.group.0.lock().says.push_back(event);
+    }
+
+    fn revokes(&self, partitions: &[i32], lost: bool) {
+        let partitions = partitions.iter().copied().map(tp).collect();
+        self.says(GroupEvent::Revoked { partitions, lost });
+    }
+
+    fn did(&self) -> Vec<Did> {
+        self.group.0.lock().did.clone()
+    }
+
+    fn stored(&self, partition: i32) -> Vec<i64> {
+        let of = |did| match did {
+            Did::Stored(which, offset) if which == tp(partition) => Some(offset),
+            _ => None,
+        };
+        self.did().into_iter().filter_map(of).collect()
+    }
+
+    fn revokes_answered(&self) -> usize {
+        let is_answer = |did: &&Did| matches!(did, Did::AnsweredRevoke(_));
+        self.did().iter().filter(is_answer).count()
+    }
+
+    fn handled(&self, partition: i32) -> Vec<i64> {
+        let handled = self.tally.handled.lock();
+        let of = handled.iter().filter(|(which, _)| *which == partition);
+        of.map(|(_, offset)| *offset).collect()
+    }
+
+    /// Waits for something that needs no time to pass on the scene's clock.
+    fn wait_for(&self, what: &str, condition: impl Fn() -> bool) {
+        self.wait_while_time_passes(what, Duration::ZERO, condition);
+    }
+
+    fn wait_while_time_passes(&self, what: &str, step: Duration, condition: impl Fn() -> bool) {
+        let deadline = Clock::System.now() + Duration::from_mins(1);
+        while !condition() {
+            assert!(
+                Clock::System.now() < deadline,
+                "waited for: {what}; {:?}",
+                self.did()
+            );
+            self.clock.advance(step);
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+    }
+
+    /// Watermarks are stored when a little time has passed.
+    fn wait_for_store(&self, partition: i32, offset: i64) {
+        let step = Duration::from_millis(10);
+        self.wait_while_time_passes("a watermark to be stored", step, || {
+            self.stored(partition).last() == Some(&offset)
+        });
+    }
+
+    fn end(self) -> Report {
+        self.group.0.lock().commit();
+        self.to_member
+            .send(ToMember::Stop(StopReason::StopCalled))
+            .unwrap();
+        self.wait_while_time_passes("the end", Duration::from_millis(100), || {
+            self.member.is_finished()
+        });
+        self.member.join().unwrap()
+    }
+}
+
+#[test]
+fn s03_nothing_is_stored_of_a_record_that_is_in_a_handler() {
+    let tally = Tally::default();
+    tally.holds.lock().insert((0, 4));
+    let scene = Scene::begin_with(2, tally);
+    scene.wait_for("the record in hand", || scene.handled(0).last() == Some(&4));
+    scene.wait_for_store(1, 10);
+    scene.wait_for_store(0, 4);
+    scene.permits.send(()).unwrap();
+    scene.wait_for_store(0, 10);
+    let report = scene.end();
+    assert_eq!((report.records, report.left_uncommitted), (20, 0));
+}
+
+#[test]
+fn s06_a_commit_that_failed_and_was_overtaken_is_never_made_again_by_a_revoke() {
+    let scene = Scene::begin(1);
+    scene.wait_for_store(0, 10);
+    scene.says(GroupEvent::CommitFailed {
+        offsets: vec![(tp(0), 10)],
+        error: "rebalance in progress".into(),
+    });
+    for number in 10..20 {
+        scene
+            .log
+            .append(&tp(0), MemoryRecord::of(number.to_string()));
+    }
+    scene.wait_for_store(0, 20);
+    scene.says(GroupEvent::Committed {
+        offsets: vec![(tp(0), 20)],
+    });
+    scene.revokes(&[0], false);
+    scene.wait_for("the answer", || scene.revokes_answered() == 1);
+    let stored = scene.stored(0);
+    assert!(stored.is_sorted(), "a watermark went back: {stored:?}");
+    assert_eq!(stored.last(), Some(&20));
+    assert_eq!(scene.group.0.lock().committed[&tp(0)], 20);
+    scene.end();
+}
+
+#[test]
+fn s09_of_what_is_lost_nothing_is_stored_and_the_run_goes_on_after_the_rejoin() {
+    let tally = Tally::default();
+    tally.holds.lock().insert((0, 4));
+    let scene = Scene::begin_with(1, tally);
+    scene.wait_for("the record in hand", || scene.handled(0).last() == Some(&4));
+    scene.wait_for_store(0, 4);
+    // Committed by whoever had it meanwhile.
+    scene.group.0.lock().stored.clear();
+    scene.revokes(&[0], true);
+    scene.wait_for("the answer", || scene.revokes_answered() == 1);
+    scene.group.0.lock().committed.insert(tp(0), 2);
+    scene.says(GroupEvent::Assigned(vec![tp(0)]));
+    scene.wait_for("the assignment", || {
+        scene.did().last() == Some(&Did::TookAssignment(vec![tp(0)]))
+    });
+    // The handler of the lost life returns; its record and what it read are worth nothing.
+    scene.tally.holds.lock().clear();
+    let before = scene.did().len();
+    scene.permits.send(()).unwrap();
+    scene.wait_for("the records from the commit on", || {
+        scene.handled(0).len() == 5 + 8
+    });
+    scene.wait_for_store(0, 10);
+    let after = &scene.did()[before..];
+    assert!(
+        !after.contains(&Did::Stored(tp(0), 5)),
+        "the late result is not stored: {after:?}"
+    );
+    assert_eq!(scene.handled(0)[5..], [2, 3, 4, 5, 6, 7, 8, 9]);
+    let hooks: Vec<_> = scene
+        .tally
+        .hooks
+        .lock()
+        .iter()
+        .map(|(name, _)| *name)
+        .collect();
+    assert_eq!(hooks, ["on_assigned", "on_lost", "on_assigned"]);
+    let report = scene.end();
+    assert_eq!(report.left_uncommitted, 0);
+}
+
+#[test]
+fn s10_a_revoke_whose_partitions_turn_out_to_be_lost_while_workers_drain_stores_nothing() {
+    let tally = Tally::default();
+    tally.holds.lock().extend([(0, 4), (1, 6)]);
+    let scene = Scene::begin_with(2, tally);
+    scene.wait_for("the records in hand", || {
+        scene.handled(0).last() == Some(&4) && scene.handled(1).last() == Some(&6)
+    });
+    scene.wait_for_store(0, 4);
+    scene.wait_for_store(1, 6);
+    scene.revokes(&[0, 1], false);
+    scene.wait_for("the revoke to be heard", || {
+        scene.group.0.lock().says.is_empty()
+    });
+    scene.group.0.lock().is_lost = true;
+    let before = scene.did().len();
+    // One worker lets go in time, and a tick at which watermarks are stored passes; the other overruns.
+    scene.permits.send(()).unwrap();
+    scene.wait_for("a worker to let go", || {
+        scene
+            .tally
+            .hooks
+            .lock()
+            .iter()
+            .any(|(name, _)| *name == "on_revoked")
+    });
+    assert_eq!(scene.revokes_answered(), 0);
+    let step = Duration::from_millis(100);
+    scene.wait_while_time_passes("the answer", step, || scene.revokes_answered() == 1);
+    let after = scene.did()[before..].to_vec();
+    assert_eq!(after, [Did::AnsweredRevoke(vec![tp(0), tp(1)])]);
+    scene.permits.send(()).unwrap();
+    let report = scene.end();
+    assert!(report.abandoned.is_empty(), "{report:?}");
+}
+
+#[test]
+fn s20_a_hook_that_never_returns_holds_a_revoke_and_a_stop_up_to_their_deadlines_and_not_longer() {
+    let tally = Tally::default();
+    *tally.hold_hook.lock() = Some("on_revoked");
+    let scene = Scene::begin_with(1, tally);
+    scene.wait_for_store(0, 10);
+    scene.revokes(&[0], false);
+    scene.wait_for("the hook", || {
+        scene
+            .tally
+            .hooks
+            .lock()
+            .iter()
+            .any(|(name, _)| *name == "on_revoked")
+    });
+    let began = scene.clock.now();
+    assert_eq!(scene.revokes_answered(), 0);
+    let step = Duration::from_millis(100);
+    scene.wait_while_time_passes("the answer", step, || scene.revokes_answered() == 1);
+    let waited = scene.clock.now() - began;
+    assert!(
+        waited + step >= REVOKE_DEADLINE && waited < REVOKE_DEADLINE * 2,
+        "{waited:?}"
+    );
+    // It comes back while the hook still hangs: nobody works on it.
+    scene.says(GroupEvent::Assigned(vec![tp(0)]));
+    let began = scene.clock.now();
+    let permits = scene.permits.clone();
+    let report = scene.end();
+    let _ = permits.send(());
+    assert_eq!(report.abandoned, [0], "{report:?}");
+    assert!(
+        report.stop_took >= STOP_DEADLINE,
+        "since {began:?}: {report:?}"
+    );
+    assert!(report.stop_took < STOP_DEADLINE * 2, "{report:?}");
+}
