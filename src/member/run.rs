@@ -44,6 +44,9 @@ const STORE_INTERVAL: Duration = Duration::from_millis(200);
 /// take that for the end before this time.
 const SPARE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the group has to answer without trouble before it is said to.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// How long the client's threads may take to end once the group was left.
 const CLIENT_END: Duration = Duration::from_millis(250);
 
@@ -165,6 +168,8 @@ struct Member {
     first_assigned: Option<Instant>,
     /// What is wrong now, each said once until the group works again.
     troubles: BTreeSet<String>,
+    /// When the group first answered after the last trouble.
+    answered: Option<Instant>,
     /// Offsets that were out of range, until the new position is known.
     resets: BTreeMap<TopicPartition, i64>,
     /// Sizes of the topics of a static assignment.
@@ -186,6 +191,7 @@ impl Member {
             store_at: now,
             first_assigned: None,
             troubles: BTreeSet::new(),
+            answered: None,
             resets: BTreeMap::new(),
             taken: BTreeSet::new(),
             ended_workers: BTreeMap::new(),
@@ -252,6 +258,7 @@ impl Member {
         self.assignment.tick(now, &mut actions);
         self.carry_out(actions);
         self.start_waiting_workers();
+        self.look_for_recovery(now);
         if !self.starts.is_alive() {
             let message = "the thread keepup-lookup has ended; please report this".to_owned();
             self.ask(StopReason::FatalClientError { message });
@@ -453,20 +460,30 @@ impl Member {
         }
     }
 
-    /// The group works: what was wrong is over, and is said again if it comes
-    /// back.
+    /// The group works, so the gate may open.
     fn group_answered(&mut self) {
         if !self.troubles.is_empty() {
-            self.troubles.clear();
-            self.events.warn("the cluster answers again");
+            self.answered.get_or_insert(self.clock.now());
         }
         let change = self.watch.group_answered();
         self.apply(change);
     }
 
+    /// What was wrong is over, and is said again if it comes back. Not before
+    /// [`SETTLED`]: when a broker comes back, the client's connections to it
+    /// come and go one after the other.
+    fn look_for_recovery(&mut self, now: Instant) {
+        if self.answered.is_some_and(|since| now >= since + SETTLED) {
+            self.answered = None;
+            self.troubles.clear();
+            self.events.warn("the cluster answers again");
+        }
+    }
+
     fn trouble(&mut self, message: &str) {
         // A cluster has few ways to be wrong at a time; more than that is noise.
         const MOST: usize = 16;
+        self.answered = None;
         if self.troubles.len() < MOST && self.troubles.insert(message.to_owned()) {
             self.events.warn(format!("{message}; keeps trying"));
         }
