@@ -4,6 +4,8 @@
 //! Runs on a cluster inside the process:
 //! `cargo run --features testing --example at_least_once`
 
+#![expect(clippy::print_stdout, reason = "an example shows its result")]
+
 use std::error::Error;
 use std::time::Duration;
 

@@ -3,6 +3,8 @@
 //! Runs on a cluster inside the process:
 //! `cargo run --features testing --example steering`
 
+#![expect(clippy::print_stdout, reason = "an example shows its result")]
+
 use std::error::Error;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;

@@ -158,8 +158,8 @@ fn s02_a_handler_that_overruns_the_deadline_does_not_hold_up_the_revoke_and_its_
     });
     let kept = 1 - moved;
     let (moved_at, kept_at) = (
-        usize::try_from(moved).unwrap(),
-        usize::try_from(kept).unwrap(),
+        usize::try_from(moved).expect("partitions count from 0"),
+        usize::try_from(kept).expect("partitions count from 0"),
     );
     tally.wait_for_knock(at_b[moved_at]);
     assert_eq!(
@@ -225,7 +225,7 @@ fn s04_a_partition_that_comes_back_waits_for_the_handler_of_its_former_life(
         let begun = |partition: &i32| !tally.offsets_by("b", topic, *partition).is_empty();
         (0..2).find(begun).ok_or(tally.summary())
     });
-    let index = usize::try_from(moved).unwrap();
+    let index = usize::try_from(moved).expect("partitions count from 0");
     b.stop();
 
     let which = TopicPartition::new(topic, moved);
@@ -351,9 +351,9 @@ fn s11_a_pause_ends_with_the_assignment(kafka: &Kafka, topic: &str, protocol: Pr
     b.stop();
     a.wait_for_partitions(2);
     let views = a.handle().partitions();
-    let back = views
-        .iter()
-        .find(|view| view.partition == both[usize::try_from(moved).unwrap()]);
+    let back = views.iter().find(|view| {
+        view.partition == both[usize::try_from(moved).expect("partitions count from 0")]
+    });
     assert!(back.is_some_and(|view| !view.paused), "{views:?}");
     kafka.fill(topic, 2, 40..60);
     tally.wait_for_all(topic, moved..moved + 1, 0..60);

@@ -94,6 +94,19 @@ impl Reader<'_> {
         values
     }
 
+    /// The same, all of one epoch.
+    fn values_of(&mut self, epoch: AssignmentEpoch, count: usize) -> Vec<String> {
+        let mut values = Vec::new();
+        while values.len() < count {
+            let batch = self.batch();
+            assert_eq!(batch.epoch, epoch);
+            values.extend(values_of(&batch));
+            self.source.recycle(batch);
+        }
+        assert_eq!(values.len(), count);
+        values
+    }
+
     /// Nothing comes for a while.
     fn expect_nothing(&mut self, during: Duration) {
         let end = self.clock.now() + during;
@@ -310,9 +323,7 @@ fn a_partition_comes_back_under_a_new_epoch(world: &mut impl World) {
     reader.source.stop(AssignmentEpoch(1));
     reader.source.start(from(&topic, 0, 2, 290));
     reader.source.put_back(old);
-    let batch = reader.batch();
-    assert_eq!(batch.epoch, AssignmentEpoch(2));
-    assert_eq!(values_of(&batch), numbers(290, 300));
+    assert_eq!(reader.values_of(AssignmentEpoch(2), 10), numbers(290, 300));
 }
 
 fn rewind_repeats_and_drops_what_was_buffered(world: &mut impl World) {

@@ -26,7 +26,7 @@ use crate::worker::gate::Gate;
 
 const REVOKE_DEADLINE: Duration = Duration::from_secs(5);
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
-const SESSION: Duration = Duration::from_secs(600);
+const SESSION: Duration = Duration::from_mins(10);
 
 fn tp(partition: i32) -> TopicPartition {
     TopicPartition::new("t", partition)
@@ -41,6 +41,10 @@ enum Did {
 }
 
 /// What the group says next, and what it heard.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a knob of the script"
+)]
 #[derive(Default)]
 struct Script {
     says: VecDeque<GroupEvent>,
@@ -180,11 +184,14 @@ impl StartFinder for ScriptedStarts {
     fn stop(self: Box<Self>, _patience: Duration) {}
 }
 
+/// A hook and the partitions that it was called with.
+type HookCall = (&'static str, Vec<TopicPartition>);
+
 /// What the handlers saw, and where they wait.
 #[derive(Clone, Default)]
 struct Tally {
     handled: Arc<Mutex<Vec<(i32, i64)>>>,
-    hooks: Arc<Mutex<Vec<(&'static str, Vec<TopicPartition>)>>>,
+    hooks: Arc<Mutex<Vec<HookCall>>>,
     /// Where a handler waits for a permission: a record, or a hook.
     holds: Arc<Mutex<BTreeSet<(i32, i64)>>>,
     hold_hook: Arc<Mutex<Option<&'static str>>>,
@@ -291,6 +298,7 @@ impl Scene {
             gate,
             events,
             shared: Arc::new(Shared::default()),
+            topics: Vec::new(),
         };
         let member = std::thread::Builder::new()
             .name("member".into())
@@ -347,7 +355,7 @@ impl Scene {
     }
 
     fn wait_while_time_passes(&self, what: &str, step: Duration, condition: impl Fn() -> bool) {
-        let deadline = Clock::System.now() + Duration::from_secs(20);
+        let deadline = Clock::System.now() + Duration::from_mins(1);
         while !condition() {
             assert!(
                 Clock::System.now() < deadline,
@@ -518,7 +526,7 @@ fn s20_a_hook_that_never_returns_holds_a_revoke_and_a_stop_up_to_their_deadlines
     scene.wait_while_time_passes("the answer", step, || scene.revokes_answered() == 1);
     let waited = scene.clock.now() - began;
     assert!(
-        waited >= REVOKE_DEADLINE - step && waited < REVOKE_DEADLINE * 2,
+        waited + step >= REVOKE_DEADLINE && waited < REVOKE_DEADLINE * 2,
         "{waited:?}"
     );
     // It comes back while the hook still hangs: nobody works on it.
