@@ -15,7 +15,7 @@
 //! | [`connection`] | one connection, asked one thing at a time, with deadlines |
 //! | [`backoff`] | how long to wait before asking again |
 //! | [`errors`] | what Kafka's error codes mean and what to do about them |
-//! | `mock` | the same with everything that our own tests ask of it |
+//! | `mock` | a cluster for our own tests, with everything they ask of it |
 //! | [`cluster`] | who leads which partition, shared by all threads |
 //! | [`group`] | the membership: librdkafka's client, which fetches nothing |
 //! | [`properties`] | which raw properties are allowed, and what the client is made with |
