@@ -26,7 +26,7 @@ use crate::worker::gate::Gate;
 
 const REVOKE_DEADLINE: Duration = Duration::from_secs(5);
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
-const SESSION: Duration = Duration::from_secs(600);
+const SESSION: Duration = Duration::from_mins(10);
 
 fn tp(partition: i32) -> TopicPartition {
     TopicPartition::new("t", partition)
@@ -41,6 +41,10 @@ enum Did {
 }
 
 /// What the group says next, and what it heard.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a script is read more easily as flags than as states"
+)]
 #[derive(Default)]
 struct Script {
     says: VecDeque<GroupEvent>,
@@ -184,7 +188,8 @@ impl StartFinder for ScriptedStarts {
 #[derive(Clone, Default)]
 struct Tally {
     handled: Arc<Mutex<Vec<(i32, i64)>>>,
-    hooks: Arc<Mutex<Vec<(&'static str, Vec<TopicPartition>)>>>,
+    /// The hooks that ran, by name.
+    hooks: Arc<Mutex<Vec<&'static str>>>,
     /// Where a handler waits for a permission: a record, or a hook.
     holds: Arc<Mutex<BTreeSet<(i32, i64)>>>,
     hold_hook: Arc<Mutex<Option<&'static str>>>,
@@ -196,8 +201,8 @@ struct Noting {
 }
 
 impl Noting {
-    fn hook(&mut self, name: &'static str, partitions: &[TopicPartition]) {
-        self.tally.hooks.lock().push((name, partitions.to_vec()));
+    fn hook(&mut self, name: &'static str) {
+        self.tally.hooks.lock().push(name);
         if *self.tally.hold_hook.lock() == Some(name) {
             let _ = self.permits.recv_timeout(Duration::from_mins(1));
         }
@@ -214,16 +219,16 @@ impl Handler for Noting {
         Outcome::Done
     }
 
-    fn on_assigned(&mut self, partitions: &[TopicPartition]) {
-        self.hook("on_assigned", partitions);
+    fn on_assigned(&mut self, _partitions: &[TopicPartition]) {
+        self.hook("on_assigned");
     }
 
-    fn on_revoked(&mut self, partitions: &[TopicPartition]) {
-        self.hook("on_revoked", partitions);
+    fn on_revoked(&mut self, _partitions: &[TopicPartition]) {
+        self.hook("on_revoked");
     }
 
-    fn on_lost(&mut self, partitions: &[TopicPartition]) {
-        self.hook("on_lost", partitions);
+    fn on_lost(&mut self, _partitions: &[TopicPartition]) {
+        self.hook("on_lost");
     }
 }
 
@@ -449,13 +454,7 @@ fn s09_of_what_is_lost_nothing_is_stored_and_the_run_goes_on_after_the_rejoin() 
         "the late result is not stored: {after:?}"
     );
     assert_eq!(scene.handled(0)[5..], [2, 3, 4, 5, 6, 7, 8, 9]);
-    let hooks: Vec<_> = scene
-        .tally
-        .hooks
-        .lock()
-        .iter()
-        .map(|(name, _)| *name)
-        .collect();
+    let hooks = scene.tally.hooks.lock().clone();
     assert_eq!(hooks, ["on_assigned", "on_lost", "on_assigned"]);
     let report = scene.end();
     assert_eq!(report.left_uncommitted, 0);
@@ -480,12 +479,7 @@ fn s10_a_revoke_whose_partitions_turn_out_to_be_lost_while_workers_drain_stores_
     // One worker lets go in time, and a tick at which watermarks are stored passes; the other overruns.
     scene.permits.send(()).unwrap();
     scene.wait_for("a worker to let go", || {
-        scene
-            .tally
-            .hooks
-            .lock()
-            .iter()
-            .any(|(name, _)| *name == "on_revoked")
+        scene.tally.hooks.lock().contains(&"on_revoked")
     });
     assert_eq!(scene.revokes_answered(), 0);
     let step = Duration::from_millis(100);
@@ -505,12 +499,7 @@ fn s20_a_hook_that_never_returns_holds_a_revoke_and_a_stop_up_to_their_deadlines
     scene.wait_for_store(0, 10);
     scene.revokes(&[0], false);
     scene.wait_for("the hook", || {
-        scene
-            .tally
-            .hooks
-            .lock()
-            .iter()
-            .any(|(name, _)| *name == "on_revoked")
+        scene.tally.hooks.lock().contains(&"on_revoked")
     });
     let began = scene.clock.now();
     assert_eq!(scene.revokes_answered(), 0);
@@ -518,7 +507,7 @@ fn s20_a_hook_that_never_returns_holds_a_revoke_and_a_stop_up_to_their_deadlines
     scene.wait_while_time_passes("the answer", step, || scene.revokes_answered() == 1);
     let waited = scene.clock.now() - began;
     assert!(
-        waited >= REVOKE_DEADLINE - step && waited < REVOKE_DEADLINE * 2,
+        waited + step >= REVOKE_DEADLINE && waited < REVOKE_DEADLINE * 2,
         "{waited:?}"
     );
     // It comes back while the hook still hangs: nobody works on it.
