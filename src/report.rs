@@ -213,8 +213,10 @@ pub struct Report {
     /// Numbers of the workers whose handler did not return before the
     /// deadline. Their threads were left behind.
     pub abandoned: Vec<usize>,
-    /// False where the client did not leave the group in time (the coordinator
-    /// did not answer); the group then waits for the session to expire.
+    /// False where the client did not come to an end in time: the group then
+    /// waits for the session to expire. True says that it left as far as it
+    /// could: a coordinator that is known to be away is not waited for, and
+    /// finds out by the session as well.
     pub left_group: bool,
     /// How long the stop took, from its cause to the end of the run.
     pub stop_took: Duration,

@@ -11,14 +11,25 @@
     clippy::expect_used,
     reason = "a failed expectation is how a test fails"
 )]
+#![expect(
+    clippy::print_stdout,
+    reason = "seeds and figures: the harness shows them where a test fails, or with --nocapture"
+)]
 
 #[macro_use]
 mod support;
 
+mod command_codes;
+mod command_run;
 mod commits;
+mod contact;
+mod crashes;
 mod faults;
 mod growth;
 mod kafka_smoke;
 mod rebalance;
+mod signals;
+mod steering;
 mod stopping;
 mod supervision;
+mod two_processes;

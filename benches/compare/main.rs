@@ -287,7 +287,7 @@ fn fill(bootstrap: &str, records: u64) {
         }
     }
     producer
-        .flush(Duration::from_secs(60))
+        .flush(Duration::from_mins(1))
         .expect("everything is delivered");
     eprintln!();
 }

@@ -57,7 +57,7 @@ impl Measured {
         std::hint::black_box(sums.iter().fold(0, |all, sum| all ^ sum.xor ^ sum.bytes));
         let (seconds, cpu) = (
             (end - begin).as_secs_f64(),
-            (end_cpu - begin_cpu).as_secs_f64(),
+            end_cpu.saturating_sub(begin_cpu).as_secs_f64(),
         );
         let line = serde_json::json!({
             "peer": peer,

@@ -13,7 +13,7 @@ use crate::measure::{Measured, Sum};
 use crate::{ClientArguments, PARTITIONS};
 
 /// A loop that hears nothing for so long does not measure anything.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 const SETTINGS: [(&str, &str); 4] = [
     // librdkafka's default of one second is what most loops run into first.

@@ -91,11 +91,11 @@ pub(crate) struct ClusterArgs {
     #[arg(short = 'X', long, global = true, value_name = "KEY=VALUE")]
     pub(crate) property: Vec<String>,
 
-    /// A TOML file; its keys are the long options of run, and the command line wins
+    /// TOML file; its keys are the long options of run
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// How long the first contact with the cluster may take [default: 10s]
+    /// Longest wait for the first contact [default: 10s]
     #[arg(long, global = true, value_name = "DUR")]
     pub(crate) timeout: Option<String>,
 }
@@ -112,7 +112,7 @@ pub(crate) struct OutputArgs {
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
 
-    /// More log on stderr; twice for even more
+    /// More log on stderr: -v info, -vv debug
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 
@@ -132,15 +132,15 @@ pub(crate) struct RunArgs {
     #[arg(short, long)]
     pub(crate) group: Option<String>,
 
-    /// A number, auto (one per partition, at most 64) or auto:MAX [default: auto]
+    /// A number, auto (one per partition, up to 64) or auto:MAX [default: auto]
     #[arg(long)]
     pub(crate) workers: Option<String>,
 
-    /// What is done with a record: discard, print or sleep=DUR [default: discard]
+    /// discard, print or sleep=DUR [default: discard]
     #[arg(long)]
     pub(crate) handler: Option<String>,
 
-    /// How often a failing record is handed over before the run stops [default: 10]
+    /// How often a failing record is tried before the run stops [default: 10]
     #[arg(long, value_name = "N")]
     pub(crate) retry_attempts: Option<String>,
 
@@ -160,8 +160,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N")]
     pub(crate) of: Option<String>,
 
-    /// Start where nothing is committed: earliest, latest, a time (RFC 3339 or ms since
-    /// 1970) or that long ago (2h) [default: earliest]
+    /// Start where nothing is committed: earliest, latest, a time (RFC 3339, or ms since
+    /// 1970) or so long ago (2h) [default: earliest]
     #[arg(long, value_name = "WHERE")]
     pub(crate) from: Option<String>,
 
@@ -211,7 +211,7 @@ pub(crate) struct PerfArgs {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DemoArgs {
-    /// A number, auto (one per partition, at most 64) or auto:MAX
+    /// A number, auto (one per partition, up to 64) or auto:MAX
     #[arg(long, default_value = "auto")]
     pub(crate) workers: String,
 

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select};
 use keepup::testing::{EmbeddedCluster, EmbeddedProducer, ProduceError};
 use keepup::{Handle, Report};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use crate::exit::{Ending, Failure};
 use crate::output;
@@ -39,6 +41,10 @@ const GROUP: &str = "demo";
 /// that, and less than the busy half of a wave.
 const HEADROOM: f64 = 1.25;
 
+/// The longest that a record keeps its worker busy: with a load of a few
+/// records per second the demo still stops at once.
+const MOST_COST: Duration = Duration::from_millis(20);
+
 /// How often the partitions are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -51,7 +57,7 @@ const FLUSH: Duration = Duration::from_secs(10);
 
 /// Runs the demo.
 pub(crate) fn demo(plan: &DemoPlan, how: OutputPlan) -> Result<Ending, Failure> {
-    let interrupted = catch_interrupts()?;
+    let interrupts = Interrupts::watch()?;
     let cluster = EmbeddedCluster::start(1)?;
     cluster.create_topic(TOPIC, plan.partitions.cast_signed())?;
     let tally = Arc::new(Tally::new(plan.partitions));
@@ -61,7 +67,7 @@ pub(crate) fn demo(plan: &DemoPlan, how: OutputPlan) -> Result<Ending, Failure> 
         handle,
         screen: Screen::new(plan.partitions, how.quiet || how.json),
         tally,
-        interrupted,
+        interrupts,
         ticks: crossbeam_channel::tick(LOOK),
         began: time::now(),
         max_lag: 0,
@@ -92,19 +98,20 @@ impl DemoPlan {
 
 fn introduction(plan: &DemoPlan, cost: Duration) -> String {
     format!(
-        "A cluster in this process, a topic of {} partitions, {} records/s on average, in waves.\n\
+        "A cluster in this process, a topic with {} partitions, {} records/s on average, in waves.\n\
          A record keeps its worker busy for {} µs: a worker manages {} records/s.\n\
          The group joins, which takes about three seconds.\n",
         plan.partitions,
         report::grouped(u64::from(plan.rate)),
-        cost.as_micros(),
+        report::grouped(u64::try_from(cost.as_micros()).unwrap_or(u64::MAX)),
         report::grouped(per_second(cost)),
     )
 }
 
 /// How long a record keeps its worker busy.
 fn cost(load: Load) -> Duration {
-    Duration::from_secs_f64(f64::from(load.partitions) / (HEADROOM * f64::from(load.rate)))
+    let cost = f64::from(load.partitions) / (HEADROOM * f64::from(load.rate));
+    Duration::from_secs_f64(cost).min(MOST_COST)
 }
 
 /// How many records of that cost one worker manages in a second.
@@ -112,21 +119,41 @@ fn per_second(cost: Duration) -> u64 {
     u64::try_from(Duration::from_secs(1).as_nanos() / cost.as_nanos().max(1)).unwrap_or(u64::MAX)
 }
 
-/// A flag that the first interrupt sets; the second one ends the process.
-fn catch_interrupts() -> Result<Arc<AtomicBool>, Failure> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for (signal, code) in [
-        (signal_hook::consts::SIGINT, 130),
-        (signal_hook::consts::SIGTERM, 143),
-    ] {
-        signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&interrupted))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)))
-            .map_err(|source| Failure::System {
-                what: "handle signals",
-                source,
-            })?;
+/// What SIGINT and SIGTERM do: the first ends the load, one that comes after
+/// the first was seen ends the process.
+///
+/// "After it was seen" rather than "the second", because some senders send a
+/// signal twice at once, to the process and to its group.
+struct Interrupts {
+    came: Arc<AtomicBool>,
+    /// Set when the next one ends the process.
+    last: Arc<AtomicBool>,
+}
+
+impl Interrupts {
+    fn watch() -> Result<Self, Failure> {
+        let watched = Self {
+            came: Arc::default(),
+            last: Arc::default(),
+        };
+        for (signal, code) in [(SIGINT, 130), (SIGTERM, 143)] {
+            flag::register_conditional_shutdown(signal, code, Arc::clone(&watched.last))
+                .and_then(|_| flag::register(signal, Arc::clone(&watched.came)))
+                .map_err(|source| Failure::System {
+                    what: "handle signals",
+                    source,
+                })?;
+        }
+        Ok(watched)
     }
-    Ok(interrupted)
+
+    fn came(&self) -> bool {
+        let came = self.came.load(Ordering::Relaxed);
+        if came {
+            self.last.store(true, Ordering::Relaxed);
+        }
+        came
+    }
 }
 
 /// Starts the group: what a user of the library would write.
@@ -152,7 +179,7 @@ struct Stage {
     handle: Handle,
     screen: Screen,
     tally: Arc<Tally>,
-    interrupted: Arc<AtomicBool>,
+    interrupts: Interrupts,
     ticks: Receiver<Instant>,
     /// When the load began.
     began: Instant,
@@ -174,7 +201,7 @@ impl Stage {
     }
 
     fn is_over(&self) -> bool {
-        self.interrupted.load(Ordering::Relaxed) || self.handle.has_ended()
+        self.interrupts.came() || self.handle.has_ended()
     }
 
     /// Waits until every partition has a worker; `false` where that did not
@@ -197,7 +224,7 @@ impl Stage {
     }
 
     fn ended_early(self) -> Failure {
-        if self.interrupted.load(Ordering::Relaxed) {
+        if self.interrupts.came() {
             return Failure::Demo("interrupted before the load began".into());
         }
         if !self.handle.has_ended() {
@@ -212,6 +239,8 @@ impl Stage {
 
     /// One look at the partitions.
     fn look(&mut self, status: &str) {
+        // During the drain the first interrupt changes nothing, but it counts.
+        self.interrupts.came();
         let views = self.handle.partitions();
         let lag = views
             .iter()
@@ -256,11 +285,17 @@ impl Stage {
         }
         let elapsed = self.elapsed();
         self.look("");
-        self.screen.finish(elapsed, "the load is over");
+        let status = match self.tally.sums().outstanding() {
+            0 => "the load is over, everything was handled".to_owned(),
+            left => format!(
+                "given up with {} records to go: the group does not get on",
+                report::grouped(left)
+            ),
+        };
+        self.screen.finish(elapsed, &status);
     }
 
     /// Stops the group and compares.
-    #[expect(clippy::print_stderr, reason = "what went wrong is for people")]
     fn conclude(
         self,
         plan: &DemoPlan,
@@ -291,8 +326,14 @@ impl Stage {
         if report.reason.is_failure() {
             return Err(Failure::Demo(format!("the group ended: {}", report.reason)));
         }
+        if load.held_back && !how.quiet && !how.json {
+            output::say(
+                "The load waited for the workers: the embedded cluster keeps no more than 5 MiB of \
+                 a partition.\n",
+            );
+        }
         if report.left_uncommitted > 0 {
-            eprint!("{}", report::text(&report));
+            output::say(&report::text(&report));
         }
         Ok(Ending::DemoRan { lost: summary.lost })
     }

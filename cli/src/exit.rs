@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use keepup::{Report, StopReason};
 
-use crate::output::is_closed_pipe;
+use crate::output::{is_closed_pipe, say};
 use crate::problem::Problem;
 
 /// How a command ended that did not fail to start.
@@ -96,15 +96,16 @@ pub(crate) fn code(result: &Result<Ending, Failure>) -> u8 {
 
 fn ran(report: &Report, stdout: Option<&io::Error>) -> u8 {
     match stdout {
-        // The handlers stopped the run because nobody reads any more.
-        Some(error)
-            if is_closed_pipe(error) && matches!(report.reason, StopReason::HandlerStop { .. }) =>
-        {
-            0
-        }
         Some(error) if !is_closed_pipe(error) => 1,
+        Some(_) if stopped_by_handler(report) => 0,
         _ => small(report.exit_code()),
     }
+}
+
+/// True where a built-in handler stopped the run, which they do only when
+/// stdout cannot be written any more.
+pub(crate) fn stopped_by_handler(report: &Report) -> bool {
+    matches!(report.reason, StopReason::HandlerStop { .. })
 }
 
 /// Exit codes are bytes; one that is none is a failure.
@@ -113,7 +114,6 @@ fn small(code: i32) -> u8 {
 }
 
 /// The last words, on stderr: what went wrong.
-#[expect(clippy::print_stderr, reason = "this is where the command speaks")]
 pub(crate) fn tell(failure: &Failure) {
     match failure {
         Failure::Usage(error) => {
@@ -123,14 +123,14 @@ pub(crate) fn tell(failure: &Failure) {
         Failure::Problems { told: true, .. } => {}
         Failure::Problems { problems, .. } => {
             for problem in problems {
-                eprintln!("error: {problem}");
+                say(&format!("error: {problem}\n"));
             }
         }
-        Failure::Start(error) => eprintln!("error: {error}"),
+        Failure::Start(error) => say(&format!("error: {error}\n")),
         Failure::Output(error) if is_closed_pipe(error) => {}
-        Failure::Output(error) => eprintln!("error: stdout cannot be written: {error}"),
-        Failure::System { what, source } => eprintln!("error: cannot {what}: {source}"),
-        Failure::Demo(message) => eprintln!("error: {message}"),
+        Failure::Output(error) => say(&format!("error: stdout cannot be written: {error}\n")),
+        Failure::System { what, source } => say(&format!("error: cannot {what}: {source}\n")),
+        Failure::Demo(message) => say(&format!("error: {message}\n")),
     }
 }
 

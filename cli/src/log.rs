@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt;
 
+use crate::output::Stderr;
 use crate::plan::OutputPlan;
 
 /// Begins to write the log of this process.
@@ -19,7 +20,7 @@ pub(crate) fn start(plan: OutputPlan) {
     let log = fmt()
         .with_max_level(level)
         .with_ansi(colour)
-        .with_writer(io::stderr);
+        .with_writer(|| Stderr);
     // A second subscriber cannot exist: this is called once, by main.
     let _ = if plan.log_json {
         log.json().try_init()

@@ -1,4 +1,5 @@
-//! Standard output, shared by handlers and the observer of events.
+//! Standard output, shared by handlers and the observer of events, and
+//! standard error for everything that is no result.
 //!
 //! Whoever reads it may go away (`keepup … | head`). That is how a pipe says
 //! "enough", not a failure: the first write that finds it closed is remembered,
@@ -66,6 +67,26 @@ impl Output {
             .as_ref()
             .map(|error| io::Error::new(error.kind(), error.to_string()))
     }
+}
+
+/// Standard error that swallows its failures: where nobody listens nothing can
+/// be said, and a log line must not end the thread that writes it.
+pub(crate) struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = io::stderr().lock().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Says something to whoever started the command, on stderr.
+pub(crate) fn say(text: &str) {
+    let _ = Stderr.write_all(text.as_bytes());
 }
 
 /// Prints one result.

@@ -85,10 +85,9 @@ pub(crate) fn perf(plan: &PerfPlan, how: OutputPlan, started: Instant) -> Result
     })
 }
 
-#[expect(clippy::print_stderr, reason = "the report is for people")]
 fn tell(report: &Report, how: OutputPlan) {
     if report.exit_code() != 0 || (how.verbose > 0 && !how.quiet) {
-        eprint!("{}", report::text(report));
+        output::say(&report::text(report));
     }
 }
 

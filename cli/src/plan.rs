@@ -16,7 +16,7 @@ use crate::args::{ClusterArgs, DemoArgs, OutputArgs, PerfArgs, RunArgs};
 use crate::file::{self, FileArgs};
 use crate::problem::Problem;
 use crate::time;
-use crate::values::{self, HandlerKind};
+use crate::values::{self, HandlerKind, Wrong};
 
 /// What `run` does, and what `check` shows.
 #[derive(Clone, Debug)]
@@ -95,7 +95,7 @@ pub(crate) fn run(cluster: &ClusterArgs, args: &RunArgs) -> Result<RunPlan, Vec<
     let mut reader = Reader::default();
     let mut settings = reader.cluster(cluster, args.group.as_deref());
     settings.topics.clone_from(&args.topic);
-    settings.workers = reader.or("workers", args.workers.as_deref(), Workers::AUTO);
+    settings.workers = reader.workers(args.workers.as_deref(), Workers::AUTO);
     settings.retry.attempts = reader.number(
         "retry-attempts",
         args.retry_attempts.as_deref(),
@@ -112,11 +112,11 @@ pub(crate) fn run(cluster: &ClusterArgs, args: &RunArgs) -> Result<RunPlan, Vec<
     settings.until_end = args.until_end;
     settings.count = reader.count(args.count.as_deref());
     let from = args.from.as_deref().unwrap_or("earliest");
-    settings.start_from = values::start_from(from, time::unix_millis()).unwrap_or_else(|rule| {
-        reader.wrong("from", from, &rule, "correct it");
+    settings.start_from = values::start_from(from, time::unix_millis()).unwrap_or_else(|wrong| {
+        reader.wrong("from", from, wrong.rule, wrong.remedy);
         StartFrom::Earliest
     });
-    let handler = reader.or("handler", args.handler.as_deref(), HandlerKind::Discard);
+    let handler = reader.handler(args.handler.as_deref());
     let events = reader.events(args, handler);
     reader.library(&settings);
     reader.finish(RunPlan {
@@ -134,7 +134,7 @@ pub(crate) fn perf(cluster: &ClusterArgs, args: &PerfArgs) -> Result<PerfPlan, V
     let mut settings = reader.cluster(cluster, args.group.as_deref());
     settings.topics.clone_from(&args.topic);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    settings.workers = reader.or("workers", args.workers.as_deref(), Workers::Fixed(cores));
+    settings.workers = reader.workers(args.workers.as_deref(), Workers::Fixed(cores));
     settings.count = reader.count(args.count.as_deref());
     settings.until_end = settings.count.is_none();
     let sleep = args
@@ -155,7 +155,7 @@ pub(crate) fn demo(cluster: &ClusterArgs, args: &DemoArgs) -> Result<DemoPlan, V
     };
     let mut settings = reader.cluster(&own, Some("demo"));
     settings.topics.push("demo".into());
-    settings.workers = reader.or("workers", Some(&args.workers), Workers::AUTO);
+    settings.workers = reader.workers(Some(&args.workers), Workers::AUTO);
     let partitions = reader.within("partitions", &args.partitions, 1..=1_000);
     let rate = reader.within("rate", &args.rate, 1..=1_000_000);
     let seconds = reader.within("seconds", &args.seconds, 1..=86_400);
@@ -183,18 +183,31 @@ impl Reader {
             .push(Problem::new(setting, value, rule, remedy));
     }
 
-    /// A value that reads itself, or the default where none was given.
-    fn or<T>(&mut self, setting: &str, text: Option<&str>, default: T) -> T
-    where
-        T: FromStr + Display,
-        T::Err: Display,
-    {
+    fn workers(&mut self, text: Option<&str>, default: Workers) -> Workers {
         let Some(text) = text else { return default };
-        text.parse().unwrap_or_else(|error: T::Err| {
-            let remedy = format!("correct it, or leave it out for {default}");
-            self.wrong(setting, text, &error.to_string(), &remedy);
+        text.parse().unwrap_or_else(|_| {
+            self.wrong(
+                "workers",
+                text,
+                "this is a number, auto or auto:MAX",
+                "give a number, or auto for one worker per partition",
+            );
             default
         })
+    }
+
+    fn handler(&mut self, text: Option<&str>) -> HandlerKind {
+        text.unwrap_or("discard")
+            .parse()
+            .unwrap_or_else(|wrong: Wrong| {
+                self.wrong(
+                    "handler",
+                    text.unwrap_or_default(),
+                    wrong.rule,
+                    wrong.remedy,
+                );
+                HandlerKind::Discard
+            })
     }
 
     /// A whole number, or the default where none was given.
@@ -226,8 +239,8 @@ impl Reader {
 
     fn duration(&mut self, setting: &str, text: Option<&str>, default: Duration) -> Duration {
         let Some(text) = text else { return default };
-        values::duration(text).unwrap_or_else(|rule| {
-            self.wrong(setting, text, &rule, "correct it");
+        values::duration(text).unwrap_or_else(|wrong| {
+            self.wrong(setting, text, wrong.rule, wrong.remedy);
             default
         })
     }

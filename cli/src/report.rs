@@ -9,8 +9,9 @@ use serde::Serialize;
 #[derive(Serialize)]
 struct ReportObject<'a> {
     reason: &'static str,
-    /// The reason in words.
-    detail: String,
+    /// The reason in words, where the run failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
     records: u64,
     left_uncommitted: u64,
     left_group: bool,
@@ -32,7 +33,10 @@ struct WorkerObject<'a> {
 pub(crate) fn json(report: &Report) -> String {
     let object = ReportObject {
         reason: report.reason.name(),
-        detail: report.reason.to_string(),
+        detail: report
+            .reason
+            .is_failure()
+            .then(|| report.reason.to_string()),
         records: report.records,
         left_uncommitted: report.left_uncommitted,
         left_group: report.left_group,

@@ -9,9 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepup::{
-    BatchHandler, Builder, Event, EventKind, Handler, Outcome, Record, Records, Report, WorkerInfo,
-};
+use keepup::{BatchHandler, Builder, Handler, Outcome, Record, Records, Report, WorkerInfo};
 
 use crate::exit::{Ending, Failure};
 use crate::lines::Format;
@@ -32,16 +30,18 @@ pub(crate) fn run(plan: &RunPlan, how: OutputPlan) -> Result<Ending, Failure> {
     let output = Arc::new(Output::stdout());
     let builder = keepup::builder("", "").with_settings(plan.settings.clone());
     let builder = if plan.events {
-        builder.on_event(both(events::printer(Arc::clone(&output)), warn))
+        builder.on_event(events::printer(Arc::clone(&output)))
     } else {
-        builder.on_event(warn)
+        builder
     };
     let report = work(builder, plan, how, &output)?;
-    tell(&report, plan, how)?;
-    Ok(Ending::Ran {
-        report,
-        stdout: output.failure(),
-    })
+    let stdout = output.failure();
+    match &stdout {
+        Some(error) if output::is_closed_pipe(error) => {}
+        Some(error) => output::say(&format!("error: stdout cannot be written: {error}\n")),
+        None => tell(&report, plan, how)?,
+    }
+    Ok(Ending::Ran { report, stdout })
 }
 
 fn work(
@@ -84,36 +84,16 @@ fn work(
 }
 
 /// Prints the report where it does not get into the way of other results.
-#[expect(clippy::print_stderr, reason = "the report is for people")]
 fn tell(report: &Report, plan: &RunPlan, how: OutputPlan) -> Result<(), Failure> {
     let stdout_is_taken = plan.events || plan.handler == HandlerKind::Print;
     if how.json && !stdout_is_taken {
         output::print(&report::json(report))?;
     } else if how.json {
-        eprint!("{}", report::json(report));
+        output::say(&report::json(report));
     } else if !how.quiet || report.reason.is_failure() {
-        eprint!("{}", report::text(report));
+        output::say(&report::text(report));
     }
     Ok(())
-}
-
-/// Warnings are for people, whatever is printed on stdout.
-fn warn(event: &Event) {
-    if let EventKind::Warning { message } = &event.kind {
-        tracing::warn!("{message}");
-    } else {
-        tracing::info!("{event}");
-    }
-}
-
-fn both(
-    mut first: impl FnMut(&Event) + Send + 'static,
-    mut second: impl FnMut(&Event) + Send + 'static,
-) -> impl FnMut(&Event) + Send + 'static {
-    move |event| {
-        first(event);
-        second(event);
-    }
 }
 
 /// Nobody reads what this run prints: its work has no use any more.

@@ -7,6 +7,13 @@ use std::time::Duration;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use keepup::StartFrom;
 
+/// Why a text is not a value: the rule that it breaks, and what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    pub(crate) rule: &'static str,
+    pub(crate) remedy: &'static str,
+}
+
 /// What is done with a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HandlerKind {
@@ -16,15 +23,18 @@ pub(crate) enum HandlerKind {
 }
 
 impl FromStr for HandlerKind {
-    type Err = String;
+    type Err = Wrong;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, Wrong> {
         match text {
             "discard" => Ok(Self::Discard),
             "print" => Ok(Self::Print),
             other => match other.strip_prefix("sleep=") {
                 Some(time) => duration(time).map(Self::Sleep),
-                None => Err("a handler is discard, print or sleep=DUR".into()),
+                None => Err(Wrong {
+                    rule: "a handler is discard, print or sleep=DUR",
+                    remedy: "give one of them, or leave it out for discard",
+                }),
             },
         }
     }
@@ -40,15 +50,17 @@ impl fmt::Display for HandlerKind {
     }
 }
 
-/// A duration such as `250ms`, `5s`, `2m`, `36h` or `7d`; the rule where it is
-/// none.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    const RULE: &str = "a duration is a number with a unit, such as 250ms, 5s, 2m or 7d";
-    let span: Span = text.parse().map_err(|_| RULE.to_owned())?;
+/// A duration such as `250ms`, `5s`, `2m`, `36h` or `7d`.
+pub(crate) fn duration(text: &str) -> Result<Duration, Wrong> {
+    let wrong = Wrong {
+        rule: "a duration is a number with a unit, and not negative",
+        remedy: "write it as 250ms, 5s, 2m or 7d",
+    };
+    let span: Span = text.parse().map_err(|_| wrong)?;
     let length = span
         .to_duration(SpanRelativeTo::days_are_24_hours())
-        .map_err(|_| RULE.to_owned())?;
-    Duration::try_from(length).map_err(|_| "a duration is not negative".to_owned())
+        .map_err(|_| wrong)?;
+    Duration::try_from(length).map_err(|_| wrong)
 }
 
 /// A duration as [`duration`] reads it.
@@ -61,7 +73,7 @@ pub(crate) fn show_duration(time: Duration) -> String {
 
 /// Where to start: `earliest`, `latest`, a moment (RFC 3339, or milliseconds
 /// since 1970) or a duration before `now_ms`.
-pub(crate) fn start_from(text: &str, now_ms: i64) -> Result<StartFrom, String> {
+pub(crate) fn start_from(text: &str, now_ms: i64) -> Result<StartFrom, Wrong> {
     match text {
         "earliest" => return Ok(StartFrom::Earliest),
         "latest" => return Ok(StartFrom::Latest),
@@ -71,16 +83,18 @@ pub(crate) fn start_from(text: &str, now_ms: i64) -> Result<StartFrom, String> {
         return if millis >= 0 {
             Ok(StartFrom::Timestamp(millis))
         } else {
-            Err("milliseconds count from 1970 on".into())
+            Err(Wrong {
+                rule: "milliseconds count from 1970 on",
+                remedy: "give a number from 0 up, or earliest for the oldest record",
+            })
         };
     }
     if let Ok(moment) = text.parse::<Timestamp>() {
         return Ok(StartFrom::Timestamp(moment.as_millisecond().max(0)));
     }
-    let ago = duration(text).map_err(|_| {
-        "a start is earliest, latest, a time (2026-01-31T12:00:00Z, or ms since 1970) or a \
-         duration"
-            .to_owned()
+    let ago = duration(text).map_err(|_| Wrong {
+        rule: "a start is earliest, latest, a time, or a duration for so long ago",
+        remedy: "write a time as 2026-01-31T12:00:00Z or in ms since 1970, a duration as 2h or 7d",
     })?;
     let ago_ms = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
     Ok(StartFrom::Timestamp(now_ms.saturating_sub(ago_ms).max(0)))

@@ -99,7 +99,8 @@ impl Builder {
         self
     }
 
-    /// How long a stop waits for the records in hand. Default 25 s.
+    /// How long a stop waits for the records in hand, for their commit and for
+    /// leaving the group. Default 25 s.
     pub fn stop_deadline(mut self, deadline: Duration) -> Self {
         self.settings.stop_deadline = deadline;
         self

@@ -207,7 +207,8 @@ pub struct Settings {
     pub restart_budget: u32,
     /// How long a revoke waits for the record in hand. Default 5 s.
     pub revoke_deadline: Duration,
-    /// How long a stop waits for the records in hand. Default 25 s.
+    /// How long a stop waits for the records in hand, for their commit and for
+    /// leaving the group. Default 25 s.
     pub stop_deadline: Duration,
     /// How long the first contact with the cluster may take. Default 10 s.
     pub contact_timeout: Duration,

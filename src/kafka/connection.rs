@@ -261,12 +261,6 @@ impl Connection {
         frame::decode::<R>(frame, version, self.correlation).map_err(|error| self.wire(error))
     }
 
-    /// The versions that the broker speaks.
-    #[cfg(test)]
-    fn versions(&self) -> &ApiVersions {
-        &self.versions
-    }
-
     fn negotiate(&mut self, deadline: Instant) -> Result<(), ConnectionError> {
         for version in [FIRST_API_VERSIONS, 0] {
             let frame = self.exchange(&ApiVersionsRequest, version, deadline)?;

@@ -180,6 +180,43 @@ impl Sender {
             .map_err(while_doing("create a topic by asking for it"))
     }
 
+    /// Sends records to one partition in a transaction of their own, which is
+    /// committed or aborted. Needs the setting `transactional.id`, and
+    /// [`Sender::prepare_transactions`] before the first.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker refuses any of it.
+    pub(crate) fn transact(
+        &self,
+        topic: &str,
+        partition: i32,
+        records: impl IntoIterator<Item = Outgoing>,
+        commit: bool,
+    ) -> Result<(), MockError> {
+        self.producer
+            .begin_transaction()
+            .map_err(while_doing("begin a transaction"))?;
+        self.send(topic, partition, records)?;
+        if commit {
+            self.producer.commit_transaction(DELIVERY)
+        } else {
+            self.producer.abort_transaction(DELIVERY)
+        }
+        .map_err(while_doing("end a transaction"))
+    }
+
+    /// Fences older senders with the same transactional id.
+    ///
+    /// # Errors
+    ///
+    /// Where the sender has none, or the broker does not answer.
+    pub(crate) fn prepare_transactions(&self) -> Result<(), MockError> {
+        self.producer
+            .init_transactions(DELIVERY)
+            .map_err(while_doing("prepare transactions"))
+    }
+
     /// Sends records to one partition, in order, and waits until the broker has
     /// them. Records sent together share a wire batch while it has room.
     ///

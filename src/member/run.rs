@@ -121,17 +121,21 @@ pub(crate) struct Parts {
     pub(crate) gate: Arc<Gate>,
     pub(crate) events: EventSink,
     pub(crate) shared: Arc<Shared>,
+    /// The topics and their sizes as the first contact found them; from then on
+    /// [`ToMember::TopicSize`] tells what changes.
+    pub(crate) topics: Vec<(Arc<str>, usize)>,
 }
 
 /// Runs the loop until the run has ended.
-pub(crate) fn run(parts: Parts) -> Report {
+pub(crate) fn run(mut parts: Parts) -> Report {
+    let topics = std::mem::take(&mut parts.topics);
     let (wake, ready) = bounded(1);
     let mut member = Member::new(parts);
     member.group.on_ready(Arc::new(move || {
         // Full means that a turn is due already.
         let _ = wake.try_send(());
     }));
-    member.begin();
+    member.begin(&topics);
     while member.ladder.rung() != Rung::Closed {
         member.wait(&ready);
         member.turn();
@@ -199,7 +203,7 @@ impl Member {
         }
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, topics: &[(Arc<str>, usize)]) {
         self.events.send(None, EventKind::StartupComplete);
         if let Err(message) = self.group.join() {
             self.ask(StopReason::FatalClientError { message });
@@ -207,6 +211,9 @@ impl Member {
         let mut actions = Vec::new();
         self.assignment.worker_may_start(&mut actions);
         self.carry_out(actions);
+        for (topic, partitions) in topics {
+            self.topic_has(topic, *partitions);
+        }
     }
 
     /// Waits for something to do, a tick at most. What is received here is kept

@@ -140,6 +140,7 @@ fn observe(mut observer: Observer, events: &Receiver<Message>, dropped: &AtomicU
                 "{missed} events were dropped because the observer fell {QUEUE} events behind; \
                  make it faster"
             );
+            tracing::warn!("{message}");
             let kind = EventKind::Warning { message };
             let gap = Event {
                 timestamp_ms: clock.unix_millis(),

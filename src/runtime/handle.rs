@@ -93,9 +93,10 @@ impl Handle {
     }
 
     /// Asks the run to stop: no worker starts another record, those in hand are
-    /// finished within the stop deadline, offsets are committed, the group is
-    /// left. A second call ends the drain: what is complete is committed within
-    /// 2 s. Returns at once; [`Handle::wait`] gives the report.
+    /// finished, offsets are committed, the group is left, all within the stop
+    /// deadline and 2 s. A second call cuts that short, to 2 s from then: what
+    /// is complete is committed if the group answers at once. Returns at once;
+    /// [`Handle::wait`] gives the report.
     pub fn stop(&self) {
         self.stopper().stop(StopReason::StopCalled);
     }

@@ -54,24 +54,9 @@ pub(crate) fn start(
     let group = KafkaGroup::new(&settings)?;
     let connections = connection_settings(&settings);
     let (cluster, rings) = Cluster::new();
-    let topics: Vec<Arc<str>> = settings
-        .topics
-        .iter()
-        .filter(|topic| !topic.starts_with('^'))
-        .map(|topic| Arc::from(topic.as_str()))
-        .collect();
-    match first_contact(
-        &connections,
-        &clock,
-        &cluster,
-        &topics,
-        settings.contact_timeout,
-        stop,
-    ) {
-        Ok(()) => {}
-        Err(ContactError::Stopped) => return Ok(None),
-        Err(error) => return Err(refused(error)),
-    }
+    let Some(topics) = contact(&settings, &connections, &clock, &cluster, stop)? else {
+        return Ok(None);
+    };
     let (events_thread, events) = EventThread::start(observer, &clock).map_err(no_thread)?;
     let (to_member, inbox) = bounded(INBOX);
     let lookup = Lookup::start(
@@ -87,7 +72,7 @@ pub(crate) fn start(
             message: error.to_string(),
         },
     })?;
-    lookup.want_topics(topics.iter().cloned());
+    lookup.want_topics(topics.iter().map(|(topic, _)| Arc::clone(topic)));
     let (reports, from_workers) = bounded(INBOX);
     let limit = group
         .session_timeout()
@@ -117,7 +102,7 @@ pub(crate) fn start(
         lookup,
         policy: settings.start_from,
         want_end: settings.until_end,
-        named: topics.iter().cloned().collect(),
+        named: topics.iter().map(|(topic, _)| Arc::clone(topic)).collect(),
     };
     let parts = Parts {
         settings,
@@ -130,6 +115,7 @@ pub(crate) fn start(
         gate,
         events,
         shared: Arc::clone(&shared),
+        topics,
     };
     let member = std::thread::Builder::new()
         .name("keepup-member".into())
@@ -140,6 +126,45 @@ pub(crate) fn start(
         })
         .map_err(no_thread)?;
     Ok(Some(Handle::new(member, to_member, shared)))
+}
+
+/// Topics and how many partitions they have.
+type Sizes = Vec<(Arc<str>, usize)>;
+
+/// Makes contact, and gives the topics that are subscribed by name with their
+/// sizes; `None` where `stop` was set first.
+fn contact(
+    settings: &Settings,
+    connections: &ConnectionSettings,
+    clock: &Clock,
+    cluster: &Cluster,
+    stop: &StopFlag,
+) -> Result<Option<Sizes>, Error> {
+    let topics: Vec<Arc<str>> = settings
+        .topics
+        .iter()
+        .filter(|topic| !topic.starts_with('^'))
+        .map(|topic| Arc::from(topic.as_str()))
+        .collect();
+    let timeout = settings.contact_timeout;
+    match first_contact(connections, clock, cluster, &topics, timeout, stop) {
+        Ok(()) => {}
+        Err(ContactError::Stopped) => return Ok(None),
+        Err(error) => return Err(refused(error)),
+    }
+    let found = cluster.snapshot();
+    let size = |topic: &Arc<str>| {
+        found
+            .topics
+            .get(topic)
+            .map_or(0, |known| known.partitions.len())
+    };
+    Ok(Some(
+        topics
+            .into_iter()
+            .map(|topic| (Arc::clone(&topic), size(&topic)))
+            .collect(),
+    ))
 }
 
 fn connection_settings(settings: &Settings) -> ConnectionSettings {

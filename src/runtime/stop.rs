@@ -124,18 +124,10 @@ impl Ladder {
         Step::Close
     }
 
-    /// True where the group should confirm the last commit before it is left.
-    /// A run that came to the end of its work does not wait for librdkafka's
-    /// committer (up to a second): its commit goes out with the leaving.
+    /// True where the group should confirm the last commit before it is left:
+    /// always, unless there is no membership left that could.
     pub(crate) fn waits_for_commit(&self) -> bool {
-        !matches!(
-            self.reason,
-            Some(
-                StopReason::EndReached
-                    | StopReason::CountReached
-                    | StopReason::FatalClientError { .. }
-            )
-        )
+        !matches!(self.reason, Some(StopReason::FatalClientError { .. }))
     }
 
     /// True where a person asked, as opposed to the end of the work or a
@@ -236,11 +228,16 @@ mod tests {
     }
 
     #[test]
-    fn only_a_run_that_was_cut_short_waits_for_its_commit() {
+    fn a_run_waits_for_its_last_commit_unless_its_membership_is_over() {
         for (reason, waits) in [
-            (StopReason::EndReached, false),
+            (StopReason::EndReached, true),
             (StopReason::Signal, true),
-            (StopReason::FatalClientError { message: "".into() }, false),
+            (
+                StopReason::FatalClientError {
+                    message: String::new(),
+                },
+                false,
+            ),
         ] {
             let (mut ladder, now) = ladder();
             ladder.ask(reason, now);

@@ -94,6 +94,19 @@ impl Reader<'_> {
         values
     }
 
+    /// The same, all of one epoch.
+    fn values_of(&mut self, epoch: AssignmentEpoch, count: usize) -> Vec<String> {
+        let mut values = Vec::new();
+        while values.len() < count {
+            let batch = self.batch();
+            assert_eq!(batch.epoch, epoch);
+            values.extend(values_of(&batch));
+            self.source.recycle(batch);
+        }
+        assert_eq!(values.len(), count);
+        values
+    }
+
     /// Nothing comes for a while.
     fn expect_nothing(&mut self, during: Duration) {
         let end = self.clock.now() + during;
@@ -310,9 +323,7 @@ fn a_partition_comes_back_under_a_new_epoch(world: &mut impl World) {
     reader.source.stop(AssignmentEpoch(1));
     reader.source.start(from(&topic, 0, 2, 290));
     reader.source.put_back(old);
-    let batch = reader.batch();
-    assert_eq!(batch.epoch, AssignmentEpoch(2));
-    assert_eq!(values_of(&batch), numbers(290, 300));
+    assert_eq!(reader.values_of(AssignmentEpoch(2), 10), numbers(290, 300));
 }
 
 fn rewind_repeats_and_drops_what_was_buffered(world: &mut impl World) {
@@ -706,17 +717,14 @@ impl KafkaWorld {
 impl World for KafkaWorld {
     fn topic(&mut self, partitions: i32) -> Arc<str> {
         self.topics += 1;
-        let name = match &self.mock {
-            Some(mock) => {
-                let name = format!("topic-{}", self.topics);
-                mock.create_topic(&name, partitions).unwrap();
-                name
-            }
-            None => {
-                let name = format!("contract-{:016x}", fastrand::u64(..));
-                self.sender.create_by_asking(&name).unwrap();
-                name
-            }
+        let name = if let Some(mock) = &self.mock {
+            let name = format!("topic-{}", self.topics);
+            mock.create_topic(&name, partitions).unwrap();
+            name
+        } else {
+            let name = format!("contract-{:016x}", fastrand::u64(..));
+            self.sender.create_by_asking(&name).unwrap();
+            name
         };
         name.into()
     }
@@ -808,6 +816,55 @@ fn the_fetch_source_waits_for_a_broker_that_is_down_and_reads_the_others() {
         clock: &Clock::System,
     };
     assert_eq!(reader.values(10), numbers(10, 20));
+}
+
+#[test]
+#[ignore = "needs a broker: KEEPUP_TEST_BOOTSTRAP=host:port"]
+fn aborted_transactions_are_not_given_and_their_markers_are_crossed() {
+    let mut world = KafkaWorld::broker();
+    let topic = world.topic(1);
+    let partition = TopicPartition::new(Arc::clone(&topic), 0);
+    let bootstrap = std::env::var("KEEPUP_TEST_BOOTSTRAP").unwrap();
+    for codec in ["none", "gzip", "snappy", "lz4"] {
+        let sender = Sender::new(
+            &bootstrap,
+            &[("transactional.id", &topic), ("compression.type", codec)],
+        )
+        .unwrap();
+        sender.prepare_transactions().unwrap();
+        for (text, is_committed) in [("no", false), ("yes", true), ("no", false)] {
+            let records = (0..20).map(|_| Outgoing {
+                value: Some(text.repeat(50).into_bytes()),
+                ..Outgoing::default()
+            });
+            sender.transact(&topic, 0, records, is_committed).unwrap();
+        }
+    }
+    world.append(&partition, vec![MemoryRecord::of("last")]);
+    let mut source = world.source(&[&topic]);
+    // Four times three transactions of 20 records and a marker, and the last.
+    let end = 4 * 3 * 21 + 1;
+    for (epoch, offset) in [(1, 0), (2, 25)] {
+        source.start(from(&topic, 0, epoch, offset));
+        let mut reader = Reader {
+            source,
+            clock: &Clock::System,
+        };
+        let mut values = Vec::new();
+        loop {
+            let batch = reader.batch();
+            values.extend(values_of(&batch));
+            if batch.next_offset == batch.end_offset {
+                assert_eq!(batch.end_offset, end);
+                break;
+            }
+        }
+        assert_eq!(values.pop().unwrap(), "last");
+        assert_eq!(values.len(), if offset == 0 { 80 } else { 76 });
+        assert!(values.iter().all(|value| *value == "yes".repeat(50)));
+        source = reader.source;
+        source.stop(AssignmentEpoch(epoch));
+    }
 }
 
 #[test]

@@ -425,3 +425,123 @@ impl Source for MemorySource {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    struct Stage {
+        log: MemoryLog,
+        source: Box<dyn Source>,
+        clock: Clock,
+        partition: TopicPartition,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let log = MemoryLog::new();
+            let clock = Clock::manual();
+            Self {
+                source: MemoryFactory::new(log.clone(), clock.clone())
+                    .open(0)
+                    .unwrap(),
+                log,
+                clock,
+                partition: TopicPartition::new("orders", 0),
+            }
+        }
+
+        fn start(&mut self, offset: i64, until: Option<i64>) {
+            self.source.start(ReadFrom {
+                partition: self.partition.clone(),
+                epoch: AssignmentEpoch(1),
+                offset,
+                until,
+                paused: false,
+            });
+        }
+
+        fn next(&mut self) -> Pulled {
+            self.source.next(self.clock.now() + Duration::from_secs(9))
+        }
+
+        /// Offsets of the records of the next batch, and its next offset.
+        fn batch(&mut self) -> (Vec<i64>, i64) {
+            match self.next() {
+                Pulled::Batch(batch) => {
+                    let offsets = batch.entries.iter().map(|entry| entry.offset);
+                    (offsets.collect(), batch.next_offset)
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn holes_are_crossed_and_the_end_is_reached_over_them() {
+        let mut stage = Stage::new();
+        stage.log.set_batch_len(2);
+        for _ in 0..3 {
+            stage.log.append(&stage.partition, MemoryRecord::of("x"));
+            stage.log.leave_hole(&stage.partition, 2);
+        }
+        assert_eq!(stage.log.end(&stage.partition), 9);
+        stage.start(0, None);
+        assert_eq!(stage.batch(), (vec![0, 3], 6));
+        assert_eq!(stage.batch(), (vec![6], 9));
+        assert!(matches!(stage.next(), Pulled::Nothing));
+        stage.log.leave_hole(&stage.partition, 1);
+        assert_eq!(stage.batch(), (vec![], 10));
+        stage.source.stop(AssignmentEpoch(1));
+        stage.start(0, Some(5));
+        assert_eq!(stage.batch(), (vec![0, 3], 5));
+        assert!(matches!(stage.next(), Pulled::Nothing));
+    }
+
+    #[test]
+    fn what_retention_removed_or_an_election_cut_off_is_out_of_range() {
+        let mut stage = Stage::new();
+        for _ in 0..10 {
+            stage.log.append(&stage.partition, MemoryRecord::of("x"));
+        }
+        stage.log.remove_before(&stage.partition, 4);
+        for (offset, log_start, end_offset) in [(3, 4, 10), (8, 4, 6)] {
+            stage.log.truncate(&stage.partition, end_offset);
+            stage.start(offset, None);
+            let Pulled::Failed { error, .. } = stage.next() else {
+                panic!("{offset} is there");
+            };
+            assert_eq!(
+                error,
+                ReadError::OutOfRange {
+                    offset,
+                    log_start,
+                    end_offset
+                }
+            );
+        }
+        stage.source.rewind(AssignmentEpoch(1), 4, None);
+        assert_eq!(stage.batch(), (vec![4, 5], 6));
+    }
+
+    #[test]
+    fn a_scripted_failure_comes_once_and_a_lost_leader_gives_nothing() {
+        let mut stage = Stage::new();
+        stage.log.append(&stage.partition, MemoryRecord::of("x"));
+        stage.log.set_reachable(&stage.partition, false);
+        stage.start(0, None);
+        assert!(matches!(stage.next(), Pulled::Nothing));
+        stage.log.set_reachable(&stage.partition, true);
+        let error = ReadError::Corrupt {
+            offset: 0,
+            what: "scripted".to_owned(),
+        };
+        stage.log.fail_next(&stage.partition, error.clone());
+        assert!(matches!(stage.next(), Pulled::Failed { error: told, .. } if told == error));
+        assert!(matches!(stage.next(), Pulled::Nothing));
+        stage.source.rewind(AssignmentEpoch(1), 0, None);
+        assert_eq!(stage.batch(), (vec![0], 1));
+    }
+}

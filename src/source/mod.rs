@@ -14,7 +14,7 @@
 //! | source | for |
 //! |---|---|
 //! | [`fetch`] | the default: our own connections to the leaders of the partitions |
-//! | [`memory`] | deterministic tests |
+//! | `memory` | deterministic tests |
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -91,6 +91,16 @@ pub(crate) enum ReadError {
          copy the topic, or let retention remove what is that old"
     )]
     OldFormat { offset: i64, magic: u8 },
+    /// What the broker gives for the offset is longer than what is accepted.
+    #[error(
+        "the broker's answer for offset {offset} is {bytes} bytes long, and {limit} are accepted: it holds a batch \
+         of that size; raise the limit on answers, or skip the batch"
+    )]
+    TooLong {
+        offset: i64,
+        bytes: i64,
+        limit: usize,
+    },
     /// The broker answers an error that does not pass by itself.
     #[error("the broker refuses to read on: {name} (code {code})")]
     Refused { code: i16, name: &'static str },

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::process::{Finished, Guarded, run, script, thread};
+use super::wait_until;
 
 /// Where the command is: cargo puts it beside the directory of this test.
 pub(crate) fn program() -> PathBuf {
@@ -60,8 +61,25 @@ impl Keepup {
         Self::start_program(program(), arguments)
     }
 
+    /// Starts the command and shows `sieve` every line of its standard output as it comes; the lines that it takes
+    /// (`true`) are not kept as events. For runs that print millions of them.
+    pub(crate) fn start_sifted(
+        arguments: &[&str],
+        sieve: impl FnMut(&str) -> bool + Send + 'static,
+    ) -> Self {
+        Self::launch(program(), arguments, sieve)
+    }
+
     /// Starts another program that speaks the same events, such as a compiled example.
     pub(crate) fn start_program(program: PathBuf, arguments: &[&str]) -> Self {
+        Self::launch(program, arguments, |_| false)
+    }
+
+    fn launch(
+        program: PathBuf,
+        arguments: &[&str],
+        sieve: impl FnMut(&str) -> bool + Send + 'static,
+    ) -> Self {
         let mut watched = command(script("watched"), &[]);
         watched
             .arg(program)
@@ -75,7 +93,7 @@ impl Keepup {
         let readers = vec![
             thread("stdout", {
                 let output = Arc::clone(&output);
-                move || read_events(stdout, &output)
+                move || read_events(stdout, &output, sieve)
             }),
             thread("stderr", {
                 let output = Arc::clone(&output);
@@ -163,6 +181,18 @@ impl Keepup {
         }
     }
 
+    /// Waits until standard error has `words` for the `count`-th time.
+    pub(crate) fn wait_stderr(&self, words: &str, count: usize, within: Duration) {
+        wait_until(within, words, || {
+            let stderr = self.stderr();
+            if stderr.matches(words).count() >= count {
+                Ok(())
+            } else {
+                Err(stderr)
+            }
+        });
+    }
+
     /// Sends a signal; the process must be running.
     pub(crate) fn signal(&mut self, signal: Signal) {
         let sent = self.process().signal(signal);
@@ -203,9 +233,19 @@ impl Drop for Keepup {
     }
 }
 
-fn read_events(stdout: impl Read, output: &Output) {
-    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-        let event = serde_json::from_str(&line).unwrap_or(Value::String(line));
+fn read_events(stdout: impl Read, output: &Output, mut sieve: impl FnMut(&str) -> bool) {
+    let mut stdout = BufReader::new(stdout);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        // A line without its end was cut off by a kill: it was never printed.
+        if !matches!(stdout.read_line(&mut line), Ok(1..)) || line.pop() != Some('\n') {
+            return;
+        }
+        if sieve(&line) {
+            continue;
+        }
+        let event = serde_json::from_str(&line).unwrap_or_else(|_| Value::String(line.clone()));
         let events = output.events.lock();
         events.unwrap_or_else(PoisonError::into_inner).push(event);
         output.more.notify_all();

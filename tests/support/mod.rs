@@ -9,6 +9,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 pub(crate) mod cluster;
+pub(crate) mod deliveries;
 pub(crate) mod kafka;
 pub(crate) mod keepup;
 #[macro_use]

@@ -62,7 +62,12 @@ impl Kafka {
 
     /// A producer of transactions: `begin`, send, `commit` or `abort`.
     pub(crate) fn transactional(&self, id: &str) -> Producer {
-        let producer = self.producer(&[("transactional.id", id)]);
+        self.transactional_with(id, &[])
+    }
+
+    /// As [`Kafka::transactional`], with further settings.
+    pub(crate) fn transactional_with(&self, id: &str, settings: &[(&str, &str)]) -> Producer {
+        let producer = self.producer(&[settings, &[("transactional.id", id)]].concat());
         let ready = producer.inner.init_transactions(PATIENT);
         ready.expect("the coordinator answers");
         producer

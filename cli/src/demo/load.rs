@@ -88,6 +88,9 @@ pub(super) struct LoadReport {
     pub(super) sent: Vec<u64>,
     /// How long it lasted.
     pub(super) took: Duration,
+    /// True where a partition was left out because too much of it was not
+    /// handled.
+    pub(super) held_back: bool,
     /// Why it ended early, where it was not told to.
     pub(super) refused: Option<String>,
 }
@@ -116,7 +119,9 @@ pub(super) fn run(
         let due = load.due(report.took);
         for (partition, sent) in (0..).zip(&mut report.sent) {
             let most = tally.handled(partition) + UNHANDLED_RECORDS;
-            let wanted = load.share(due, partition).min(most);
+            let due = load.share(due, partition);
+            let wanted = due.min(most);
+            report.held_back |= wanted < due;
             while *sent < wanted {
                 let payload = Payload {
                     partition,
@@ -188,6 +193,7 @@ mod tests {
         };
         let report = run(load, &tally, &stopped, |_, _| Sent::Yes);
         assert_eq!(report.sent, vec![UNHANDLED_RECORDS; 6]);
+        assert!(report.held_back);
     }
 
     #[test]

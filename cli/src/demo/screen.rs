@@ -6,12 +6,13 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use keepup::PartitionView;
 use terminal_size::{Height, Width};
 
+use crate::output::say;
 use crate::report::grouped;
 
 /// How often a column is added to the course of the lag.
@@ -135,7 +136,7 @@ impl Screen {
     /// Says something above the table.
     pub(super) fn say(&mut self, text: &str) {
         if self.target != Target::Nowhere {
-            write(&format!("{text}\n"));
+            say(&format!("{text}\n"));
             self.drawn_lines = 0;
         }
     }
@@ -165,7 +166,7 @@ impl Screen {
     pub(super) fn finish(&mut self, elapsed: Duration, status: &str) {
         self.show(elapsed, status);
         if self.target == Target::Terminal {
-            write("\n");
+            say("\n");
         }
     }
 
@@ -188,7 +189,7 @@ impl Screen {
     fn show(&mut self, elapsed: Duration, status: &str) {
         match self.target {
             Target::Nowhere => {}
-            Target::Lines => write(&self.line(elapsed, status)),
+            Target::Lines => say(&self.line(elapsed, status)),
             Target::Terminal => {
                 let (width, height) = terminal_size::terminal_size()
                     .map_or((80, 24), |(Width(width), Height(height))| {
@@ -202,7 +203,7 @@ impl Screen {
                 }
                 text.push_str(&table);
                 self.drawn_lines = table.lines().count();
-                write(&text);
+                say(&text);
             }
         }
     }
@@ -295,13 +296,6 @@ fn count(number: Option<u64>) -> String {
 
 fn cut(text: &str, width: usize) -> String {
     text.chars().take(width).collect()
-}
-
-fn write(text: &str) {
-    // A terminal that has gone away is no reason to end the demo.
-    let mut stderr = io::stderr().lock();
-    let _ = stderr.write_all(text.as_bytes());
-    let _ = stderr.flush();
 }
 
 #[cfg(test)]

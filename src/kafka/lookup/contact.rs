@@ -62,6 +62,9 @@ fn list(topics: &[Arc<str>]) -> String {
 /// A topic that was created a moment ago is not known to every broker yet.
 const UNKNOWN_GRACE: Duration = Duration::from_secs(2);
 
+/// What the last try gets, which begins when the time is up.
+const LAST_TRY: Duration = Duration::from_millis(100);
+
 const RETRY: Backoff = Backoff {
     first: Duration::from_millis(50),
     max: Duration::from_millis(500),
@@ -91,17 +94,24 @@ pub(crate) fn first_contact(
         waited: timeout,
         last,
     };
-    // A single wait must not outlast the whole.
-    let mut settings = settings.clone();
-    settings.request_timeout = settings.request_timeout.min(timeout);
-    settings.connect_timeout = settings.connect_timeout.min(timeout);
     let group = settings.group.clone();
-    let mut session = Session::new(settings, clock.clone(), cluster.clone(), stop.clone())
-        .map_err(|error| no_contact(error.to_string()))?;
+    let mut session = Session::new(
+        settings.clone(),
+        clock.clone(),
+        cluster.clone(),
+        stop.clone(),
+    )
+    .map_err(|error| no_contact(error.to_string()))?;
     let wanted: BTreeSet<Arc<str>> = topics.iter().cloned().collect();
 
     let mut failures = 0;
     loop {
+        // A single wait must not outlast the whole.
+        let left = deadline
+            .saturating_duration_since(clock.now())
+            .max(LAST_TRY);
+        session.settings.request_timeout = settings.request_timeout.min(left);
+        session.settings.connect_timeout = settings.connect_timeout.min(left);
         let verdict = match session.refresh(&wanted) {
             Ok(_) => judge(&cluster.snapshot(), &wanted, &bootstrap),
             Err(AskError::Failed(ConnectionError::Stopped { .. })) => {
@@ -119,11 +129,11 @@ pub(crate) fn first_contact(
                     _ => deadline,
                 };
                 failures += 1;
-                let wait = RETRY.random_delay(failures);
-                if now + wait >= grace {
+                let left = grace.saturating_duration_since(now);
+                if left.is_zero() {
                     return Err(error);
                 }
-                pause(wait, clock, stop)?;
+                pause(RETRY.random_delay(failures).min(left), clock, stop)?;
             }
         }
     }

@@ -28,9 +28,11 @@ pub(crate) use committed::{CommittedAnswer, CommittedRequest, GroupTopic};
 pub(crate) use committed::{CommittedPartition, CommittedTopic};
 pub(crate) use coordinator::CoordinatorRequest;
 pub(crate) use fetch::{
-    Aborted, Diverging, FetchAnswer, FetchPartition, FetchRequest, FetchTopic, FetchedPartition,
-    FetchedTopic, Leader, TopicKey,
+    Aborted, FetchAnswer, FetchPartition, FetchRequest, FetchTopic, FetchedPartition, Leader,
+    TopicKey,
 };
+#[cfg(test)]
+pub(crate) use fetch::{Diverging, FetchedTopic};
 pub(crate) use metadata::{MetadataAnswer, MetadataRequest, MetadataTopic};
 #[cfg(test)]
 pub(crate) use metadata::{MetadataBroker, MetadataPartition};

@@ -296,6 +296,7 @@ impl Scene {
             gate,
             events,
             shared: Arc::new(Shared::default()),
+            topics: Vec::new(),
         };
         let member = std::thread::Builder::new()
             .name("member".into())

@@ -126,16 +126,16 @@ impl Decompressor {
             if rest.starts_with(&XERIAL_MAGIC) {
                 rest = rest
                     .get(XERIAL_HEADER..)
-                    .ok_or_else(|| malformed(Codec::Snappy, "the header is cut"))?;
+                    .ok_or_else(|| malformed(Codec::Snappy, &"the header is cut"))?;
                 continue;
             }
             let (len, tail) = rest
                 .split_first_chunk::<4>()
-                .ok_or_else(|| malformed(Codec::Snappy, "a chunk's length is cut"))?;
+                .ok_or_else(|| malformed(Codec::Snappy, &"a chunk's length is cut"))?;
             let len = u32::from_be_bytes(*len) as usize;
             let (block, tail) = tail
                 .split_at_checked(len)
-                .ok_or_else(|| malformed(Codec::Snappy, "a chunk is cut"))?;
+                .ok_or_else(|| malformed(Codec::Snappy, &"a chunk is cut"))?;
             self.snappy_block(block, target)?;
             rest = tail;
         }
@@ -148,25 +148,25 @@ impl Decompressor {
         target: &mut Target<'_>,
     ) -> Result<(), DecompressError> {
         let len =
-            snap::raw::decompress_len(block).map_err(|error| malformed(Codec::Snappy, error))?;
+            snap::raw::decompress_len(block).map_err(|error| malformed(Codec::Snappy, &error))?;
         // The block says how long it is: believed only as far as it can be true.
         if len > block.len().saturating_mul(SNAPPY_RATIO) {
             return Err(malformed(
                 Codec::Snappy,
-                format!("{} bytes cannot make {len}", block.len()),
+                &format_args!("{} bytes cannot make {len}", block.len()),
             ));
         }
         let room = target.room(len)?;
         let made = self
             .snappy
             .decompress(block, room)
-            .map_err(|error| malformed(Codec::Snappy, error))?;
+            .map_err(|error| malformed(Codec::Snappy, &error))?;
         target.made(made);
         Ok(())
     }
 
     fn zstd(&mut self, input: &[u8], target: &mut Target<'_>) -> Result<(), DecompressError> {
-        let fail = |error: std::io::Error| malformed(Codec::Zstd, error);
+        let fail = |error: std::io::Error| malformed(Codec::Zstd, &error);
         let decoder = match &mut self.zstd {
             Some(decoder) => decoder,
             // The window is bounded to 128 MiB by zstd itself.
@@ -187,10 +187,10 @@ impl Decompressor {
                 // All input is read, and the decoder had room left: what it
                 // still waits for is not there.
                 if status.bytes_written < full {
-                    return Err(malformed(Codec::Zstd, "the frame is cut"));
+                    return Err(malformed(Codec::Zstd, &"the frame is cut"));
                 }
             } else if status.bytes_read == 0 && status.bytes_written == 0 {
-                return Err(malformed(Codec::Zstd, "the frame leads nowhere"));
+                return Err(malformed(Codec::Zstd, &"the frame leads nowhere"));
             }
         }
     }
@@ -233,7 +233,7 @@ impl Target<'_> {
     }
 }
 
-fn malformed(codec: Codec, what: impl ToString) -> DecompressError {
+fn malformed(codec: Codec, what: &dyn std::fmt::Display) -> DecompressError {
     DecompressError::Malformed {
         codec,
         what: what.to_string(),
@@ -246,7 +246,7 @@ fn gzip(input: &[u8], target: &mut Target<'_>) -> Result<(), DecompressError> {
     loop {
         let made = decoder
             .read(target.room_for_some()?)
-            .map_err(|error| malformed(Codec::Gzip, error))?;
+            .map_err(|error| malformed(Codec::Gzip, &error))?;
         if made == 0 {
             return Ok(());
         }
@@ -262,7 +262,7 @@ fn gzip(input: &[u8], target: &mut Target<'_>) -> Result<(), DecompressError> {
 /// brokers refuse them, so none are in a log. The frame's own checksums are
 /// stepped over: the batch's CRC covers every byte of it.
 fn lz4(input: &[u8], target: &mut Target<'_>) -> Result<(), DecompressError> {
-    let fail = |what: &str| malformed(Codec::Lz4, what);
+    let fail = |what: &str| malformed(Codec::Lz4, &what);
     let mut rest = input;
     while !rest.is_empty() {
         let [m0, m1, m2, m3, flags, sizes, tail @ ..] = rest else {
@@ -338,6 +338,6 @@ fn lz4_block(block: &[u8], largest: usize, target: &mut Target<'_>) -> Result<()
         Err(_) if possible > left => Err(DecompressError::TooLarge {
             limit: target.limit,
         }),
-        Err(error) => Err(malformed(Codec::Lz4, error)),
+        Err(error) => Err(malformed(Codec::Lz4, &error)),
     }
 }

@@ -8,33 +8,33 @@ use super::compression::Codec;
 
 /// A record to be written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct TestRecord {
-    pub(crate) offset_delta: i32,
-    pub(crate) timestamp_delta: i64,
-    pub(crate) key: Option<Vec<u8>>,
-    pub(crate) value: Option<Vec<u8>>,
-    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+pub(super) struct TestRecord {
+    pub(super) offset_delta: i32,
+    pub(super) timestamp_delta: i64,
+    pub(super) key: Option<Vec<u8>>,
+    pub(super) value: Option<Vec<u8>>,
+    pub(super) headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
 /// A wire batch to be written; [`TestBatch::new`] fills in what seldom matters.
 #[derive(Clone, Debug)]
-pub(crate) struct TestBatch {
-    pub(crate) base_offset: i64,
-    pub(crate) leader_epoch: i32,
-    pub(crate) codec: Option<Codec>,
-    pub(crate) attributes: u16,
-    pub(crate) last_offset_delta: i32,
-    pub(crate) base_timestamp: i64,
-    pub(crate) max_timestamp: i64,
-    pub(crate) producer_id: i64,
-    pub(crate) records: Vec<TestRecord>,
+pub(super) struct TestBatch {
+    pub(super) base_offset: i64,
+    pub(super) leader_epoch: i32,
+    pub(super) codec: Option<Codec>,
+    pub(super) attributes: u16,
+    pub(super) last_offset_delta: i32,
+    pub(super) base_timestamp: i64,
+    pub(super) max_timestamp: i64,
+    pub(super) producer_id: i64,
+    pub(super) records: Vec<TestRecord>,
     /// Raw snappy instead of snappy-java's framing.
-    pub(crate) bare_snappy: bool,
+    pub(super) bare_snappy: bool,
 }
 
 impl TestBatch {
     /// A batch of the given records, numbered from `base_offset`.
-    pub(crate) fn new(base_offset: i64, mut records: Vec<TestRecord>) -> Self {
+    pub(super) fn new(base_offset: i64, mut records: Vec<TestRecord>) -> Self {
         for (delta, record) in (0..).zip(&mut records) {
             record.offset_delta = delta;
         }
@@ -53,7 +53,7 @@ impl TestBatch {
     }
 
     /// `count` records whose values are `value 0` and so on.
-    pub(crate) fn of(base_offset: i64, count: i64) -> Self {
+    pub(super) fn of(base_offset: i64, count: i64) -> Self {
         let records = (0..count)
             .map(|index| TestRecord {
                 key: Some(format!("key {}", base_offset + index).into_bytes()),
@@ -64,19 +64,19 @@ impl TestBatch {
         Self::new(base_offset, records)
     }
 
-    pub(crate) fn compressed(mut self, codec: Option<Codec>) -> Self {
+    pub(super) fn compressed(mut self, codec: Option<Codec>) -> Self {
         self.codec = codec;
         self
     }
 
-    pub(crate) fn transactional(mut self, producer_id: i64) -> Self {
+    pub(super) fn transactional(mut self, producer_id: i64) -> Self {
         self.producer_id = producer_id;
         self.attributes |= 0x10;
         self
     }
 
     /// The marker that ends a transaction.
-    pub(crate) fn marker(offset: i64, producer_id: i64, commit: bool) -> Self {
+    pub(super) fn marker(offset: i64, producer_id: i64, commit: bool) -> Self {
         let mut batch = Self::new(
             offset,
             vec![TestRecord {
@@ -90,7 +90,7 @@ impl TestBatch {
         batch
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         for record in &self.records {
             record.encode(&mut body);
@@ -127,7 +127,7 @@ impl TestBatch {
 }
 
 /// Makes the CRC of the wire batch at the front fit again after a change.
-pub(crate) fn fix_crc(batch: &mut [u8]) {
+pub(super) fn fix_crc(batch: &mut [u8]) {
     let len = i32::from_be_bytes(batch[8..12].try_into().unwrap());
     let end = (usize::try_from(len).unwrap() + 12).min(batch.len());
     let crc = crc32c::crc32c(&batch[21..end]);
@@ -161,7 +161,7 @@ fn optional(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
     }
 }
 
-pub(crate) fn varint(value: i64, out: &mut Vec<u8>) {
+pub(super) fn varint(value: i64, out: &mut Vec<u8>) {
     let mut zigzag = ((value << 1) ^ (value >> 63)).cast_unsigned();
     while zigzag >= 0x80 {
         out.push(0x80 | u8::try_from(zigzag & 0x7f).unwrap());
@@ -170,7 +170,7 @@ pub(crate) fn varint(value: i64, out: &mut Vec<u8>) {
     out.push(u8::try_from(zigzag).unwrap());
 }
 
-pub(crate) fn compress(codec: Codec, plain: &[u8], bare_snappy: bool) -> Vec<u8> {
+pub(super) fn compress(codec: Codec, plain: &[u8], bare_snappy: bool) -> Vec<u8> {
     match codec {
         Codec::Gzip => {
             let mut encoder =

@@ -613,3 +613,6 @@ fn receive(stream: &mut TcpStream, into: &mut [u8]) -> Result<Option<usize>, Fau
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

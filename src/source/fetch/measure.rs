@@ -199,10 +199,10 @@ fn cost_of_fetching() {
                 scope.spawn(move || {
                     let mut source = factory.open(worker).unwrap();
                     let mut open = 0;
-                    for index in (0..partitions).filter(|&it| it as usize % WORKERS == worker) {
+                    for index in (0..partitions).skip(worker).step_by(WORKERS) {
                         source.start(ReadFrom {
                             partition: TopicPartition::new(Arc::clone(topic), index),
-                            epoch: AssignmentEpoch(index as u64 + 1),
+                            epoch: AssignmentEpoch(u64::from(index.unsigned_abs()) + 1),
                             offset: 0,
                             until: None,
                             paused: false,
@@ -233,11 +233,12 @@ fn cost_of_fetching() {
         workers.into_iter().map(|it| it.join().unwrap()).sum()
     });
     let seconds = (clock.now() - begin).as_secs_f64();
-    let cpu = (cpu() - cpu_before).as_secs_f64();
+    let cpu = cpu().saturating_sub(cpu_before).as_secs_f64();
+    let records = f64::from(u32::try_from(read).unwrap());
     println!(
         "fetch source: {read} records, {:.1} M/s, {:.0} ns of CPU each, peak {} KiB",
-        read as f64 / seconds / 1e6,
-        cpu / read as f64 * 1e9,
+        records / seconds / 1e6,
+        cpu / records * 1e9,
         peak_kib(),
     );
 }

@@ -36,12 +36,14 @@ use crate::clock::Clock;
 use crate::kafka::ConnectionSettings;
 use crate::kafka::backoff::Backoff;
 use crate::kafka::cluster::{Cluster, ClusterSnapshot, Registration};
+use crate::kafka::connection::ConnectionError;
+use crate::kafka::frame::WireError;
 use crate::record::{AssignmentEpoch, Batch};
 
 mod buffers;
 mod compression;
 #[cfg(test)]
-pub(crate) mod encode;
+mod encode;
 mod link;
 #[cfg(test)]
 mod measure;
@@ -93,9 +95,9 @@ impl FetchFactory {
 
 impl SourceFactory for FetchFactory {
     fn open(&self, worker: usize) -> io::Result<Box<dyn Source>> {
-        let poll = Poll::new()?;
+        let sockets = Poll::new()?;
         let signals = Arc::new(Signals {
-            waker: mio::Waker::new(poll.registry(), WAKE)?,
+            waker: mio::Waker::new(sockets.registry(), WAKE)?,
             woken: AtomicBool::new(false),
             cluster: AtomicBool::new(true),
             memory: AtomicBool::new(false),
@@ -114,7 +116,7 @@ impl SourceFactory for FetchFactory {
             budget: Arc::clone(&self.budget),
             clock: self.clock.clone(),
             gate: self.gate.clone(),
-            poll,
+            poll: sockets,
             events: Events::with_capacity(EVENTS),
             signals,
             snapshot: Arc::default(),
@@ -281,6 +283,13 @@ impl FetchSource {
                     } else {
                         tracing::debug!(worker, broker, %error, "a connection is gone");
                     }
+                    if let ConnectionError::Wire {
+                        error: WireError::FrameTooLong { length, limit },
+                        ..
+                    } = error
+                    {
+                        plan.too_long(broker, length, limit, now);
+                    }
                     link.fail(now);
                     plan.lost(broker);
                     cluster.request_refresh();
@@ -362,6 +371,9 @@ impl FetchSource {
             .filter_map(|link| link.next_moment(&self.settings))
             .chain(self.plan.next_moment(now))
             .chain(self.refresh_at)
+            // What was due has been done, or is nobody's business now (a broker
+            // that is down and leads paused partitions only).
+            .filter(|&moment| moment > now)
             .min();
     }
 

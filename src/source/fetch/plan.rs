@@ -73,7 +73,7 @@ const RETRY: Backoff = Backoff {
 /// done on the way is gone with the next answer, damage on the disk is not.
 const MOST_CORRUPT: u32 = 4;
 
-/// CORRUPT_MESSAGE: the broker itself found the damage.
+/// `CORRUPT_MESSAGE`: the broker itself found the damage.
 const CORRUPT_MESSAGE: i16 = 2;
 
 /// What may be held, and what is.
@@ -129,6 +129,8 @@ pub(super) struct Plan {
     turn: VecDeque<AssignmentEpoch>,
     /// What was asked and not yet answered, one request per broker.
     asked: BTreeMap<i32, Asked>,
+    /// Brokers that hold us back (quota), until when.
+    throttled: BTreeMap<i32, Instant>,
     /// Counts answers, to serve first who has waited longest.
     served: u64,
     /// An answer was given out to its end: its partition may be asked for again.
@@ -160,8 +162,6 @@ struct Slot {
     from: ReadFrom,
     topic_id: Uuid,
     leader: Option<Leader>,
-    /// Its failure has been told: it is not read until it is rewound.
-    has_failed: bool,
     /// The offset after what was given out.
     position: i64,
     /// The offset after what is held: what to ask for.
@@ -171,8 +171,7 @@ struct Slot {
     answers: VecDeque<Answer>,
     /// What was given back, in order.
     returned: VecDeque<Batch>,
-    /// Told after everything that is held.
-    failure: Option<ReadError>,
+    trouble: Trouble,
     is_in_turn: bool,
     is_asked: bool,
     not_before: Option<Instant>,
@@ -187,6 +186,29 @@ struct Slot {
     told: Option<i64>,
     /// A wire batch that a broker cut is this long.
     needs: usize,
+}
+
+/// Why a partition is not read on, if it is not.
+#[derive(Debug)]
+enum Trouble {
+    None,
+    /// To be told after everything that is held.
+    Untold(ReadError),
+    /// Until it is rewound.
+    Told,
+}
+
+impl Trouble {
+    /// What is to be told, once.
+    fn tell(&mut self) -> Option<ReadError> {
+        match std::mem::replace(self, Self::Told) {
+            Self::Untold(error) => Some(error),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
 }
 
 /// What an answer brought for one partition.
@@ -212,6 +234,7 @@ impl Plan {
             slots: BTreeMap::new(),
             turn: VecDeque::new(),
             asked: BTreeMap::new(),
+            throttled: BTreeMap::new(),
             served: 0,
             has_room: false,
             no_room: false,
@@ -225,13 +248,12 @@ impl Plan {
         let slot = Slot {
             topic_id: Uuid::nil(),
             leader: None,
-            has_failed: false,
             position: from.offset,
             fetch_offset: from.offset,
             fetch_epoch: -1,
             answers: VecDeque::new(),
             returned: VecDeque::new(),
-            failure: None,
+            trouble: Trouble::None,
             is_in_turn: false,
             is_asked: false,
             not_before: None,
@@ -264,8 +286,7 @@ impl Plan {
             return;
         };
         slot.drop_held(offset);
-        slot.has_failed = false;
-        slot.failure = None;
+        slot.trouble = Trouble::None;
         slot.corrupt = 0;
         slot.not_before = not_before;
         slot.told = None;
@@ -363,7 +384,7 @@ impl Plan {
     /// The next request for `broker`, if there is one to send now. From then on
     /// it is under way, until [`Plan::answered`] or [`Plan::lost`].
     pub(super) fn ask(&mut self, broker: i32, now: Instant, room: Room) -> Option<FetchRequest> {
-        if self.asked.contains_key(&broker) {
+        if self.asked.contains_key(&broker) || self.is_throttled(broker, now) {
             return None;
         }
         let mut wanted = self.wanted(broker, now);
@@ -420,6 +441,17 @@ impl Plan {
             isolation: self.isolation,
             topics,
         })
+    }
+
+    fn is_throttled(&mut self, broker: i32, now: Instant) -> bool {
+        let is_over = self
+            .throttled
+            .get(&broker)
+            .is_some_and(|&until| until <= now);
+        if is_over {
+            self.throttled.remove(&broker);
+        }
+        self.throttled.contains_key(&broker)
     }
 
     fn wanted(&self, broker: i32, now: Instant) -> Wanted {
@@ -484,15 +516,31 @@ impl Plan {
         std::mem::take(&mut self.has_room)
     }
 
-    /// Whether a request is under way to `broker`.
-    pub(super) fn has_asked(&self, broker: i32) -> bool {
-        self.asked.contains_key(&broker)
-    }
-
     /// The connection to `broker` is gone, and with it what was asked.
     pub(super) fn lost(&mut self, broker: i32) {
         if let Some(asked) = self.asked.remove(&broker) {
             self.release(&asked);
+        }
+    }
+
+    /// The answer of `broker` is longer than what is accepted. Its first
+    /// partition fails: the broker gives the first batch of it whole, however
+    /// long it is, and keeps to what was asked with all others.
+    pub(super) fn too_long(&mut self, broker: i32, bytes: i64, limit: usize, now: Instant) {
+        let Some(first) = self
+            .asked
+            .get(&broker)
+            .and_then(|asked| asked.partitions.first().cloned())
+        else {
+            return;
+        };
+        if let Some(slot) = self.waiting(&first, now) {
+            slot.trouble = Trouble::Untold(ReadError::TooLong {
+                offset: first.offset,
+                bytes,
+                limit,
+            });
+            self.enlist(first.epoch);
         }
     }
 
@@ -518,6 +566,9 @@ impl Plan {
         };
         self.release(&asked);
         self.served += 1;
+        if !answer.throttle.is_zero() {
+            self.throttled.insert(broker, now + answer.throttle);
+        }
         if let Some(error) = ErrorCode::from_code(answer.error) {
             for partition in &asked.partitions {
                 self.refused(partition, error, &Told::NOTHING, now, &mut effects);
@@ -566,7 +617,7 @@ impl Plan {
         slot.retry_at = None;
         if let Some(diverging) = fetched.diverging {
             // The log was cut off below what was read, and grew again.
-            slot.failure = Some(ReadError::OutOfRange {
+            slot.trouble = Trouble::Untold(ReadError::OutOfRange {
                 offset: asked.offset,
                 log_start: told.log_start,
                 end_offset: diverging.end_offset,
@@ -580,7 +631,7 @@ impl Plan {
             if slot.corrupt < MOST_CORRUPT && needs <= MOST_FOR_ONE_BATCH {
                 slot.needs = needs;
             } else {
-                slot.failure = Some(ReadError::Corrupt {
+                slot.trouble = Trouble::Untold(ReadError::Corrupt {
                     offset: asked.offset,
                     what: format!(
                         "the broker gives {} bytes of a batch that says it has {needs}",
@@ -678,7 +729,7 @@ impl Plan {
             })
         };
         if let Some(failure) = failure {
-            slot.failure = Some(failure);
+            slot.trouble = Trouble::Untold(failure);
             self.enlist(asked.epoch);
             return;
         }
@@ -740,6 +791,7 @@ impl Plan {
             .values()
             .filter(|slot| slot.wants())
             .filter_map(Slot::waits_until)
+            .chain(self.throttled.values().copied())
             .filter(|&moment| moment > now)
             .min()
     }
@@ -805,7 +857,7 @@ impl Asked {
 impl Slot {
     /// Whether it is to be read at all, now or later.
     fn wants(&self) -> bool {
-        !self.has_failed && !self.from.paused && self.failure.is_none() && !self.is_at_until()
+        matches!(self.trouble, Trouble::None) && !self.from.paused && !self.is_at_until()
     }
 
     /// Whether what is held reaches `until`. The first answer is wanted even
@@ -833,7 +885,9 @@ impl Slot {
     }
 
     fn has_something(&self) -> bool {
-        !self.answers.is_empty() || !self.returned.is_empty() || self.failure.is_some()
+        !self.answers.is_empty()
+            || !self.returned.is_empty()
+            || matches!(self.trouble, Trouble::Untold(_))
     }
 
     /// Drops everything that is held, to read again from `offset`.
@@ -915,8 +969,7 @@ impl Slot {
                 }
             }
         }
-        let error = self.failure.take()?;
-        self.has_failed = true;
+        let error = self.trouble.tell()?;
         let offset = self.position;
         self.drop_held(offset);
         Some(Pulled::Failed {
@@ -933,7 +986,7 @@ impl Slot {
             tracing::warn!(partition = %self.from.partition, %error, "asking for the records again");
             self.retry_at = Some(now + RETRY.delay(self.corrupt, random));
         } else {
-            self.failure = Some(error);
+            self.trouble = Trouble::Untold(error);
         }
     }
 

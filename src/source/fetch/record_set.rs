@@ -165,7 +165,7 @@ impl WireBatch {
         }
         Self::parse(bytes, len)
             .ok_or_else(|| "its header is cut".into())
-            .and_then(|batch| batch.checked())
+            .and_then(Self::checked)
             .map(Some)
     }
 

@@ -665,3 +665,33 @@ fn a_batch_put_back_while_paused_is_read_again_after_it() {
     stage.plan.set_paused(epoch(0), false);
     assert_eq!(asked_for(&stage.ask(1).unwrap()), [(0, 4)]);
 }
+
+#[test]
+fn a_broker_that_holds_us_back_is_left_alone_as_long_as_it_says() {
+    let mut stage = Stage::with(&[1, 2]);
+    stage.ask(1).unwrap();
+    let answer = FetchAnswer {
+        throttle: Duration::from_millis(300),
+        error: 0,
+        topics: Vec::new(),
+    };
+    stage.plan.answered(1, answer, stage.now, Coarse::ZERO);
+    let until = stage.now + Duration::from_millis(300);
+    assert!(stage.ask(1).is_none());
+    assert!(stage.ask(2).is_some(), "the other does not");
+    assert_eq!(stage.plan.next_moment(stage.now), Some(until));
+    stage.pass(Duration::from_millis(300));
+    assert!(stage.ask(1).is_some());
+}
+
+#[test]
+fn an_answer_that_is_too_long_fails_the_partition_that_was_asked_for_first() {
+    let mut stage = Stage::with(&[1, 1]);
+    stage.ask(1).unwrap();
+    stage.plan.too_long(1, 300 << 20, 100 << 20, stage.now);
+    stage.plan.lost(1);
+    let (failed, offset, error) = stage.failure();
+    assert_eq!((failed, offset), (epoch(0), 0));
+    assert!(error.to_string().contains("raise the limit"), "{error}");
+    assert_eq!(asked_for(&stage.ask(1).unwrap()), [(1, 0)]);
+}

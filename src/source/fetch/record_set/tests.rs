@@ -140,7 +140,7 @@ fn every_part_of_a_record_is_found_in_every_compression() {
         assert_eq!(batch.next_offset, 43);
         let first = batch.record(0, 1).unwrap();
         assert_eq!((first.offset(), first.key()), (40, Some(&b"k"[..])));
-        assert_eq!(first.value(), Some(&[7; 70_000][..]));
+        assert_eq!(first.value(), Some(&*vec![7; 70_000]));
         assert_eq!(first.timestamp_ms(), Some(1_700_000_000_300));
         assert_eq!(first.headers().count(), 3);
         assert_eq!(first.header("trace"), Some(&b"2"[..]));

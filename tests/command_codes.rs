@@ -1,0 +1,157 @@
+//! Exit codes and last words of the command.
+
+use std::net::TcpListener;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::keepup::{Keepup, keepup, program};
+use crate::support::process::{Finished, run};
+use crate::support::{PATIENT, SOON};
+
+/// Nobody listens there.
+const NOBODY: &str = "127.0.0.1:1";
+
+/// Runs `keepup run` with these arguments; a topic and a group are given already.
+fn keepup_run(bootstrap: &str, more: &[&str]) -> Finished {
+    let given = ["run", "-b", bootstrap, "-t", "codes", "-g", "codes"];
+    keepup(&[&given[..], more].concat(), "", SOON)
+}
+
+/// Wrong usage: nothing was started, and standard error names all of it.
+fn assert_refused(more: &[&str], words: &[&str]) {
+    let output = keepup_run(NOBODY, more);
+    assert_eq!(output.code, Some(2), "{more:?}: {output:?}");
+    assert_eq!(output.stdout, "", "{more:?}");
+    for word in words {
+        assert!(
+            output.stderr.contains(word),
+            "{more:?}: {word} is missing in {output:?}"
+        );
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_every_problem_in_the_message() {
+    assert_refused(&["--workers", "0"], &["workers = 0", "at least one worker"]);
+    let index = ["--assign", "static", "--index", "3", "--of", "3"];
+    assert_refused(&index, &["index = 3", "below the number of processes, 3"]);
+    let reserved = ["-X", "enable.auto.commit=false"];
+    assert_refused(&reserved, &["enable.auto.commit = false", "leave it out"]);
+    let misspelled = ["-X", "sesion.timeout.ms=6000"];
+    assert_refused(
+        &misspelled,
+        &["sesion.timeout.ms = 6000", "CONFIGURATION.md"],
+    );
+    let mixed = ["--handler", "print", "--events", "json"];
+    assert_refused(&mixed, &["handler", "mixed on stdout", "--records"]);
+    assert_refused(&["--no-such-option"], &["--no-such-option"]);
+
+    let everything = [
+        &["--workers", "0"],
+        &reserved[..],
+        &misspelled,
+        &mixed,
+        &index,
+    ]
+    .concat();
+    let words = [
+        "workers",
+        "index",
+        "enable.auto.commit",
+        "sesion.timeout.ms",
+        "handler",
+    ];
+    assert_refused(&everything, &words);
+    let output = keepup(&["run"], "", SOON);
+    assert_eq!(output.code, Some(2), "{output:?}");
+    for word in ["bootstrap", "topic", "group"] {
+        assert!(
+            output.stderr.contains(word),
+            "{word} is missing in {output:?}"
+        );
+    }
+}
+
+#[test]
+fn without_a_broker_the_command_ends_with_4_after_the_timeout() {
+    let start = Instant::now();
+    let output = keepup_run(NOBODY, &["--timeout", "1s"]);
+    let took = start.elapsed();
+    assert_eq!(output.code, Some(4), "{output:?}");
+    assert!(output.stderr.contains(NOBODY), "{output:?}");
+    assert!(output.stderr.contains("within 1s"), "{output:?}");
+    let timeout = Duration::from_secs(1);
+    assert!(
+        took >= timeout && took < timeout + Duration::from_secs(2),
+        "{took:?}"
+    );
+}
+
+#[test]
+fn an_unknown_topic_ends_with_1_and_says_what_to_do() {
+    let kafka = kafka!(shared);
+    let output = keepup_run(
+        kafka.bootstrap(),
+        &["-t", "no-such-topic", "--timeout", "2s"],
+    );
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains("no-such-topic"), "{output:?}");
+    assert!(output.stderr.contains("create it first"), "{output:?}");
+    assert_eq!(output.stdout, "");
+}
+
+#[test]
+fn a_closed_pipe_ends_the_run_with_0() {
+    let kafka = kafka!(shared);
+    kafka.create_topic("piped", 2, &[]);
+    let producer = kafka.producer(&[]);
+    producer.send_numbers("piped", 2, 0..20_000);
+    producer.flush();
+    for how in [
+        "--handler print",
+        "--events json --records",
+        "--handler print --json",
+    ] {
+        let script = format!(
+            "{} run -b {} -t piped -g piped-{} {how} | head -n 1; echo ${{PIPESTATUS[0]}}",
+            program().display(),
+            kafka.bootstrap(),
+            how.len(),
+        );
+        let mut command = Command::new("bash");
+        command.args(["-c", &script]);
+        let output = run(command, "", PATIENT);
+        let lines: Vec<&str> = output.stdout.lines().collect();
+        assert_eq!(lines.len(), 2, "{how}: {output:?}");
+        assert_eq!(lines[1], "0", "{how}: {output:?}");
+        assert!(!output.stderr.contains("error"), "{how}: {output:?}");
+    }
+}
+
+#[test]
+fn a_signal_during_the_first_contact_ends_the_command_at_once() {
+    // Connections are taken and never answered.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let arguments = [
+        "run",
+        "-b",
+        &address,
+        "-t",
+        "t",
+        "-g",
+        "g",
+        "--timeout",
+        "60s",
+    ];
+    let mut run = Keepup::start(&arguments);
+    let connection = listener.accept().expect("the command connects");
+    let start = Instant::now();
+    run.signal(Signal::TERM);
+    assert_eq!(run.end(SOON), Some(0), "{}", run.stderr());
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    drop(connection);
+}

@@ -1,0 +1,66 @@
+//! A broker that falls silent while a run goes on.
+
+use std::time::Duration;
+
+use crate::support::SOON;
+use crate::support::deliveries::Deliveries;
+use crate::support::{PATIENT, wait_until};
+
+use rustix::process::Signal;
+
+#[test]
+fn a_broker_that_is_silent_for_a_while_is_told_once_and_nothing_is_lost() {
+    let kafka = kafka!(one);
+    kafka.create_topic("silence", 4, &[]);
+    let producer = kafka.producer(&[]);
+    producer.send_numbers("silence", 4, 0..500);
+    producer.flush();
+    let deliveries = Deliveries::new("silence", 4);
+    let quick = [
+        "-X",
+        "socket.timeout.ms=2000",
+        "-X",
+        "session.timeout.ms=20000",
+    ];
+    let mut run = deliveries.start(&kafka, "silence", &quick);
+    deliveries.wait_distinct(2_000, SOON);
+
+    for round in 1..=2 {
+        kafka.stop_broker(1);
+        run.wait_stderr("keeps trying", round, PATIENT);
+        kafka.cont_broker(1);
+        run.wait_stderr("the cluster answers again", round, PATIENT);
+        let from = 500 * u64::try_from(round).expect("a few");
+        producer.send_numbers("silence", 4, from..from + 500);
+        producer.flush();
+        let ends = kafka.end_offsets("silence");
+        wait_until(PATIENT, "everything to be delivered", || {
+            let next = deliveries.next();
+            if next == ends { Ok(()) } else { Err(next) }
+        });
+    }
+    run.signal(Signal::TERM);
+    assert_eq!(
+        run.end(Duration::from_secs(10)),
+        Some(0),
+        "{}",
+        run.stderr()
+    );
+    // One warning for each change, and no other.
+    let stderr = run.stderr();
+    let warnings: Vec<&str> = stderr
+        .lines()
+        .filter(|line| line.contains(" WARN "))
+        .collect();
+    let lost_and_found = |pair: &[&str]| {
+        pair[0].contains("keeps trying") && pair[1].contains("the cluster answers again")
+    };
+    assert!(
+        warnings.len() == 4 && warnings.chunks(2).all(lost_and_found),
+        "{stderr}"
+    );
+    let ends = kafka.end_offsets("silence");
+    deliveries.assert_complete(&ends);
+    let committed = kafka.committed("silence", "silence");
+    assert_eq!(committed.into_iter().flatten().collect::<Vec<_>>(), ends);
+}

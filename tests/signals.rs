@@ -1,0 +1,189 @@
+//! Signals: the first drains, the second cuts short, the third ends; with and without a broker.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::deliveries::Deliveries;
+use crate::support::kafka::Kafka;
+use crate::support::keepup::Keepup;
+use crate::support::wait_until;
+use crate::support::{PATIENT, SOON};
+
+/// How long a stop may take beyond its drain.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// What the log says, with `-v`, when a signal was taken.
+const TAKEN: &str = "asked to stop";
+
+/// A topic of two partitions with 1,000 records in each.
+fn topic(kafka: &Kafka, name: &str) {
+    kafka.create_topic(name, 2, &[]);
+    let producer = kafka.producer(&[]);
+    producer.send_numbers(name, 2, 0..1_000);
+    producer.flush();
+}
+
+/// Waits until the handler of every worker sleeps.
+fn wait_in_handlers(run: &mut Keepup, workers: usize) {
+    let tasks = format!("/proc/{}/task", run.pid());
+    wait_until(SOON, "the handlers to sleep", || {
+        let mut sleeping = 0;
+        for task in fs::read_dir(&tasks).expect("it runs").flatten() {
+            let said = |what: &str| fs::read_to_string(task.path().join(what)).unwrap_or_default();
+            // Nothing else in a worker sleeps: it waits on sockets and conditions.
+            if said("comm").starts_with("keepup-worker") && said("wchan").contains("nanosleep") {
+                sleeping += 1;
+            }
+        }
+        if sleeping == workers {
+            Ok(())
+        } else {
+            Err(sleeping)
+        }
+    });
+}
+
+/// Starts a run whose handlers take a minute, and waits until they are at it.
+fn stuck(kafka: &Kafka, topic: &str, group: &str, more: &[&str]) -> Keepup {
+    let mut arguments = vec![
+        "run",
+        "-b",
+        kafka.bootstrap(),
+        "-t",
+        topic,
+        "-g",
+        group,
+        "-v",
+    ];
+    arguments.extend(["--events", "json", "--handler", "sleep=60s"]);
+    arguments.extend(more);
+    let mut run = Keepup::start(&arguments);
+    wait_in_handlers(&mut run, 2);
+    run
+}
+
+/// Waits for the end: the exit code, and how long it took.
+fn timed_end(run: &mut Keepup) -> (Option<i32>, Duration) {
+    let start = Instant::now();
+    (run.end(PATIENT), start.elapsed())
+}
+
+fn shutdown(run: &Keepup) -> Value {
+    let events = run.events();
+    let last = events.last().expect("events").clone();
+    assert_eq!(last["name"], "shutdown_complete");
+    last
+}
+
+#[test]
+fn sigterm_finishes_the_records_in_hand_and_commits_exactly_what_was_handled() {
+    let kafka = kafka!(shared);
+    topic(kafka, "drained");
+    let deliveries = Deliveries::new("drained", 2);
+    let mut run = deliveries.start(kafka, "drained", &["--handler", "sleep=200ms"]);
+    deliveries.wait_distinct(5, SOON);
+    wait_in_handlers(&mut run, 2);
+    run.signal(Signal::TERM);
+    let (code, took) = timed_end(&mut run);
+    assert_eq!(code, Some(0), "{}", run.stderr());
+    assert!(took < CLOSE, "{took:?}");
+
+    let shutdown = shutdown(&run);
+    assert_eq!(shutdown["reason"], "signal");
+    assert_eq!(shutdown["left_uncommitted"], 0);
+    let committed = kafka.committed("drained", "drained");
+    let committed: Vec<i64> = committed.into_iter().flatten().collect();
+    deliveries.assert_exactly_once(&committed);
+}
+
+#[test]
+fn a_second_sigterm_leaves_a_stuck_handler_behind() {
+    let kafka = kafka!(shared);
+    topic(kafka, "cut-short");
+    let mut run = stuck(kafka, "cut-short", "cut-short", &[]);
+    run.signal(Signal::TERM);
+    run.wait_stderr(TAKEN, 1, SOON);
+    run.signal(Signal::TERM);
+    let (code, took) = timed_end(&mut run);
+    assert_eq!(code, Some(3), "{}", run.stderr());
+    assert!(took < CLOSE, "{took:?}");
+
+    let shutdown = shutdown(&run);
+    assert_eq!(shutdown["reason"], "second-signal");
+    assert_eq!(shutdown["left_uncommitted"], 2);
+    // The start may be committed; the records are not.
+    let committed = kafka.committed("cut-short", "cut-short");
+    assert!(
+        committed
+            .iter()
+            .all(|committed| committed.unwrap_or(0) == 0),
+        "{committed:?}"
+    );
+}
+
+#[test]
+fn a_drain_ends_at_its_deadline_when_a_handler_is_stuck() {
+    let kafka = kafka!(shared);
+    topic(kafka, "deadline");
+    let mut run = stuck(kafka, "deadline", "deadline", &["--drain", "1s"]);
+    run.signal(Signal::INT);
+    let (code, took) = timed_end(&mut run);
+    assert_eq!(code, Some(3), "{}", run.stderr());
+    let drain = Duration::from_secs(1);
+    assert!(took >= drain && took < drain + CLOSE, "{took:?}");
+    assert_eq!(shutdown(&run)["reason"], "signal");
+}
+
+#[test]
+fn a_stop_ends_in_time_when_the_broker_does_not_answer_or_is_gone() {
+    let kafka = kafka!(one);
+    topic(&kafka, "silent");
+    for broker in ["stopped", "killed"] {
+        let [slow, late, third] = ["slow", "late", "third"].map(|name| format!("{broker}-{name}"));
+        let mut slow = stuck(&kafka, "silent", &slow, &["--drain", "1s"]);
+        // Its records are handled and not committed yet.
+        let handled = Deliveries::new("silent", 2);
+        let rarely = [
+            "--drain",
+            "1s",
+            "-v",
+            "-X",
+            "auto.commit.interval.ms=3600000",
+        ];
+        let mut late = handled.start(&kafka, &late, &rarely);
+        handled.wait_distinct(2_000, SOON);
+        let mut third = stuck(&kafka, "silent", &third, &[]);
+
+        if broker == "stopped" {
+            kafka.stop_broker(1);
+        } else {
+            kafka.kill_broker(1);
+        }
+        for run in [&mut slow, &mut late] {
+            run.signal(Signal::TERM);
+            let (code, took) = timed_end(run);
+            println!("{broker}: {took:?}");
+            assert_eq!(code, Some(3), "{broker}: {}", run.stderr());
+            let drain = Duration::from_secs(1);
+            assert!(took < drain + CLOSE, "{broker}: {took:?}\n{}", run.stderr());
+            assert_eq!(shutdown(run)["reason"], "signal");
+        }
+        assert_eq!(shutdown(&late)["left_uncommitted"], 2_000);
+
+        // Nobody answers the close that the second asks for, so the third comes before its end.
+        for count in 1..=2 {
+            third.signal(Signal::TERM);
+            third.wait_stderr(TAKEN, count, SOON);
+        }
+        third.signal(Signal::TERM);
+        let (code, took) = timed_end(&mut third);
+        assert_eq!(code, Some(143), "{broker}: {}", third.stderr());
+        assert!(took < Duration::from_secs(1), "{broker}: {took:?}");
+        if broker == "stopped" {
+            kafka.cont_broker(1);
+        }
+    }
+}
