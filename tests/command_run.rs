@@ -52,6 +52,7 @@ fn every_offset_is_delivered_once(kafka: &'static Kafka, group: &str, properties
         .flatten()
         .collect();
     assert_eq!(committed, ends);
+    assert_eq!(deliveries.committed(), ends, "by the events");
     let events = run.events();
     assert_eq!(events[0]["name"], "startup_complete");
     let last = events.last().expect("events");

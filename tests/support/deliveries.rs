@@ -77,6 +77,15 @@ impl Deliveries {
         number(records.filter(|record| record.times > 0).count())
     }
 
+    /// By partition, what the last event `offsets_committed` said.
+    pub(crate) fn committed(&self) -> Vec<i64> {
+        let partitions = self.state();
+        partitions
+            .iter()
+            .map(|partition| offset(partition.committed))
+            .collect()
+    }
+
     /// How often a record was printed that had been printed before.
     pub(crate) fn repeats(&self) -> u64 {
         let partitions = self.state();
