@@ -88,10 +88,29 @@ pub(crate) struct WorkerContext {
 
 /// Runs a worker until it is told to stop or fails. The last thing it does is
 /// to report its exit.
+///
+/// A panic outside of the handler (in a subscriber of the log, in keepup itself)
+/// is reported like one inside: a worker that ended without a word would leave
+/// its partitions with nobody.
 pub(crate) fn run(context: WorkerContext) {
     let index = context.info.worker;
     let reports = context.reports.clone();
-    let (exit, lanes) = match Worker::open(context) {
+    let (exit, lanes) = catch_unwind(AssertUnwindSafe(|| work(context))).unwrap_or_else(|panic| {
+        let message = format!("outside of the handler: {}", panic_message(panic.as_ref()));
+        // The member knows which lanes it had.
+        let exit = WorkerExit::Failed(WorkerStop::HandlerPanicked(message));
+        (exit, Vec::new())
+    });
+    // The member is gone only where the whole run is.
+    let _ = reports.send(FromWorker::Exited {
+        worker: index,
+        exit,
+        lanes,
+    });
+}
+
+fn work(context: WorkerContext) -> (WorkerExit, Vec<(AssignmentEpoch, Option<Failed>)>) {
+    match Worker::open(context) {
         Ok(mut worker) => {
             let exit = loop {
                 if let Some(exit) = worker.step() {
@@ -101,13 +120,7 @@ pub(crate) fn run(context: WorkerContext) {
             worker.finish(exit)
         }
         Err(exit) => (exit, Vec::new()),
-    };
-    // The member is gone only where the whole run is.
-    let _ = reports.send(FromWorker::Exited {
-        worker: index,
-        exit,
-        lanes,
-    });
+    }
 }
 
 /// A lane as its worker sees it.
