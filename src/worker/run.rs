@@ -767,3 +767,71 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without a message".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::record::Record;
+    use crate::source::Waker;
+
+    /// A source with a bug.
+    struct Broken;
+
+    impl Source for Broken {
+        fn start(&mut self, _: ReadFrom) {}
+        fn stop(&mut self, _: AssignmentEpoch) {}
+        fn rewind(&mut self, _: AssignmentEpoch, _: i64, _: Option<Instant>) {}
+        fn set_paused(&mut self, _: AssignmentEpoch, _: bool) {}
+        fn next(&mut self, _: Instant) -> Pulled {
+            panic!("a bug");
+        }
+        fn put_back(&mut self, _: Batch) {}
+        fn recycle(&mut self, _: Batch) {}
+        fn is_starved(&self) -> bool {
+            false
+        }
+        fn waker(&self) -> Waker {
+            Waker::new(|| {})
+        }
+    }
+
+    struct Breaks;
+
+    impl SourceFactory for Breaks {
+        fn open(&self, _worker: usize) -> std::io::Result<Box<dyn Source>> {
+            Ok(Box::new(Broken))
+        }
+    }
+
+    #[test]
+    fn a_panic_outside_of_the_handler_is_reported_and_not_a_silent_end() {
+        let clock = Clock::manual();
+        let (reports, from_worker) = bounded(8);
+        run(WorkerContext {
+            info: WorkerInfo {
+                worker: 3,
+                restarts: 0,
+            },
+            clock: clock.clone(),
+            gate: Arc::new(Gate::new(Duration::from_secs(1), clock.coarse())),
+            mailbox: Arc::new(Mailbox::new()),
+            reports,
+            events: EventSink::unobserved(clock),
+            sources: Arc::new(Breaks),
+            engines: Arc::new(EngineFactory::per_record(|_| |_: &Record<'_>| ())),
+            retry: RetryPolicy::default(),
+            count: None,
+        });
+        let Ok(FromWorker::Exited { worker, exit, .. }) = from_worker.try_recv() else {
+            panic!("the worker ended without a word");
+        };
+        assert_eq!(worker, 3);
+        let message = "outside of the handler: a bug".to_owned();
+        assert_eq!(
+            exit,
+            WorkerExit::Failed(WorkerStop::HandlerPanicked(message))
+        );
+    }
+}
