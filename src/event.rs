@@ -160,11 +160,95 @@ impl EventKind {
 }
 
 impl fmt::Display for Event {
+    /// One line for a log: the name, the worker, and what it is about.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind.name())?;
         if let Some(worker) = self.worker {
             write!(f, " worker={worker}")?;
         }
-        Ok(())
+        self.kind.write_details(f)
     }
+}
+
+impl EventKind {
+    fn write_details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StartupComplete | Self::WorkerStarted => Ok(()),
+            Self::PartitionsAssigned { partitions, local }
+            | Self::PartitionsRevoked { partitions, local } => {
+                write!(f, " partitions={partitions:?}")?;
+                f.write_str(if *local { " local" } else { "" })
+            }
+            Self::PartitionsLost { partitions } => write!(f, " partitions={partitions:?}"),
+            Self::RecordsConsumed { partitions } => {
+                let count: u64 = partitions.iter().map(|range| range.count).sum();
+                write!(f, " count={count}")
+            }
+            Self::OffsetsCommitted { offsets, error } => {
+                write!(f, " offsets={offsets:?}")?;
+                error
+                    .as_ref()
+                    .map_or(Ok(()), |error| write!(f, " error={error}"))
+            }
+            Self::WorkerStopped { reason } => write_reason(f, reason),
+            Self::WorkerRestarted { reason, restarts } => {
+                write_reason(f, reason)?;
+                write!(f, " restarts={restarts}")
+            }
+            Self::RecordRetried {
+                partition,
+                offset,
+                attempt,
+                error,
+            }
+            | Self::RecordSkipped {
+                partition,
+                offset,
+                attempt,
+                error,
+            } => {
+                write!(
+                    f,
+                    " record={partition}@{offset} attempt={attempt} error={error}"
+                )
+            }
+            Self::PositionReset {
+                partition,
+                from,
+                to,
+                policy,
+            } => {
+                write!(
+                    f,
+                    " partition={partition} from={from} to={to} policy={policy}"
+                )
+            }
+            Self::Warning { message } => write!(f, " {message}"),
+            Self::ShutdownComplete {
+                reason,
+                left_uncommitted,
+            } => {
+                write!(
+                    f,
+                    " reason={} left_uncommitted={left_uncommitted}",
+                    reason.name()
+                )
+            }
+        }
+    }
+
+    /// True for what comes many times a second and says little by itself.
+    pub(crate) fn is_routine(&self) -> bool {
+        matches!(
+            self,
+            Self::RecordsConsumed { .. } | Self::OffsetsCommitted { error: None, .. }
+        )
+    }
+}
+
+fn write_reason(f: &mut fmt::Formatter<'_>, reason: &WorkerStop) -> fmt::Result {
+    write!(f, " reason={}", reason.name())?;
+    reason
+        .detail()
+        .map_or(Ok(()), |detail| write!(f, " ({detail})"))
 }

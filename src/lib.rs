@@ -1,4 +1,26 @@
 //! Parallel Kafka consumers that know whether they keep up.
+//!
+//! One process is one member of a consumer group, and runs as many workers as
+//! it has partitions, or as many as it is told to. A worker owns its partitions:
+//! it fetches them over connections of its own and runs the handler, on one
+//! thread. Rebalances, retries, commits and the end of the run are taken care
+//! of.
+//!
+//! ```no_run
+//! use keepup::Record;
+//!
+//! fn main() -> Result<(), keepup::Error> {
+//!     let report = keepup::builder("localhost:9092", "billing")
+//!         .topic("orders")
+//!         .run(|_worker| |record: &Record<'_>| println!("{record:?}"))?;
+//!     std::process::exit(report.exit_code());
+//! }
+//! ```
+//!
+//! [`Builder`] has everything that can be set, [`Handler`] and [`BatchHandler`]
+//! what a record is given to, [`Outcome`] what can be said of it, [`Handle`]
+//! what can be asked of a run, and [`Report`] how it ended.
+
 mod build_info;
 mod clock;
 mod config;

@@ -139,8 +139,8 @@ impl fmt::Display for StopReason {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WorkerStop {
-    /// The run stopped, and the worker with it.
-    RunStopped,
+    /// The run stopped, for that reason, and the worker with it.
+    RunStopped(Box<StopReason>),
     /// Fewer workers are wanted: fewer partitions, or `scale` was called.
     ScaledDown,
     /// The handler answered [`Outcome::Stop`](crate::Outcome::Stop).
@@ -162,13 +162,13 @@ impl WorkerStop {
     /// The reason's name as the command prints it.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::RunStopped => "run-stopped",
+            Self::RunStopped(reason) => reason.name(),
             Self::ScaledDown => "scaled-down",
             Self::HandlerStop => "handler-stop",
             Self::HandlerPanicked(_) => "handler-panicked",
             Self::HookPanicked(_) => "hook-panicked",
             Self::RetriesExhausted => "retries-exhausted",
-            Self::SourceFailed(_) => "source-failed",
+            Self::SourceFailed(_) => "fatal-client-error",
             Self::Abandoned => "abandoned",
         }
     }

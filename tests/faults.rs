@@ -198,6 +198,8 @@ fn s28_a_coordinator_that_moves_costs_nothing() {
     let (events, finished) = (Events::default(), Tally::default());
     let handle = builder(&kafka, "s28", "s28", &events)
         .workers(Workers::Fixed(2))
+        // Longer than an election, on a busy machine.
+        .property("session.timeout.ms", "45000")
         .start({
             let finished = finished.clone();
             move |_| {

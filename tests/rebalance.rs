@@ -14,6 +14,10 @@ fn in_order() -> Vec<i64> {
     ALL.collect()
 }
 
+fn index(partition: i32) -> usize {
+    usize::try_from(partition).expect("it is positive")
+}
+
 per_protocol! {
     s01_a_revoke_waits_for_the_record_in_hand_and_nothing_is_delivered_twice {
         Cooperative => cooperative,
@@ -104,7 +108,7 @@ fn s01_a_partition_that_let_go_is_not_worked_on_while_others_of_its_revoke_drain
     let revoked = a.wait_for_revoke(topic, &[0, 1, 2, 3]);
     // A member may be asked for its partitions one by one under KIP-848.
     let (first, others) = revoked.split_first().expect("at least one");
-    tally.open(doors[usize::try_from(*first).expect("a partition")]);
+    tally.open(doors[index(*first)]);
 
     let released = |partition| {
         let which = TopicPartition::new(topic, partition);
@@ -157,10 +161,7 @@ fn s02_a_handler_that_overruns_the_deadline_does_not_hold_up_the_revoke_and_its_
         (0..2).find(begun).ok_or(tally.summary())
     });
     let kept = 1 - moved;
-    let (moved_at, kept_at) = (
-        usize::try_from(moved).expect("partitions count from 0"),
-        usize::try_from(kept).expect("partitions count from 0"),
-    );
+    let (moved_at, kept_at) = (index(moved), index(kept));
     tally.wait_for_knock(at_b[moved_at]);
     assert_eq!(
         tally.offsets_by("b", topic, moved),
@@ -225,7 +226,7 @@ fn s04_a_partition_that_comes_back_waits_for_the_handler_of_its_former_life(
         let begun = |partition: &i32| !tally.offsets_by("b", topic, *partition).is_empty();
         (0..2).find(begun).ok_or(tally.summary())
     });
-    let index = usize::try_from(moved).expect("partitions count from 0");
+    let at = index(moved);
     b.stop();
 
     let which = TopicPartition::new(topic, moved);
@@ -249,7 +250,7 @@ fn s04_a_partition_that_comes_back_waits_for_the_handler_of_its_former_life(
     );
     let second = {
         let seen = tally.offsets_by("a", topic, moved).len();
-        tally.let_one_through(doors[index]);
+        tally.let_one_through(doors[at]);
         wait_for(SOON, "the record to be handed over again", || {
             tally.offsets_by("a", topic, moved).len() > seen
         });
@@ -262,10 +263,10 @@ fn s04_a_partition_that_comes_back_waits_for_the_handler_of_its_former_life(
         "the old handler returned: {second:?}"
     );
     // The other partition goes on and is committed; this one stands where it was, whatever the old handler said.
-    tally.open(doors[1 - index]);
+    tally.open(doors[1 - at]);
     let mut expected = [None; 2];
-    expected[index] = Some(5);
-    expected[1 - index] = Some(20);
+    expected[at] = Some(5);
+    expected[1 - at] = Some(20);
     kafka.wait_for_commits(topic, topic, &expected);
     assert_eq!(tally.offsets_by("a", topic, moved).len(), 7);
 
@@ -351,9 +352,9 @@ fn s11_a_pause_ends_with_the_assignment(kafka: &Kafka, topic: &str, protocol: Pr
     b.stop();
     a.wait_for_partitions(2);
     let views = a.handle().partitions();
-    let back = views.iter().find(|view| {
-        view.partition == both[usize::try_from(moved).expect("partitions count from 0")]
-    });
+    let back = views
+        .iter()
+        .find(|view| view.partition == both[index(moved)]);
     assert!(back.is_some_and(|view| !view.paused), "{views:?}");
     kafka.fill(topic, 2, 40..60);
     tally.wait_for_all(topic, moved..moved + 1, 0..60);

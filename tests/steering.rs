@@ -247,7 +247,7 @@ fn scale_moves_partitions_between_workers_without_a_rebalance() {
 #[test]
 fn a_static_assignment_is_disjoint_complete_and_takes_new_partitions() {
     let kafka = kafka!(shared);
-    let name = "static";
+    let name = "static-in-process";
     topic_of_numbers(kafka, name, 5, 200);
     let start = |index| {
         let (events, finished) = (Events::default(), Tally::default());

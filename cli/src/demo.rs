@@ -26,7 +26,7 @@ use signal_hook::flag;
 use crate::exit::{Ending, Failure};
 use crate::output;
 use crate::plan::{DemoPlan, OutputPlan};
-use crate::report;
+use crate::report::{self, grouped, plural};
 use crate::time;
 use handler::SlowHandler;
 use load::{Load, LoadReport, Sent};
@@ -98,13 +98,15 @@ impl DemoPlan {
 
 fn introduction(plan: &DemoPlan, cost: Duration) -> String {
     format!(
-        "A cluster in this process, a topic with {} partitions, {} records/s on average, in waves.\n\
-         A record keeps its worker busy for {} µs: a worker manages {} records/s.\n\
+        "A cluster in this process, a topic with {} {}, {} {} per second in waves.\n\
+         A record keeps its worker busy for {} µs: a worker manages {} of them per second.\n\
          The group joins, which takes about three seconds.\n",
         plan.partitions,
-        report::grouped(u64::from(plan.rate)),
-        report::grouped(u64::try_from(cost.as_micros()).unwrap_or(u64::MAX)),
-        report::grouped(per_second(cost)),
+        plural(u64::from(plan.partitions), "partition", "partitions"),
+        grouped(u64::from(plan.rate)),
+        plural(u64::from(plan.rate), "record", "records"),
+        grouped(u64::try_from(cost.as_micros()).unwrap_or(u64::MAX)),
+        grouped(per_second(cost)),
     )
 }
 
@@ -277,7 +279,7 @@ impl Stage {
         let deadline = time::now() + Duration::from_secs(10) + needed * 2;
         while !self.handle.has_ended() && time::now() < deadline {
             let left = self.tally.sums().outstanding();
-            self.look(&format!("drain: {} records to go", report::grouped(left)));
+            self.look(&format!("drain: {} records to go", grouped(left)));
             if left == 0 {
                 break;
             }
@@ -289,7 +291,7 @@ impl Stage {
             0 => "the load is over, everything was handled".to_owned(),
             left => format!(
                 "given up with {} records to go: the group does not get on",
-                report::grouped(left)
+                grouped(left)
             ),
         };
         self.screen.finish(elapsed, &status);

@@ -79,17 +79,19 @@ pub(crate) fn text(report: &Report) -> String {
     }
     let rest = match report.left_uncommitted {
         0 => "all of it is committed".to_owned(),
-        1 => "1 record is not committed and will be delivered again".to_owned(),
         many => format!(
-            "{} records are not committed and will be delivered again",
-            grouped(many)
+            "{} {} not committed and will be delivered again",
+            grouped(many),
+            plural(many, "record is", "records are")
         ),
     };
-    let records = match report.records {
-        1 => "1 record".to_owned(),
-        many => format!("{} records", grouped(many)),
-    };
-    let _ = writeln!(text, "{records} handled ({}); {rest}", report.reason.name());
+    let _ = writeln!(
+        text,
+        "{} {} handled ({}); {rest}",
+        grouped(report.records),
+        plural(report.records, "record", "records"),
+        report.reason.name()
+    );
     text
 }
 
@@ -104,6 +106,11 @@ pub(crate) fn grouped(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// The word that befits a number.
+pub(crate) fn plural<'a>(number: u64, one: &'a str, many: &'a str) -> &'a str {
+    if number == 1 { one } else { many }
 }
 
 #[cfg(test)]

@@ -147,12 +147,14 @@ fn list(partitions: &[TopicPartition]) -> List {
 
 /// The membership over librdkafka.
 pub(crate) struct KafkaGroup {
-    consumer: BaseConsumer<Notes>,
+    /// Shared with nobody but, where it has to be left behind, with itself.
+    consumer: Arc<BaseConsumer<Notes>>,
     notes: Arc<Notes>,
     topics: Vec<String>,
     /// What a static assignment has; unused where the group assigns.
     assigned: Vec<TopicPartition>,
     is_static: bool,
+    has_joined: bool,
     session_timeout: Duration,
 }
 
@@ -186,11 +188,12 @@ impl KafkaGroup {
             })?;
         let notes = Arc::clone(consumer.context());
         Ok(Self {
-            consumer,
+            consumer: Arc::new(consumer),
             notes,
             topics: settings.topics.clone(),
             assigned: Vec::new(),
             is_static: matches!(settings.assignment, Assignment::Static { .. }),
+            has_joined: false,
             session_timeout: properties::session_timeout(settings),
         })
     }
@@ -214,6 +217,7 @@ impl KafkaGroup {
 
 impl Group for KafkaGroup {
     fn join(&mut self) -> Result<(), String> {
+        self.has_joined = true;
         if self.is_static {
             return Ok(());
         }
@@ -248,7 +252,10 @@ impl Group for KafkaGroup {
     }
 
     fn on_ready(&mut self, wake: Arc<dyn Fn() + Send + Sync>) {
-        self.consumer.set_nonempty_callback(move || wake());
+        // Nobody else has it yet.
+        if let Some(consumer) = Arc::get_mut(&mut self.consumer) {
+            consumer.set_nonempty_callback(move || wake());
+        }
     }
 
     fn answer_assign(&mut self, partitions: &[TopicPartition]) -> Result<(), String> {
@@ -324,9 +331,6 @@ impl Group for KafkaGroup {
 
     fn finish(self: Box<Self>, patience: Duration) -> bool {
         if !self.consumer.closed() {
-            // Dropping it now would wait for the coordinator without a
-            // deadline; the process ends soon, and the client with it.
-            std::mem::forget(self);
             return false;
         }
         let (done, is_done) = bounded(1);
@@ -342,6 +346,18 @@ impl Group for KafkaGroup {
             let _ = dropper.join();
         }
         ended
+    }
+}
+
+impl Drop for KafkaGroup {
+    /// Dropping a client that is still a member waits for the coordinator, and
+    /// for a rebalance that nobody answers any more, without a deadline; also
+    /// where the member's thread panics. So it is left behind instead: the
+    /// process ends soon, and the client with it.
+    fn drop(&mut self) {
+        if self.has_joined && !self.consumer.closed() {
+            std::mem::forget(Arc::clone(&self.consumer));
+        }
     }
 }
 

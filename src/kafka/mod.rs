@@ -15,11 +15,11 @@
 //! | [`connection`] | one connection, asked one thing at a time, with deadlines |
 //! | [`backoff`] | how long to wait before asking again |
 //! | [`errors`] | what Kafka's error codes mean and what to do about them |
-//! | `mock` | an embedded cluster, for tests and the demo |
+//! | `mock` | a cluster for our own tests, with everything they ask of it |
 //! | [`cluster`] | who leads which partition, shared by all threads |
 //! | [`group`] | the membership: librdkafka's client, which fetches nothing |
 //! | [`properties`] | which raw properties are allowed, and what the client is made with |
-//! | `mock` | a cluster inside the process, for tests and the demo (feature `testing`) |
+//! | `embedded` | the cluster of the demo and of users' tests (feature `testing`) |
 //! | [`version`] | which librdkafka this was built with |
 
 use std::time::Duration;

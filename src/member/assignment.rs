@@ -197,6 +197,8 @@ pub(crate) struct Assignment {
     next_epoch: u64,
     workers: BTreeSet<usize>,
     leaving_workers: BTreeSet<usize>,
+    /// Workers that failed and are started again later.
+    resting: BTreeSet<usize>,
     wanted: Workers,
     revoke_deadline: Duration,
     pending: Option<PendingRevoke>,
@@ -216,6 +218,7 @@ impl Assignment {
             next_epoch: 1,
             workers: BTreeSet::new(),
             leaving_workers: BTreeSet::new(),
+            resting: BTreeSet::new(),
             wanted,
             revoke_deadline,
             pending: None,
@@ -356,13 +359,19 @@ impl Assignment {
         Some(lane)
     }
 
-    /// The start position of a lane is known.
+    /// The start positions of lanes are known.
     pub(crate) fn resolved(
         &mut self,
-        epoch: AssignmentEpoch,
-        start: StartAt,
+        starts: Vec<(AssignmentEpoch, StartAt)>,
         actions: &mut Vec<Action>,
     ) {
+        for (epoch, start) in starts {
+            self.begin_lane(epoch, start);
+        }
+        self.place(actions);
+    }
+
+    fn begin_lane(&mut self, epoch: AssignmentEpoch, start: StartAt) {
         let Some(lane) = self.lane_mut(epoch) else {
             return;
         };
@@ -384,7 +393,6 @@ impl Assignment {
         } else {
             State::Free
         };
-        self.place(actions);
     }
 
     /// The group confirmed a commit.
@@ -522,9 +530,20 @@ impl Assignment {
         self.released(freed.into_iter().collect(), now, actions);
     }
 
-    /// A worker with that number may run again, or one that was missing.
-    pub(crate) fn worker_may_start(&mut self, actions: &mut Vec<Action>) {
+    /// A worker that failed is not started again before it may be.
+    pub(crate) fn worker_rests(&mut self, worker: usize) {
+        self.resting.insert(worker);
+    }
+
+    /// That worker may run again.
+    pub(crate) fn worker_may_start(&mut self, worker: usize, actions: &mut Vec<Action>) {
+        self.resting.remove(&worker);
         self.rescale = true;
+        self.place(actions);
+    }
+
+    /// The run begins: workers that do not depend on partitions start.
+    pub(crate) fn begin(&mut self, actions: &mut Vec<Action>) {
         self.place(actions);
     }
 
@@ -686,8 +705,8 @@ impl Assignment {
             }
         }
         let mut number = 0;
-        while staying.len() < target {
-            if !self.workers.contains(&number) {
+        while staying.len() + self.resting.len() < target {
+            if !self.workers.contains(&number) && !self.resting.contains(&number) {
                 self.workers.insert(number);
                 staying.push(number);
                 actions.push(Action::StartWorker(number));

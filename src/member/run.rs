@@ -163,6 +163,8 @@ struct Member {
     restarts: RestartPolicy,
     /// Workers that are started again later, and when.
     waiting_restarts: BTreeMap<usize, Coarse>,
+    /// Start positions that came and were not placed yet.
+    found: Vec<(AssignmentEpoch, Result<Found, String>)>,
     store_at: Instant,
     /// When the group first gave us anything, be it nothing.
     first_assigned: Option<Instant>,
@@ -188,6 +190,7 @@ impl Member {
             watch: Watch::new(session, parts.clock.coarse()),
             restarts: RestartPolicy::new(parts.settings.restart_budget),
             waiting_restarts: BTreeMap::new(),
+            found: Vec::new(),
             store_at: now,
             first_assigned: None,
             troubles: BTreeSet::new(),
@@ -215,7 +218,7 @@ impl Member {
             self.ask(StopReason::FatalClientError { message });
         }
         let mut actions = Vec::new();
-        self.assignment.worker_may_start(&mut actions);
+        self.assignment.begin(&mut actions);
         self.carry_out(actions);
         for (topic, partitions) in topics {
             self.topic_has(topic, *partitions);
@@ -250,6 +253,7 @@ impl Member {
         while let Ok(message) = self.inbox.try_recv() {
             self.take(message);
         }
+        self.starts_found();
         while let Some(event) = self.group.poll() {
             self.group_says(event);
         }
@@ -305,7 +309,7 @@ impl Member {
 
     fn take(&mut self, message: ToMember) {
         match message {
-            ToMember::Start { epoch, start } => self.start_found(epoch, start),
+            ToMember::Start { epoch, start } => self.found.push((epoch, start)),
             ToMember::TopicSize { topic, partitions } => self.topic_has(&topic, partitions),
             ToMember::Warning(message) => self.events.warn(message),
             ToMember::Stop(reason) => self.ask(reason),
@@ -345,15 +349,30 @@ impl Member {
         answer
     }
 
-    fn start_found(&mut self, epoch: AssignmentEpoch, start: Result<Found, String>) {
-        let found = match start {
-            Ok(found) => found,
-            Err(message) => return self.ask(StopReason::FatalClientError { message }),
-        };
+    /// Start positions that came together are placed together, so that a worker
+    /// gets its partitions at once.
+    fn starts_found(&mut self) {
+        let found = std::mem::take(&mut self.found);
+        let mut starts = Vec::with_capacity(found.len());
+        for (epoch, start) in found {
+            match start {
+                Ok(found) => starts.push((epoch, self.start_at(epoch, found))),
+                Err(message) => self.ask(StopReason::FatalClientError { message }),
+            }
+        }
+        if !starts.is_empty() {
+            let mut actions = Vec::new();
+            self.assignment.resolved(starts, &mut actions);
+            self.carry_out(actions);
+        }
+    }
+
+    fn start_at(&mut self, epoch: AssignmentEpoch, found: Found) -> StartAt {
         let policy = self.settings.start_from;
-        if let Some(partition) = self.assignment.partition_of(epoch).cloned()
-            && let Some(from) = self.resets.remove(&partition)
-        {
+        let partition = self.assignment.partition_of(epoch).cloned();
+        let reset = partition.and_then(|partition| self.resets.remove_entry(&partition));
+        let is_reset = reset.is_some();
+        if let Some((partition, from)) = reset {
             let (to, policy) = (found.offset, policy.name());
             self.events.send(
                 None,
@@ -365,7 +384,11 @@ impl Member {
                 },
             );
         }
-        let start = StartAt {
+        // After a reset the group has a commit already, and perhaps a higher
+        // one, which a lower position does not replace: it would be waited for
+        // in vain.
+        let is_first = found.committed.is_none() && !is_reset;
+        StartAt {
             offset: found.offset,
             committed: found.committed,
             until: if self.settings.until_end {
@@ -373,11 +396,8 @@ impl Member {
             } else {
                 None
             },
-            commit_first: found.committed.is_none() && policy == crate::config::StartFrom::Latest,
-        };
-        let mut actions = Vec::new();
-        self.assignment.resolved(epoch, start, &mut actions);
-        self.carry_out(actions);
+            commit_first: is_first && policy == crate::config::StartFrom::Latest,
+        }
     }
 
     /// A static assignment takes its share of every partition that appears.
@@ -542,7 +562,10 @@ impl Member {
     fn worker_ended(&mut self, worker: usize, exit: WorkerExit) -> bool {
         let stopping = self.ladder.rung() != Rung::Running;
         let (reason, replace) = match exit {
-            WorkerExit::Asked if stopping => (WorkerStop::RunStopped, false),
+            WorkerExit::Asked if stopping => {
+                let (run, _) = self.ladder.outcome(self.clock.now());
+                (WorkerStop::RunStopped(Box::new(run)), false)
+            }
             WorkerExit::Asked => (WorkerStop::ScaledDown, false),
             WorkerExit::EndsRun(stop, reason) => {
                 self.ask(stop);
@@ -555,6 +578,7 @@ impl Member {
                     Replacement::Now => (reason, true),
                     Replacement::At(at) => {
                         self.waiting_restarts.insert(worker, at);
+                        self.assignment.worker_rests(worker);
                         (reason, false)
                     }
                     Replacement::Never => {
@@ -582,11 +606,16 @@ impl Member {
 
     fn start_waiting_workers(&mut self) {
         let now = self.clock.coarse();
-        let due = self.waiting_restarts.values().any(|at| *at <= now);
-        if due {
-            self.waiting_restarts.retain(|_, at| *at > now);
+        let due: Vec<usize> = self
+            .waiting_restarts
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(worker, _)| *worker)
+            .collect();
+        for worker in due {
+            self.waiting_restarts.remove(&worker);
             let mut actions = Vec::new();
-            self.assignment.worker_may_start(&mut actions);
+            self.assignment.worker_may_start(worker, &mut actions);
             self.carry_out(actions);
         }
     }
@@ -757,13 +786,11 @@ impl Member {
         let abandoned = self.threads.abandon();
         for &worker in &abandoned {
             let restarts = self.restarts.restarts(worker);
+            let (run, _) = self.ladder.outcome(self.clock.now());
+            let told = WorkerStop::RunStopped(Box::new(run));
+            self.events
+                .send(Some(worker), EventKind::WorkerStopped { reason: told });
             let reason = WorkerStop::Abandoned;
-            self.events.send(
-                Some(worker),
-                EventKind::WorkerStopped {
-                    reason: reason.clone(),
-                },
-            );
             self.ended_workers.insert(
                 worker,
                 WorkerReport {

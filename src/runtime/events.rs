@@ -55,17 +55,17 @@ impl EventSink {
 
     /// Tells what happened. Never waits.
     pub(crate) fn send(&self, worker: Option<usize>, kind: EventKind) {
-        if let EventKind::Warning { message } = &kind {
-            tracing::warn!("{message}");
-        } else {
-            tracing::debug!(worker, event = kind.name());
-        }
-        let Some(queue) = &self.queue else { return };
         let event = Event {
             timestamp_ms: self.clock.unix_millis(),
             worker,
             kind,
         };
+        match &event.kind {
+            EventKind::Warning { message } => tracing::warn!("{message}"),
+            kind if kind.is_routine() => tracing::debug!("{event}"),
+            _ => tracing::info!("{event}"),
+        }
+        let Some(queue) = &self.queue else { return };
         if let Err(TrySendError::Full(_)) = queue.try_send(Message::Event(event)) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }

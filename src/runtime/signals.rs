@@ -7,14 +7,20 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle as SignalsHandle, Signals as SignalsIterator};
 
+use crate::clock::Clock;
 use crate::kafka::connection::StopFlag;
 use crate::report::StopReason;
 use crate::runtime::handle::Stopper;
+
+/// Signals that come that close together are one: some senders, GNU `timeout`
+/// among them, signal a process and then its group.
+const SAME: Duration = Duration::from_millis(100);
 
 /// What a shell adds to a signal's number.
 const EXIT_BY_SIGNAL: i32 = 128;
@@ -45,8 +51,15 @@ impl Signals {
         let thread = std::thread::Builder::new()
             .name("keepup-signals".into())
             .spawn(move || {
+                let clock = Clock::System;
+                let mut last: Option<Instant> = None;
                 for signal in signals.forever() {
                     stop_contact.stop();
+                    let now = clock.now();
+                    let before = last.replace(now);
+                    if before.is_some_and(|before| now.saturating_duration_since(before) < SAME) {
+                        continue;
+                    }
                     let mut state = shared.lock();
                     state.signals += 1;
                     if state.signals > 2 {

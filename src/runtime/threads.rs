@@ -37,7 +37,9 @@ struct WorkerThread {
     thread: JoinHandle<()>,
 }
 
-/// The worker threads that run, by number.
+/// The worker threads that run, by number. Dropped while some run, which only
+/// happens where the member's thread panics, it tells them to end: nobody would
+/// commit what they do.
 pub(crate) struct WorkerThreads {
     common: Common,
     running: BTreeMap<usize, WorkerThread>,
@@ -137,5 +139,13 @@ impl WorkerThreads {
                 Some(worker)
             })
             .collect()
+    }
+}
+
+impl Drop for WorkerThreads {
+    fn drop(&mut self) {
+        for worker in self.running.values() {
+            worker.mailbox.stop();
+        }
     }
 }

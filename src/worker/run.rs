@@ -88,10 +88,29 @@ pub(crate) struct WorkerContext {
 
 /// Runs a worker until it is told to stop or fails. The last thing it does is
 /// to report its exit.
+///
+/// A panic outside of the handler (in a subscriber of the log, in keepup itself)
+/// is reported like one inside: a worker that ended without a word would leave
+/// its partitions with nobody.
 pub(crate) fn run(context: WorkerContext) {
     let index = context.info.worker;
     let reports = context.reports.clone();
-    let (exit, lanes) = match Worker::open(context) {
+    let (exit, lanes) = catch_unwind(AssertUnwindSafe(|| work(context))).unwrap_or_else(|panic| {
+        let message = format!("outside of the handler: {}", panic_message(panic.as_ref()));
+        // The member knows which lanes it had.
+        let exit = WorkerExit::Failed(WorkerStop::HandlerPanicked(message));
+        (exit, Vec::new())
+    });
+    // The member is gone only where the whole run is.
+    let _ = reports.send(FromWorker::Exited {
+        worker: index,
+        exit,
+        lanes,
+    });
+}
+
+fn work(context: WorkerContext) -> (WorkerExit, Vec<(AssignmentEpoch, Option<Failed>)>) {
+    match Worker::open(context) {
         Ok(mut worker) => {
             let exit = loop {
                 if let Some(exit) = worker.step() {
@@ -101,13 +120,7 @@ pub(crate) fn run(context: WorkerContext) {
             worker.finish(exit)
         }
         Err(exit) => (exit, Vec::new()),
-    };
-    // The member is gone only where the whole run is.
-    let _ = reports.send(FromWorker::Exited {
-        worker: index,
-        exit,
-        lanes,
-    });
+    }
 }
 
 /// A lane as its worker sees it.
@@ -753,4 +766,72 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without a message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::record::Record;
+    use crate::source::Waker;
+
+    /// A source with a bug.
+    struct Broken;
+
+    impl Source for Broken {
+        fn start(&mut self, _: ReadFrom) {}
+        fn stop(&mut self, _: AssignmentEpoch) {}
+        fn rewind(&mut self, _: AssignmentEpoch, _: i64, _: Option<Instant>) {}
+        fn set_paused(&mut self, _: AssignmentEpoch, _: bool) {}
+        fn next(&mut self, _: Instant) -> Pulled {
+            panic!("a bug");
+        }
+        fn put_back(&mut self, _: Batch) {}
+        fn recycle(&mut self, _: Batch) {}
+        fn is_starved(&self) -> bool {
+            false
+        }
+        fn waker(&self) -> Waker {
+            Waker::new(|| {})
+        }
+    }
+
+    struct Breaks;
+
+    impl SourceFactory for Breaks {
+        fn open(&self, _worker: usize) -> std::io::Result<Box<dyn Source>> {
+            Ok(Box::new(Broken))
+        }
+    }
+
+    #[test]
+    fn a_panic_outside_of_the_handler_is_reported_and_not_a_silent_end() {
+        let clock = Clock::manual();
+        let (reports, from_worker) = bounded(8);
+        run(WorkerContext {
+            info: WorkerInfo {
+                worker: 3,
+                restarts: 0,
+            },
+            clock: clock.clone(),
+            gate: Arc::new(Gate::new(Duration::from_secs(1), clock.coarse())),
+            mailbox: Arc::new(Mailbox::new()),
+            reports,
+            events: EventSink::unobserved(clock),
+            sources: Arc::new(Breaks),
+            engines: Arc::new(EngineFactory::per_record(|_| |_: &Record<'_>| ())),
+            retry: RetryPolicy::default(),
+            count: None,
+        });
+        let Ok(FromWorker::Exited { worker, exit, .. }) = from_worker.try_recv() else {
+            panic!("the worker ended without a word");
+        };
+        assert_eq!(worker, 3);
+        let message = "outside of the handler: a bug".to_owned();
+        assert_eq!(
+            exit,
+            WorkerExit::Failed(WorkerStop::HandlerPanicked(message))
+        );
+    }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::report::grouped;
+use crate::report::{grouped, plural};
 
 /// The line that `demo --json` prints.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -77,10 +77,6 @@ impl Summary {
             ),
         }
     }
-}
-
-fn plural<'a>(number: u64, one: &'a str, many: &'a str) -> &'a str {
-    if number == 1 { one } else { many }
 }
 
 #[cfg(test)]

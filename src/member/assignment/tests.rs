@@ -79,7 +79,7 @@ impl Bench {
             answers: Vec::new(),
             warnings: 0,
         };
-        bench.act(|assignment, _, actions| assignment.worker_may_start(actions));
+        bench.act(|assignment, _, actions| assignment.begin(actions));
         bench
     }
 
@@ -233,7 +233,7 @@ impl Bench {
     }
 
     fn resolved(&mut self, epoch: AssignmentEpoch, start: StartAt) {
-        self.act(|assignment, _, actions| assignment.resolved(epoch, start, actions));
+        self.act(|assignment, _, actions| assignment.resolved(vec![(epoch, start)], actions));
     }
 
     // The workers.
@@ -541,7 +541,7 @@ fn s02_an_overrunning_handler_does_not_hold_up_the_answer_and_its_result_is_not_
     bench.revoke(&[0, 1]);
     bench.complete(1);
     bench.obey(bench.worker_of(1).expect("a worker"));
-    bench.tick(DEADLINE.saturating_sub(Duration::from_millis(1)));
+    bench.tick(Duration::from_millis(4_999));
     assert!(bench.answers.is_empty());
     bench.tick(Duration::from_millis(1));
     assert_eq!(bench.answers[0].watermarks, [(tp(1), 11)]);
@@ -861,10 +861,22 @@ fn s14_a_worker_that_is_replaced_gets_its_lanes_back_and_the_failed_record_with_
 fn lanes_of_a_worker_that_is_not_replaced_go_to_the_others_until_it_may_start() {
     let mut bench = Bench::running(3);
     bench.exit(1, false);
+    bench.act(|assignment, _, _| assignment.worker_rests(1));
     assert!((0..3).all(|partition| bench.worker_of(partition).is_some()));
-    bench.act(|assignment, _, actions| assignment.worker_may_start(actions));
+    bench.assign(&[3]);
+    bench.resolve_all(0);
+    assert_eq!(
+        bench.workers.len(),
+        3,
+        "the fourth partition has its worker"
+    );
+    assert!(
+        !bench.workers.contains_key(&1),
+        "an assignment does not wake it early"
+    );
+    bench.act(|assignment, _, actions| assignment.worker_may_start(1, actions));
     bench.obey_all();
-    assert_eq!(bench.workers.len(), 3);
+    assert_eq!(bench.workers.len(), 4);
     bench.check();
 }
 
@@ -1061,7 +1073,7 @@ impl Bench {
             Happening::Obey(worker) => self.obey(worker),
             Happening::Exit { worker, replace } => self.exit(worker, replace),
             Happening::MayStart => {
-                self.act(|assignment, _, actions| assignment.worker_may_start(actions));
+                self.act(|assignment, _, actions| assignment.worker_may_start(0, actions));
             }
             Happening::Tick(millis) => self.tick(Duration::from_millis(millis)),
             Happening::Seek(partition, offset) => {
