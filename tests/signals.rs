@@ -9,11 +9,14 @@ use serde_json::Value;
 use crate::support::deliveries::Deliveries;
 use crate::support::kafka::Kafka;
 use crate::support::keepup::Keepup;
-use crate::support::wait_until;
 use crate::support::{PATIENT, SOON};
+use crate::support::{wait_for, wait_until};
 
 /// How long a stop may take beyond its drain.
 const CLOSE: Duration = Duration::from_secs(2);
+
+/// Signals that are closer together than 10 ms count as one.
+const APART: Duration = Duration::from_millis(20);
 
 /// What the log says, with `-v`, when a signal was taken.
 const TAKEN: &str = "asked to stop";
@@ -105,7 +108,10 @@ fn a_second_sigterm_leaves_a_stuck_handler_behind() {
     topic(kafka, "cut-short");
     let mut run = stuck(kafka, "cut-short", "cut-short", &[]);
     run.signal(Signal::TERM);
+    let sent = Instant::now();
     run.wait_stderr(TAKEN, 1, SOON);
+    let another = || sent.elapsed() > APART;
+    wait_for(SOON, "a signal to be another one", another);
     run.signal(Signal::TERM);
     let (code, took) = timed_end(&mut run);
     assert_eq!(code, Some(3), "{}", run.stderr());
@@ -176,7 +182,10 @@ fn a_stop_ends_in_time_when_the_broker_does_not_answer_or_is_gone() {
         // Nobody answers the close that the second asks for, so the third comes before its end.
         for count in 1..=2 {
             third.signal(Signal::TERM);
+            let sent = Instant::now();
             third.wait_stderr(TAKEN, count, SOON);
+            let another = || sent.elapsed() > APART;
+            wait_for(SOON, "a signal to be another one", another);
         }
         third.signal(Signal::TERM);
         let (code, took) = timed_end(&mut third);

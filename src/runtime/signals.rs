@@ -20,7 +20,7 @@ use crate::runtime::handle::Stopper;
 
 /// Signals that come that close together are one: some senders, GNU `timeout`
 /// among them, signal a process and then its group.
-const SAME: Duration = Duration::from_millis(100);
+const SAME: Duration = Duration::from_millis(10);
 
 /// What a shell adds to a signal's number.
 const EXIT_BY_SIGNAL: i32 = 128;
@@ -52,14 +52,15 @@ impl Signals {
             .name("keepup-signals".into())
             .spawn(move || {
                 let clock = Clock::System;
+                // The last one that counted.
                 let mut last: Option<Instant> = None;
                 for signal in signals.forever() {
                     stop_contact.stop();
                     let now = clock.now();
-                    let before = last.replace(now);
-                    if before.is_some_and(|before| now.saturating_duration_since(before) < SAME) {
+                    if last.is_some_and(|last| now.saturating_duration_since(last) < SAME) {
                         continue;
                     }
+                    last = Some(now);
                     let mut state = shared.lock();
                     state.signals += 1;
                     if state.signals > 2 {
