@@ -9,14 +9,26 @@ use serde_json::Value;
 use crate::support::deliveries::Deliveries;
 use crate::support::kafka::Kafka;
 use crate::support::keepup::Keepup;
-use crate::support::wait_until;
 use crate::support::{PATIENT, SOON};
+use crate::support::{wait_for, wait_until};
 
 /// How long a stop may take beyond its drain.
 const CLOSE: Duration = Duration::from_secs(2);
 
 /// What the log says, with `-v`, when a signal was taken.
 const TAKEN: &str = "asked to stop";
+
+/// Signals that come closer together than 100 ms are taken for one.
+const ANOTHER: Duration = Duration::from_millis(120);
+
+/// Waits until the process has taken `count` signals, and until a further one is another.
+fn wait_taken(run: &Keepup, count: usize) {
+    run.wait_stderr(TAKEN, count, SOON);
+    let taken = Instant::now();
+    wait_for(SOON, "a further signal to be another", || {
+        taken.elapsed() >= ANOTHER
+    });
+}
 
 /// A topic of two partitions with 1,000 records in each.
 fn topic(kafka: &Kafka, name: &str) {
@@ -105,7 +117,7 @@ fn a_second_sigterm_leaves_a_stuck_handler_behind() {
     topic(kafka, "cut-short");
     let mut run = stuck(kafka, "cut-short", "cut-short", &[]);
     run.signal(Signal::TERM);
-    run.wait_stderr(TAKEN, 1, SOON);
+    wait_taken(&run, 1);
     run.signal(Signal::TERM);
     let (code, took) = timed_end(&mut run);
     assert_eq!(code, Some(3), "{}", run.stderr());
@@ -176,7 +188,7 @@ fn a_stop_ends_in_time_when_the_broker_does_not_answer_or_is_gone() {
         // Nobody answers the close that the second asks for, so the third comes before its end.
         for count in 1..=2 {
             third.signal(Signal::TERM);
-            third.wait_stderr(TAKEN, count, SOON);
+            wait_taken(&third, count);
         }
         third.signal(Signal::TERM);
         let (code, took) = timed_end(&mut third);
