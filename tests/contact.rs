@@ -12,7 +12,8 @@ use rustix::process::Signal;
 fn a_broker_that_is_silent_for_a_while_is_told_once_and_nothing_is_lost() {
     let kafka = kafka!(one);
     kafka.create_topic("silence", 4, &[]);
-    let producer = kafka.producer(&[]);
+    // What it sends again because nobody answered is written once all the same.
+    let producer = kafka.producer(&[("enable.idempotence", "true")]);
     producer.send_numbers("silence", 4, 0..500);
     producer.flush();
     let deliveries = Deliveries::new("silence", 4);

@@ -15,11 +15,20 @@ use crate::support::{wait_for, wait_until};
 /// How long a stop may take beyond its drain.
 const CLOSE: Duration = Duration::from_secs(2);
 
-/// Signals that are closer together than 10 ms count as one.
-const APART: Duration = Duration::from_millis(20);
-
 /// What the log says, with `-v`, when a signal was taken.
 const TAKEN: &str = "asked to stop";
+
+/// Signals that come closer together than 100 ms are taken for one.
+const ANOTHER: Duration = Duration::from_millis(120);
+
+/// Waits until the process has taken `count` signals, and until a further one is another.
+fn wait_taken(run: &Keepup, count: usize) {
+    run.wait_stderr(TAKEN, count, SOON);
+    let taken = Instant::now();
+    wait_for(SOON, "a further signal to be another", || {
+        taken.elapsed() >= ANOTHER
+    });
+}
 
 /// A topic of two partitions with 1,000 records in each.
 fn topic(kafka: &Kafka, name: &str) {
@@ -108,10 +117,7 @@ fn a_second_sigterm_leaves_a_stuck_handler_behind() {
     topic(kafka, "cut-short");
     let mut run = stuck(kafka, "cut-short", "cut-short", &[]);
     run.signal(Signal::TERM);
-    let sent = Instant::now();
-    run.wait_stderr(TAKEN, 1, SOON);
-    let another = || sent.elapsed() > APART;
-    wait_for(SOON, "a signal to be another one", another);
+    wait_taken(&run, 1);
     run.signal(Signal::TERM);
     let (code, took) = timed_end(&mut run);
     assert_eq!(code, Some(3), "{}", run.stderr());
@@ -182,10 +188,7 @@ fn a_stop_ends_in_time_when_the_broker_does_not_answer_or_is_gone() {
         // Nobody answers the close that the second asks for, so the third comes before its end.
         for count in 1..=2 {
             third.signal(Signal::TERM);
-            let sent = Instant::now();
-            third.wait_stderr(TAKEN, count, SOON);
-            let another = || sent.elapsed() > APART;
-            wait_for(SOON, "a signal to be another one", another);
+            wait_taken(&third, count);
         }
         third.signal(Signal::TERM);
         let (code, took) = timed_end(&mut third);
