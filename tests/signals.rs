@@ -18,8 +18,8 @@ const CLOSE: Duration = Duration::from_secs(2);
 /// What the log says, with `-v`, when a signal was taken.
 const TAKEN: &str = "asked to stop";
 
-/// Signals that come closer together than 100 ms are taken for one.
-const ANOTHER: Duration = Duration::from_millis(120);
+/// Signals that come closer together than 10 ms are taken for one; this is well apart.
+const ANOTHER: Duration = Duration::from_millis(50);
 
 /// Waits until the process has taken `count` signals, and until a further one is another.
 fn wait_taken(run: &Keepup, count: usize) {
