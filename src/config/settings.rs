@@ -183,7 +183,7 @@ impl RetryPolicy {
 
 /// Everything that can be set. Filled in by a [`Builder`](crate::Builder);
 /// public for reading, so that a program can show what is in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
     /// `host:port`, several separated by commas.
@@ -222,6 +222,35 @@ pub struct Settings {
     pub count: Option<u64>,
     /// Raw librdkafka properties.
     pub properties: BTreeMap<String, String>,
+}
+
+/// Values of properties that are secrets are not shown.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let properties: BTreeMap<&str, &str> = self
+            .properties
+            .iter()
+            .map(|(name, value)| (name.as_str(), crate::kafka::properties::shown(name, value)))
+            .collect();
+        f.debug_struct("Settings")
+            .field("bootstrap", &self.bootstrap)
+            .field("group", &self.group)
+            .field("topics", &self.topics)
+            .field("assignment", &self.assignment)
+            .field("workers", &self.workers)
+            .field("start_from", &self.start_from)
+            .field("isolation", &self.isolation)
+            .field("retry", &self.retry)
+            .field("restart_budget", &self.restart_budget)
+            .field("revoke_deadline", &self.revoke_deadline)
+            .field("stop_deadline", &self.stop_deadline)
+            .field("contact_timeout", &self.contact_timeout)
+            .field("memory_budget", &self.memory_budget)
+            .field("until_end", &self.until_end)
+            .field("count", &self.count)
+            .field("properties", &properties)
+            .finish()
+    }
 }
 
 impl Settings {

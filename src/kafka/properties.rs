@@ -175,7 +175,8 @@ pub(crate) fn is_secret(name: &str) -> bool {
     .any(|part| name.contains(part))
 }
 
-fn shown<'a>(name: &str, value: &'a str) -> &'a str {
+/// The value, or what stands for it where it must not be shown.
+pub(crate) fn shown<'a>(name: &str, value: &'a str) -> &'a str {
     if is_secret(name) { "(hidden)" } else { value }
 }
 
@@ -327,6 +328,18 @@ mod tests {
         assert!(settings.problems().is_empty());
         settings.revoke_deadline = Duration::from_secs(6);
         assert_eq!(settings.problems()[0].setting, "revoke deadline");
+    }
+
+    #[test]
+    fn the_settings_can_be_printed_without_their_secrets() {
+        let text = format!(
+            "{:?}",
+            with(&[("sasl.password", "hunter2"), ("client.id", "me")])
+        );
+        assert!(
+            !text.contains("hunter2") && text.contains("\"me\""),
+            "{text}"
+        );
     }
 
     #[test]
