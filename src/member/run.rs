@@ -174,7 +174,7 @@ struct Member {
     answered: Option<Instant>,
     /// Offsets that were out of range, until the new position is known.
     resets: BTreeMap<TopicPartition, i64>,
-    /// Sizes of the topics of a static assignment.
+    /// The partitions that a static assignment has taken.
     taken: BTreeSet<TopicPartition>,
     ended_workers: BTreeMap<usize, WorkerReport>,
     early: VecDeque<FromWorker>,
@@ -415,12 +415,11 @@ impl Member {
     }
 
     fn assigned(&mut self, partitions: Vec<TopicPartition>) {
+        self.answer_assign(&partitions);
         if self.ladder.rung() > Rung::Draining {
             // Not worked on any more; the revoke of the close takes them back.
-            self.answer_assign(&partitions);
             return;
         }
-        self.answer_assign(&partitions);
         self.first_assigned.get_or_insert(self.clock.now());
         let mut actions = Vec::new();
         self.assignment.assigned(partitions, &mut actions);

@@ -65,7 +65,6 @@ pub(crate) enum Pulled {
 /// Why a partition cannot be read on. What passes by itself (a leader that
 /// moves, a broker that is down) is not among them: the source follows it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub(crate) enum ReadError {
     /// The offset is not in the partition (any more): retention passed it, or
     /// the log was truncated below it.
