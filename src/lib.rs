@@ -28,11 +28,13 @@ mod error;
 mod event;
 mod handler;
 mod kafka;
+mod lag;
 mod member;
 mod record;
 mod report;
 mod runtime;
 mod source;
+mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod worker;
@@ -44,6 +46,9 @@ pub use config::{
 pub use error::{CommandError, Error, Problem};
 pub use event::{ConsumedRange, Event, EventKind};
 pub use handler::{BatchHandler, Handler, IntoOutcome, Outcome, Records, WorkerInfo};
+pub use lag::{
+    Health, LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals, WorkerState, WorkerStatus,
+};
 pub use record::{Header, Headers, Record, TopicPartition};
 pub use report::{Report, StopReason, WorkerReport, WorkerStop};
 pub use runtime::{Handle, PartitionView};

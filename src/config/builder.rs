@@ -132,6 +132,28 @@ impl Builder {
         self
     }
 
+    /// Serves `/metrics`, `/lag`, `/health/live`, `/health/ready` and a page at
+    /// that address while the run lasts (feature `http`). Port 0 takes any free
+    /// one: [`Handle::listens_at`](crate::Handle::listens_at) tells which. Give
+    /// a loopback address unless others should read them: there is no password.
+    pub fn listen(mut self, address: std::net::SocketAddr) -> Self {
+        self.settings.listen = Some(address);
+        self
+    }
+
+    /// How long a handler may be at one record before `/health/live` says that
+    /// the process is stuck. Default 5 min.
+    pub fn stuck_after(mut self, stuck_after: Duration) -> Self {
+        self.settings.stuck_after = stuck_after;
+        self
+    }
+
+    /// Puts a label of its own on every metric, for example `env="prod"`.
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.labels.insert(name.into(), value.into());
+        self
+    }
+
     /// Sets a raw librdkafka property. Those that would break a guarantee are
     /// refused when the run starts.
     pub fn property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {

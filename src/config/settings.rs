@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -220,6 +221,15 @@ pub struct Settings {
     pub until_end: bool,
     /// Stop after that many completed records. Default: none.
     pub count: Option<u64>,
+    /// Where `/metrics`, `/lag`, `/health/live`, `/health/ready` and the page
+    /// are served (feature `http`). Default: nowhere. Anyone who reaches the
+    /// address can read them: there is no password.
+    pub listen: Option<SocketAddr>,
+    /// How long a handler may be at one record before `/health/live` says that
+    /// the process is stuck. Default 5 min.
+    pub stuck_after: Duration,
+    /// Labels of its own on every metric, by name. Default: none.
+    pub labels: BTreeMap<String, String>,
     /// Raw librdkafka properties.
     pub properties: BTreeMap<String, String>,
 }
@@ -248,6 +258,9 @@ impl fmt::Debug for Settings {
             .field("memory_budget", &self.memory_budget)
             .field("until_end", &self.until_end)
             .field("count", &self.count)
+            .field("listen", &self.listen)
+            .field("stuck_after", &self.stuck_after)
+            .field("labels", &self.labels)
             .field("properties", &properties)
             .finish()
     }
@@ -272,6 +285,9 @@ impl Settings {
             memory_budget: MemoryBudget::DEFAULT,
             until_end: false,
             count: None,
+            listen: None,
+            stuck_after: Duration::from_secs(300),
+            labels: BTreeMap::new(),
             properties: BTreeMap::new(),
         }
     }
@@ -371,6 +387,7 @@ impl Settings {
             ("stop deadline", self.stop_deadline),
             ("contact timeout", self.contact_timeout),
             ("retry backoff", self.retry.backoff),
+            ("stuck after", self.stuck_after),
         ] {
             if value.is_zero() || value > LONGEST {
                 problems.push(Problem::new(

@@ -1,0 +1,229 @@
+//! What one tick of the reporter found: plain values, for whoever asks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::record::TopicPartition;
+
+/// The state of a run as of one tick (one per second), or of a change of the
+/// assignment since.
+///
+/// Given by [`Handle::lag`](crate::Handle::lag) and to subscribers; the HTTP
+/// endpoints and the metrics show the same values. Counters count from the
+/// start of the run.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct LagSnapshot {
+    /// Kafka's group id.
+    pub group: Arc<str>,
+    /// Kafka's client id.
+    pub client_id: Arc<str>,
+    /// When it was taken, in milliseconds since 1970; 0 before the first tick.
+    pub taken_at_ms: i64,
+    /// The partitions that this process owns, in order.
+    pub partitions: Vec<PartitionLag>,
+    /// The workers, by number.
+    pub workers: Vec<WorkerStatus>,
+    /// The topics of which something was owned lately, in order.
+    pub topics: Vec<TopicTotals>,
+    /// How often the group gave this process an assignment.
+    pub rebalances: u64,
+    /// Commits that the group confirmed.
+    pub commits_ok: u64,
+    /// Commits that failed and are tried again.
+    pub commits_retried: u64,
+    /// Watermarks that were not committed because their partition is not ours
+    /// any more.
+    pub commits_refused: u64,
+    /// Commits that failed for good.
+    pub commits_failed: u64,
+    /// Questions for end offsets that were not answered.
+    pub end_offset_errors: u64,
+    /// Observed lags below zero, shown as zero: the log was truncated, or the
+    /// position is ahead of what the leader knows.
+    pub clamped: u64,
+    /// Ticks in which the member's loop had not turned for half a session.
+    pub member_stalls: u64,
+    /// Whether the process works, and why not.
+    pub health: Health,
+}
+
+impl LagSnapshot {
+    /// The sum of the known lags; `None` where no partition's lag is known.
+    pub fn total_lag(&self) -> Option<u64> {
+        self.partitions
+            .iter()
+            .filter_map(|partition| partition.records_lag)
+            .reduce(u64::saturating_add)
+    }
+}
+
+/// One partition at one tick. Unknown numbers are `None`.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct PartitionLag {
+    /// Which.
+    pub partition: TopicPartition,
+    /// The worker that has it; `None` while that is being replaced.
+    pub worker: Option<usize>,
+    /// The worker that has it or had it last; `None` before the first.
+    pub last_worker: Option<usize>,
+    /// True after [`Handle::pause`](crate::Handle::pause).
+    pub paused: bool,
+    /// Highest offset handed to a handler + 1; the start position before the
+    /// first.
+    pub position: Option<i64>,
+    /// Next offset such that every record below it is completed.
+    pub watermark: Option<i64>,
+    /// What the group has committed; `None` where that is nothing.
+    pub committed: Option<i64>,
+    /// Last stable offset under `read_committed` (the default), else the high
+    /// watermark.
+    pub end_offset: Option<i64>,
+    /// How long ago a broker told the end offset.
+    pub end_offset_age: Option<Duration>,
+    /// First offset that the broker still has.
+    pub log_start: Option<i64>,
+    /// End offset − position, as the Java client's `records-lag`.
+    pub records_lag: Option<u64>,
+    /// The largest lag observed within the window (60 s), as the Java client's
+    /// `records-lag-max`.
+    pub records_lag_max: Option<u64>,
+    /// The mean of the lags observed within the window, as the Java client's
+    /// `records-lag-avg`.
+    pub records_lag_avg: Option<f64>,
+    /// Position − log start: how far it is from what retention removes.
+    pub records_lead: Option<u64>,
+    /// The smallest lead observed within the window.
+    pub records_lead_min: Option<u64>,
+    /// The mean of the leads observed within the window.
+    pub records_lead_avg: Option<f64>,
+    /// End offset − committed offset, as `kafka-consumer-groups` shows it.
+    pub committed_lag: Option<u64>,
+    /// Records that were handed over and not completed, one that waits for a
+    /// retry included.
+    pub in_flight: u64,
+    /// Age of the oldest record that is not completed; zero when caught up.
+    pub time_lag: Option<Duration>,
+    /// How long the handler has been at the record in hand, seen from tick to
+    /// tick; zero where none is in hand.
+    pub in_hand_for: Duration,
+}
+
+/// A worker at one tick.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerStatus {
+    /// Its number.
+    pub worker: usize,
+    /// What it does.
+    pub state: WorkerState,
+    /// How many partitions it has.
+    pub partitions: usize,
+    /// How often a worker of this number was replaced in this run.
+    pub restarts: u32,
+}
+
+/// What a worker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WorkerState {
+    /// Its thread was started and has not said so yet.
+    Starting,
+    /// It has partitions.
+    Running,
+    /// It has none: a spare.
+    Idle,
+    /// It finishes the record in hand and ends.
+    Draining,
+    /// It failed, and is started again after a wait.
+    Restarting,
+    /// It has ended.
+    Stopped,
+}
+
+impl WorkerState {
+    /// Its name in `/lag`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Idle => "idle",
+            Self::Draining => "draining",
+            Self::Restarting => "restarting",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// True while its thread runs.
+    pub fn is_up(self) -> bool {
+        matches!(self, Self::Running | Self::Idle | Self::Draining)
+    }
+}
+
+/// What happened to the records of a topic since this process first owned one
+/// of its partitions. Forgotten five minutes after the last of them was
+/// revoked.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct TopicTotals {
+    /// Its name.
+    pub topic: Arc<str>,
+    /// Records that were handed to handlers, a repeated one once.
+    pub records: u64,
+    /// Their bytes as they lie in the uncompressed log, keys, values and
+    /// headers included.
+    pub bytes: u64,
+    /// By what the handlers said of them; only outcomes that came.
+    pub outcomes: Vec<OutcomeTotals>,
+}
+
+/// Handler calls of one topic with one outcome.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct OutcomeTotals {
+    /// `done`, `retried`, `skipped` or `discarded` (completed, but the partition
+    /// was somebody else's by then).
+    pub outcome: &'static str,
+    /// How many records.
+    pub records: u64,
+    /// How many of them took at most as long as the bound at the same place in
+    /// [`HANDLER_SECONDS`](Self::HANDLER_SECONDS) and longer than the one
+    /// before; the last takes those that took longer than every bound. Empty
+    /// for `discarded`.
+    pub seconds_counts: Vec<u64>,
+    /// Seconds in all.
+    pub seconds_sum: f64,
+}
+
+impl OutcomeTotals {
+    /// The bounds of handler times, in seconds: from a microsecond to five
+    /// minutes.
+    pub const HANDLER_SECONDS: [f64; 16] = [
+        1e-6, 1e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0,
+    ];
+}
+
+/// Whether the process works. Reasons are sentences for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// Why the process cannot recover by itself; empty where it can, and where
+    /// nothing is wrong.
+    pub not_live: Vec<String>,
+    /// Why it does not take part in the group now; `None` once it has joined
+    /// and has its partitions, or has joined as a spare.
+    pub not_ready: Option<String>,
+}
+
+impl Health {
+    /// False only where a restart of the process is what helps.
+    pub fn is_live(&self) -> bool {
+        self.not_live.is_empty()
+    }
+
+    /// True while this process takes part in the group.
+    pub fn is_ready(&self) -> bool {
+        self.not_ready.is_none()
+    }
+}

@@ -1,0 +1,13 @@
+//! How what is known gets out: metrics, and HTTP.
+//!
+//! Everything here shows one [`LagSnapshot`](crate::LagSnapshot) and nothing
+//! else, so that `/metrics`, `/lag`, the page and a program's own recorder can
+//! never disagree, and none of them waits for Kafka or for a worker.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `names` | every metric: name, kind, unit, labels, meaning; `docs/metrics.md` is made from it |
+//! | `exposition` | a snapshot as Prometheus text |
+//! | `facade` | a snapshot to the recorder that the program installed for the `metrics` crate |
+//! | `json` | a snapshot as the document of `/lag` |
+//! | `http` | the endpoints (feature `http`) |
