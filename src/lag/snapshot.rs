@@ -110,6 +110,35 @@ pub struct PartitionLag {
     pub in_hand_for: Duration,
 }
 
+impl PartitionLag {
+    /// A partition of which nothing is known.
+    #[cfg(test)]
+    pub(crate) fn unknown(partition: TopicPartition) -> Self {
+        Self {
+            partition,
+            worker: None,
+            last_worker: None,
+            paused: false,
+            position: None,
+            watermark: None,
+            committed: None,
+            end_offset: None,
+            end_offset_age: None,
+            log_start: None,
+            records_lag: None,
+            records_lag_max: None,
+            records_lag_avg: None,
+            records_lead: None,
+            records_lead_min: None,
+            records_lead_avg: None,
+            committed_lag: None,
+            in_flight: 0,
+            time_lag: None,
+            in_hand_for: Duration::ZERO,
+        }
+    }
+}
+
 /// A worker at one tick.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -179,7 +208,7 @@ pub struct TopicTotals {
 }
 
 /// Handler calls of one topic with one outcome.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct OutcomeTotals {
     /// `done`, `retried`, `skipped` or `discarded` (completed, but the partition
@@ -189,9 +218,9 @@ pub struct OutcomeTotals {
     pub records: u64,
     /// How many of them took at most as long as the bound at the same place in
     /// [`HANDLER_SECONDS`](Self::HANDLER_SECONDS) and longer than the one
-    /// before; the last takes those that took longer than every bound. Empty
+    /// before; the last takes those that took longer than every bound. Zeros
     /// for `discarded`.
-    pub seconds_counts: Vec<u64>,
+    pub seconds_counts: [u64; OutcomeTotals::HANDLER_SECONDS.len() + 1],
     /// Seconds in all.
     pub seconds_sum: f64,
 }

@@ -15,4 +15,5 @@ pub(crate) mod lane;
 pub(crate) mod mailbox;
 pub(crate) mod retry;
 pub(crate) mod run;
+pub(crate) mod samples;
 pub(crate) mod tracker;
