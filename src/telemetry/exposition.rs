@@ -102,7 +102,12 @@ fn topics(snapshot: &LagSnapshot, common: &str, out: &mut String) {
 
 /// One histogram, cumulative; `labels` are changed.
 fn histogram(family: &mut Family<'_, '_>, labels: &mut String, outcome: &OutcomeTotals) {
-    if outcome.seconds_counts.is_empty() {
+    let all = outcome
+        .seconds_counts
+        .iter()
+        .fold(0, |all: u64, &count| all.saturating_add(count));
+    // Of what was discarded nobody takes the time.
+    if all == 0 {
         return;
     }
     let own = labels.len();
@@ -114,10 +119,6 @@ fn histogram(family: &mut Family<'_, '_>, labels: &mut String, outcome: &Outcome
         let _ = write!(labels, ",{}=\"{bound}\"", names::LE);
         family.sample("_bucket", labels, below);
     }
-    let all = outcome
-        .seconds_counts
-        .iter()
-        .fold(0, |all: u64, &count| all.saturating_add(count));
     labels.truncate(own);
     let _ = write!(labels, ",{}=\"+Inf\"", names::LE);
     family.sample("_bucket", labels, all);
@@ -156,7 +157,7 @@ fn workers(snapshot: &LagSnapshot, common: &str, out: &mut String) {
     };
     let (metric, is_up) = &values::WORKER_UP;
     let mut family = Family::new(metric, out);
-    for worker in values::workers(snapshot) {
+    for worker in &snapshot.workers {
         if let Some(value) = is_up(worker) {
             labels_of(worker.worker, &mut labels);
             family.sample("", &labels, value);
@@ -164,7 +165,7 @@ fn workers(snapshot: &LagSnapshot, common: &str, out: &mut String) {
     }
     let (metric, restarts) = &values::WORKER_RESTARTS;
     let mut family = Family::new(metric, out);
-    for worker in values::workers(snapshot) {
+    for worker in &snapshot.workers {
         labels_of(worker.worker, &mut labels);
         family.sample("", &labels, restarts(worker));
     }

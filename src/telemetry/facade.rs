@@ -258,7 +258,7 @@ impl Told {
         }
         self.topics.retain(|_, told| told.round == round);
 
-        for worker in values::workers(snapshot) {
+        for worker in &snapshot.workers {
             self.workers
                 .entry(worker.worker)
                 .or_insert_with(|| OfWorker::new(registrar, worker.worker))
@@ -361,7 +361,7 @@ impl OfTopic {
             if let Some(told) = known {
                 told.tell(totals);
             } else {
-                let mut told = OfOutcome::new(registrar, &self.topic, totals.outcome);
+                let mut told = OfOutcome::new(registrar, &self.topic, totals);
                 told.tell(totals);
                 self.outcomes.push(told);
             }
@@ -373,7 +373,8 @@ impl OfTopic {
 struct OfOutcome {
     outcome: &'static str,
     records: Count,
-    seconds: Histogram,
+    /// `None` where nobody takes the time.
+    seconds: Option<Histogram>,
     /// What the histogram was told, by bucket.
     counts: [u64; BUCKETS],
     sum: f64,
@@ -383,15 +384,17 @@ struct OfOutcome {
 const BUCKETS: usize = OutcomeTotals::HANDLER_SECONDS.len() + 1;
 
 impl OfOutcome {
-    fn new(registrar: Registrar<'_>, topic: &Arc<str>, outcome: &'static str) -> Self {
+    fn new(registrar: Registrar<'_>, topic: &Arc<str>, totals: &OutcomeTotals) -> Self {
         let labels = [
             Label::new(names::TOPIC, Arc::clone(topic)),
-            Label::new(names::OUTCOME, outcome),
+            Label::new(names::OUTCOME, totals.outcome),
         ];
+        // An outcome appears with its first record.
+        let is_timed = totals.seconds_counts.iter().any(|&count| count > 0);
         Self {
-            outcome,
+            outcome: totals.outcome,
             records: registrar.counter(&names::RECORDS, &labels),
-            seconds: registrar.histogram(&names::HANDLER_SECONDS, &labels),
+            seconds: is_timed.then(|| registrar.histogram(&names::HANDLER_SECONDS, &labels)),
             counts: [0; BUCKETS],
             sum: 0.0,
         }
@@ -399,6 +402,9 @@ impl OfOutcome {
 
     fn tell(&mut self, totals: &OutcomeTotals) {
         self.records.tell(totals.records);
+        let Some(seconds) = &self.seconds else {
+            return;
+        };
         let mut more = [0; BUCKETS];
         for ((more, &total), told) in more
             .iter_mut()
@@ -408,14 +414,13 @@ impl OfOutcome {
             *more = grown(total, *told);
             *told = total;
         }
-        let seconds = totals.seconds_sum - self.sum;
+        let taken = totals.seconds_sum - self.sum;
         self.sum = totals.seconds_sum;
-        let mean = seconds / values::as_float(more.iter().sum());
+        let mean = taken / values::as_float(more.iter().sum());
         for (bucket, &more) in more.iter().enumerate() {
             if more > 0 {
                 let records = usize::try_from(more).unwrap_or(usize::MAX);
-                self.seconds
-                    .record_many(representative(bucket, mean), records);
+                seconds.record_many(representative(bucket, mean), records);
             }
         }
     }

@@ -55,30 +55,6 @@ pub(crate) fn partition(topic: &str, number: i32) -> PartitionLag {
     }
 }
 
-/// That partition before anything is known of it.
-pub(crate) fn unknown(topic: &str, number: i32) -> PartitionLag {
-    PartitionLag {
-        worker: None,
-        last_worker: None,
-        position: None,
-        watermark: None,
-        committed: None,
-        end_offset: None,
-        end_offset_age: None,
-        log_start: None,
-        records_lag: None,
-        records_lag_max: None,
-        records_lag_avg: None,
-        records_lead: None,
-        records_lead_min: None,
-        records_lead_avg: None,
-        committed_lag: None,
-        in_flight: 0,
-        time_lag: None,
-        ..partition(topic, number)
-    }
-}
-
 /// A worker that was replaced as often as its number says.
 pub(crate) fn worker(number: u32, state: WorkerState) -> WorkerStatus {
     WorkerStatus {
@@ -92,7 +68,7 @@ pub(crate) fn worker(number: u32, state: WorkerState) -> WorkerStatus {
 /// A topic with 12 records done, two of them slower than every bound, and one
 /// discarded.
 fn totals(topic: &str) -> TopicTotals {
-    let mut seconds_counts = vec![0; OutcomeTotals::HANDLER_SECONDS.len() + 1];
+    let mut seconds_counts = [0; OutcomeTotals::HANDLER_SECONDS.len() + 1];
     seconds_counts[4] = 10;
     seconds_counts[16] = 2;
     TopicTotals {
@@ -109,7 +85,7 @@ fn totals(topic: &str) -> TopicTotals {
             OutcomeTotals {
                 outcome: "discarded",
                 records: 1,
-                seconds_counts: Vec::new(),
+                seconds_counts: [0; OutcomeTotals::HANDLER_SECONDS.len() + 1],
                 seconds_sum: 0.0,
             },
         ],

@@ -171,7 +171,7 @@ metrics! {
         "Workers that run.",
         "keepup";
     WORKER_UP = Gauge "keepup_worker_up", Flag, BY_WORKER,
-        "1 while the worker runs, 0 while it starts or waits to be started again.",
+        "1 while the worker runs, 0 while it starts, waits to be started again, or has ended.",
         "keepup";
     WORKER_RESTARTS = Counter "keepup_worker_restarts_total", Events, BY_WORKER,
         "How often a worker of this number was replaced.",

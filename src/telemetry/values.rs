@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use super::names::{self, Metric};
 use crate::kafka::version::librdkafka;
-use crate::lag::{LagSnapshot, PartitionLag, TopicTotals, WorkerState, WorkerStatus};
+use crate::lag::{LagSnapshot, PartitionLag, TopicTotals, WorkerStatus};
 
 /// A gauge or counter, and where its value is in what it describes.
 type Value<T> = (Metric, fn(&T) -> Option<f64>);
@@ -123,15 +123,6 @@ pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 8] = [
         |snapshot| snapshot.member_stalls,
     ),
 ];
-
-/// The workers that have series: one that has ended on purpose has none, or
-/// scaling down would look like dying.
-pub(crate) fn workers(snapshot: &LagSnapshot) -> impl Iterator<Item = &WorkerStatus> {
-    snapshot
-        .workers
-        .iter()
-        .filter(|worker| worker.state != WorkerState::Stopped)
-}
 
 /// The worker that a partition's series name: the last one while there is none,
 /// so that the series go on.

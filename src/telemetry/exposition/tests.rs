@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Clock;
-use crate::lag::WorkerState;
+use crate::lag::{PartitionLag, WorkerState};
+use crate::record::TopicPartition;
 use crate::telemetry::fixture;
 
 fn rendered(snapshot: &LagSnapshot, labels: &[(&str, &str)]) -> String {
@@ -146,7 +147,7 @@ fn a_histogram_is_cumulative() {
 #[test]
 fn what_is_unknown_has_no_series() {
     let mut snapshot = fixture::snapshot("orders", 1);
-    snapshot.partitions = vec![fixture::unknown("orders", 0)];
+    snapshot.partitions = vec![PartitionLag::unknown(TopicPartition::new("orders", 0))];
     snapshot.partitions[0].records_lag_avg = Some(f64::NAN);
     snapshot.topics.clear();
     snapshot.workers.clear();
@@ -193,7 +194,7 @@ fn a_partition_keeps_its_last_workers_label_and_a_revoked_one_has_no_series() {
 }
 
 #[test]
-fn a_worker_that_waits_is_down_and_one_that_has_ended_has_no_series() {
+fn a_worker_that_waits_or_has_ended_is_down() {
     let mut snapshot = fixture::snapshot("orders", 0);
     snapshot.workers = [
         WorkerState::Starting,
@@ -213,7 +214,7 @@ fn a_worker_that_waits_is_down_and_one_that_has_ended_has_no_series() {
         .filter(|line| line.starts_with(name))
         .filter_map(|line| line.rsplit(' ').next())
         .collect();
-    assert_eq!(up, ["0", "1", "1", "0"]);
+    assert_eq!(up, ["0", "1", "1", "0", "0"]);
     assert!(page.contains(&format!(
         "{}{{group_id=\"billing\",client_id=\"billing-1\"}} 2\n",
         names::WORKERS.name

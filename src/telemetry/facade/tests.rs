@@ -231,7 +231,7 @@ fn what_is_unknown_moved_or_revoked_is_nan() {
     };
     let is_nan = |values: Vec<f64>| matches!(values[..], [value] if value.is_nan());
     let mut snapshot = fixture::snapshot("orders", 3);
-    snapshot.partitions[2] = fixture::unknown("orders", 2);
+    snapshot.partitions[2] = PartitionLag::unknown(TopicPartition::new("orders", 2));
     publish(&mut facade, &kept, &snapshot);
     assert_eq!(lag(0, ",worker=0"), [100.0]);
     assert!(is_nan(lag(2, "")), "unknown");
