@@ -216,10 +216,12 @@ pub struct OutcomeTotals {
     pub outcome: &'static str,
     /// How many records.
     pub records: u64,
-    /// How many of them took at most as long as the bound at the same place in
-    /// [`HANDLER_SECONDS`](Self::HANDLER_SECONDS) and longer than the one
-    /// before; the last takes those that took longer than every bound. Zeros
-    /// for `discarded`.
+    /// How many handler calls took at most as long as the bound at the same
+    /// place in [`HANDLER_SECONDS`](Self::HANDLER_SECONDS) and longer than the
+    /// one before; the last takes those that took longer than every bound. A
+    /// call is one record, or one batch for a batch handler. Calls of less than
+    /// 10 µs are timed together and counted with their mean. Zeros for
+    /// `discarded`, whose calls are among `done`.
     pub seconds_counts: [u64; OutcomeTotals::HANDLER_SECONDS.len() + 1],
     /// Seconds in all.
     pub seconds_sum: f64,
