@@ -14,8 +14,12 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "http")]
+use parking_lot::Mutex;
 use parking_lot::RwLock;
 
+#[cfg(feature = "http")]
+use super::history::{History, Since};
 use super::snapshot::LagSnapshot;
 use crate::record::TopicPartition;
 
@@ -23,6 +27,9 @@ use crate::record::TopicPartition;
 #[derive(Debug, Default)]
 pub(crate) struct Board {
     hung: RwLock<Hung>,
+    /// What hung there lately, for the page.
+    #[cfg(feature = "http")]
+    past: Mutex<History>,
 }
 
 #[derive(Debug, Default)]
@@ -67,5 +74,17 @@ impl Board {
                 .partitions
                 .retain(|partition| is_owned(&partition.partition));
         }
+    }
+
+    /// Adds a tick to what the page shows of the last minutes.
+    #[cfg(feature = "http")]
+    pub(crate) fn remember(&self, snapshot: &LagSnapshot) {
+        self.past.lock().push(snapshot);
+    }
+
+    /// The ticks after number `after`, or all that are remembered.
+    #[cfg(feature = "http")]
+    pub(crate) fn since(&self, after: Option<u64>) -> Since {
+        self.past.lock().since(after)
     }
 }

@@ -25,6 +25,8 @@
 //! | [`reporter`] | the thread that ticks |
 
 pub(crate) mod board;
+#[cfg(feature = "http")]
+pub(crate) mod history;
 pub(crate) mod snapshot;
 
 pub use snapshot::{

@@ -11,3 +11,8 @@
 //! | `facade` | a snapshot to the recorder that the program installed for the `metrics` crate |
 //! | `json` | a snapshot as the document of `/lag` |
 //! | `http` | the endpoints (feature `http`) |
+
+#[cfg(feature = "http")]
+pub(crate) mod http;
+#[cfg(feature = "http")]
+mod json;
