@@ -28,6 +28,7 @@ mod faults;
 mod growth;
 mod kafka_smoke;
 mod lag;
+mod prometheus;
 mod rebalance;
 mod signals;
 mod steering;

@@ -216,10 +216,12 @@ pub struct OutcomeTotals {
     pub outcome: &'static str,
     /// How many records.
     pub records: u64,
-    /// How many of them took at most as long as the bound at the same place in
-    /// [`HANDLER_SECONDS`](Self::HANDLER_SECONDS) and longer than the one
-    /// before; the last takes those that took longer than every bound. Zeros
-    /// for `discarded`.
+    /// How many handler calls took at most as long as the bound at the same
+    /// place in [`HANDLER_SECONDS`](Self::HANDLER_SECONDS) and longer than the
+    /// one before; the last takes those that took longer than every bound. A
+    /// call is one record, or one batch for a batch handler. Calls of less than
+    /// 10 µs are timed together and counted with their mean. Zeros for
+    /// `discarded`, whose calls are among `done`.
     pub seconds_counts: [u64; OutcomeTotals::HANDLER_SECONDS.len() + 1],
     /// Seconds in all.
     pub seconds_sum: f64,
@@ -254,5 +256,58 @@ impl Health {
     /// True while this process takes part in the group.
     pub fn is_ready(&self) -> bool {
         self.not_ready.is_none()
+    }
+}
+
+/// Snapshots for tests of whatever shows them.
+#[cfg(test)]
+pub(crate) mod fixture {
+    use super::{LagSnapshot, PartitionLag, WorkerState, WorkerStatus};
+    use crate::record::TopicPartition;
+
+    /// A partition of which nothing is known but its lag.
+    pub(crate) fn partition(topic: &str, number: i32, lag: Option<u64>) -> PartitionLag {
+        PartitionLag {
+            partition: TopicPartition::new(topic, number),
+            worker: None,
+            last_worker: None,
+            paused: false,
+            position: None,
+            watermark: None,
+            committed: None,
+            end_offset: None,
+            end_offset_age: None,
+            log_start: None,
+            records_lag: lag,
+            records_lag_max: None,
+            records_lag_avg: None,
+            records_lead: None,
+            records_lead_min: None,
+            records_lead_avg: None,
+            committed_lag: None,
+            in_flight: 0,
+            time_lag: None,
+            in_hand_for: std::time::Duration::ZERO,
+        }
+    }
+
+    /// A worker that was never replaced.
+    pub(crate) fn worker(worker: usize, state: WorkerState, partitions: usize) -> WorkerStatus {
+        WorkerStatus {
+            worker,
+            state,
+            partitions,
+            restarts: 0,
+        }
+    }
+
+    /// Of group `billing`, with nothing in it.
+    pub(crate) fn snapshot() -> LagSnapshot {
+        LagSnapshot {
+            group: "billing".into(),
+            client_id: "billing-1".into(),
+            taken_at_ms: 1_700_000_000_000,
+            ..LagSnapshot::default()
+        }
     }
 }

@@ -14,6 +14,7 @@ use super::partition::Watched;
 use super::snapshot::{OutcomeTotals, TopicTotals};
 use crate::clock::Coarse;
 use crate::record::TopicPartition;
+use crate::worker::timing::CallCounts;
 use crate::worker::tracker::Tracker;
 
 /// How long a topic is remembered that nothing is owned of: longer than any
@@ -29,6 +30,8 @@ pub(crate) struct Counts {
     records: u64,
     bytes: u64,
     outcomes: [u64; OUTCOMES.len()],
+    /// By outcome; `discarded` has none of its own.
+    times: [CallCounts; OUTCOMES.len() - 1],
 }
 
 impl Counts {
@@ -45,6 +48,11 @@ impl Counts {
                 skipped,
                 discarded,
             ],
+            times: [
+                tracker.times.done.read(),
+                tracker.times.retried.read(),
+                tracker.times.skipped.read(),
+            ],
         }
     }
 
@@ -56,9 +64,16 @@ impl Counts {
             records: self.records.saturating_sub(before.records),
             bytes: self.bytes.saturating_sub(before.bytes),
             outcomes: self.outcomes,
+            times: self.times,
         };
         for (more, before) in more.outcomes.iter_mut().zip(before.outcomes) {
             *more = more.saturating_sub(before);
+        }
+        for (more, before) in more.times.iter_mut().zip(&before.times) {
+            more.sum_ns = more.sum_ns.saturating_sub(before.sum_ns);
+            for (more, before) in more.counts.iter_mut().zip(before.counts) {
+                *more = more.saturating_sub(before);
+            }
         }
         more
     }
@@ -68,6 +83,12 @@ impl Counts {
         self.bytes += more.bytes;
         for (sum, more) in self.outcomes.iter_mut().zip(more.outcomes) {
             *sum += more;
+        }
+        for (sum, more) in self.times.iter_mut().zip(&more.times) {
+            sum.sum_ns = sum.sum_ns.saturating_add(more.sum_ns);
+            for (sum, more) in sum.counts.iter_mut().zip(more.counts) {
+                *sum += more;
+            }
         }
     }
 }
@@ -140,13 +161,16 @@ impl TopicBook {
             totals.records = topic.counts.records;
             totals.bytes = topic.counts.bytes;
             totals.outcomes.clear();
-            for (outcome, records) in OUTCOMES.into_iter().zip(topic.counts.outcomes) {
+            for (index, (outcome, records)) in
+                OUTCOMES.into_iter().zip(topic.counts.outcomes).enumerate()
+            {
+                let times = topic.counts.times.get(index).copied().unwrap_or_default();
                 if records > 0 {
                     totals.outcomes.push(OutcomeTotals {
                         outcome,
                         records,
-                        seconds_counts: [0; OutcomeTotals::HANDLER_SECONDS.len() + 1],
-                        seconds_sum: 0.0,
+                        seconds_counts: times.counts,
+                        seconds_sum: Duration::from_nanos(times.sum_ns).as_secs_f64(),
                     });
                 }
             }

@@ -14,6 +14,7 @@ use crate::handler::{BatchHandler, Handler, Outcome, Records, WorkerInfo};
 use crate::record::{Batch, TopicPartition};
 use crate::worker::gate::Gate;
 use crate::worker::mailbox::Mailbox;
+use crate::worker::timing::Stopwatch;
 use crate::worker::tracker::Tracker;
 
 /// How many records a batch handler takes, and how long the first waits.
@@ -126,11 +127,10 @@ impl Turn<'_> {
 
     /// Why no further record may be started, if so.
     #[inline]
-    fn over(&self, handled: usize) -> Option<TurnEnd> {
+    fn over(&self, handled: usize, now: Coarse) -> Option<TurnEnd> {
         if self.mailbox.has_wishes() {
             return Some(TurnEnd::Interrupted);
         }
-        let now = self.clock.coarse();
         if !self.gate.allows(now) {
             return Some(TurnEnd::GateShut);
         }
@@ -178,8 +178,13 @@ struct RecordLoop<H>(H);
 impl<H: Handler> RecordEngine for RecordLoop<H> {
     fn turn(&mut self, batch: &mut Batch, turn: &Turn<'_>) -> TurnEnd {
         let first = batch.cursor;
+        let times = &turn.tracker.times;
+        let mut watch = Stopwatch::start(turn.clock, times, turn.clock.coarse());
         while batch.cursor < batch.entries.len() {
-            if let Some(end) = turn.over(batch.cursor - first) {
+            let now = turn.clock.coarse();
+            watch.look(now);
+            if let Some(end) = turn.over(batch.cursor - first, now) {
+                watch.stop();
                 return end;
             }
             let entry = &batch.entries[batch.cursor];
@@ -195,10 +200,19 @@ impl<H: Handler> RecordEngine for RecordLoop<H> {
             turn.tracker.handed_over(offset, timestamp);
             match self.0.handle(&record) {
                 Outcome::Done => turn.tracker.completed(offset),
-                outcome => return TurnEnd::Outcome { outcome, attempt },
+                outcome => {
+                    match outcome {
+                        Outcome::Skip { .. } => watch.stop_with(|times| &times.skipped),
+                        Outcome::Retry { .. } => watch.stop_with(|times| &times.retried),
+                        Outcome::Done | Outcome::Stop { .. } => watch.stop(),
+                    }
+                    return TurnEnd::Outcome { outcome, attempt };
+                }
             }
+            watch.called();
             batch.cursor += 1;
         }
+        watch.stop();
         TurnEnd::Exhausted
     }
 

@@ -16,4 +16,5 @@ pub(crate) mod mailbox;
 pub(crate) mod retry;
 pub(crate) mod run;
 pub(crate) mod samples;
+pub(crate) mod timing;
 pub(crate) mod tracker;

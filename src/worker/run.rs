@@ -670,9 +670,18 @@ impl Worker {
             .tracker
             .batch_handed_over(allowed, timestamp, last);
         let records = lane.window.front(allowed, attempt);
+        let began = self.context.clock.now();
         let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&records)))
             .map_err(|panic| panic_message(panic.as_ref()));
         lane.start.tracker.batch_returned();
+        let took = self.context.clock.now() - began;
+        let times = &lane.start.tracker.times;
+        match &outcome {
+            Ok(Outcome::Done) => times.done.add(1, took),
+            Ok(Outcome::Skip { .. }) => times.skipped.add(1, took),
+            Ok(Outcome::Retry { .. }) => times.retried.add(1, took),
+            Ok(Outcome::Stop { .. }) | Err(_) => {}
+        }
         match outcome {
             Ok(outcome @ (Outcome::Done | Outcome::Skip { .. })) => {
                 let bytes = lane.window.bytes(allowed);

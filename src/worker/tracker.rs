@@ -24,6 +24,7 @@ use crate::clock::Coarse;
 use crate::lag::estimate::distance;
 use crate::record::AssignmentEpoch;
 use crate::worker::samples::Samples;
+use crate::worker::timing::HandlerTimes;
 
 /// The position, watermark and ends of one assignment of a partition.
 ///
@@ -63,6 +64,7 @@ pub(crate) struct Tracker {
     paused: AtomicBool,
     pub(crate) lag_samples: Samples,
     pub(crate) lead_samples: Samples,
+    pub(crate) times: HandlerTimes,
 }
 
 /// The ends of a partition as somebody told them.
@@ -124,6 +126,7 @@ impl Tracker {
             paused: AtomicBool::new(false),
             lag_samples: Samples::new(),
             lead_samples: Samples::new(),
+            times: HandlerTimes::new(),
         }
     }
 
