@@ -1,7 +1,9 @@
 //! Lag as a run tells it, against what brokers and Apache Kafka's own client and tools say.
 //!
-//! The numbers are those of `Handle::lag`, which is what the endpoints show.
+//! The numbers are those of `Handle::lag`, and what the endpoints show of them.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use keepup::{Handle, LagSnapshot, PartitionLag};
@@ -10,8 +12,10 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::support::kafka::{Isolation, Kafka};
+use crate::support::prometheus::get;
 use crate::support::{PATIENT, SOON, wait_until};
 
+mod calm;
 mod health;
 mod hostile;
 mod java;
@@ -79,6 +83,52 @@ impl Oracle {
             (0..self.partitions).map(committed).collect()
         })
     }
+}
+
+/// Any port of this machine: for `listen`.
+fn anywhere() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// What an endpoint of a run answers.
+fn fetched(handle: &Handle, path: &str) -> String {
+    let address = handle.listens_at().expect("it listens");
+    match get(address, path) {
+        Ok((200, body)) => body,
+        other => panic!("{path}: {other:?}"),
+    }
+}
+
+/// The series of `/metrics` that belong to a partition, by family, topic and partition. For topics without escapes.
+fn scraped(handle: &Handle) -> BTreeMap<(String, String, i32), f64> {
+    let page = fetched(handle, "/metrics");
+    let mut series = BTreeMap::new();
+    for line in page.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').expect("a value");
+        let Some((family, labels)) = name.split_once('{') else {
+            continue;
+        };
+        let label = |name: &str| {
+            let (_, rest) = labels.split_once(&format!("{name}=\""))?;
+            rest.split_once('"').map(|(value, _)| value.to_owned())
+        };
+        let (Some(topic), Some(partition)) = (label("topic"), label("partition")) else {
+            continue;
+        };
+        let key = (
+            family.to_owned(),
+            topic,
+            partition.parse().expect("a number"),
+        );
+        let value = value.parse().expect("a number");
+        assert_eq!(series.insert(key, value), None, "twice: {line}");
+    }
+    series
+}
+
+/// A family of Kafka's names in [`scraped`].
+fn family(name: &str) -> String {
+    format!("kafka_consumer_fetch_manager_{name}")
 }
 
 /// What a snapshot says of one partition.

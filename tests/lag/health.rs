@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use keepup::{Handle, Health, LagSnapshot, Outcome, Record, RetryPolicy, TopicPartition, Workers};
 
-use super::{TICK, lag_of};
+use super::{TICK, anywhere, lag_of};
 use crate::support::kafka::Kafka;
+use crate::support::prometheus::get;
 use crate::support::run::{Door, Events, Tally, builder, end_of, topic_of_numbers, work_for};
 use crate::support::{PATIENT, SOON, wait_until};
 
@@ -38,16 +39,13 @@ fn wait_for_health(handle: &Handle, what: &str, wanted: impl Fn(&Health) -> bool
     })
 }
 
-#[test]
-fn s22_a_worker_that_is_stuck_is_reported_with_its_partition_and_the_others_go_on() {
-    let kafka = kafka!(shared);
-    let name = "lag-s22";
-    topic_of_numbers(kafka, name, 4, 100);
+/// A run of two workers over four partitions, whose handler waits at a record for the door.
+fn run_that_hangs(kafka: &Kafka, name: &str) -> (Handle, Tally, Events, Door) {
     let (events, finished, door) = (Events::default(), Tally::default(), Door::default());
-    let stuck_after = Duration::from_secs(2);
     let handle = builder(kafka, name, name, &events)
         .workers(Workers::Fixed(2))
-        .stuck_after(stuck_after)
+        .stuck_after(Duration::from_secs(2))
+        .listen(anywhere())
         .property("auto.commit.interval.ms", "100")
         .start({
             let (finished, door) = (finished.clone(), door.clone());
@@ -62,6 +60,15 @@ fn s22_a_worker_that_is_stuck_is_reported_with_its_partition_and_the_others_go_o
             }
         })
         .expect("the run starts");
+    (handle, finished, events, door)
+}
+
+#[test]
+fn s22_a_worker_that_is_stuck_is_reported_with_its_partition_and_the_others_go_on() {
+    let kafka = kafka!(shared);
+    let name = "lag-s22";
+    topic_of_numbers(kafka, name, 4, 100);
+    let (handle, finished, events, door) = run_that_hangs(kafka, name);
     let health = wait_for_health(&handle, "the stuck worker to be told", |health| {
         !health.is_live()
     });
@@ -78,6 +85,15 @@ fn s22_a_worker_that_is_stuck_is_reported_with_its_partition_and_the_others_go_o
         assert!(reason.contains(&word), "{word:?} in {reason:?}");
     }
     assert!(health.is_ready(), "it is a member all the same: {health:?}");
+
+    let address = handle.listens_at().expect("it listens");
+    let (status, body) = get(address, "/health/live").expect("an answer");
+    assert_eq!(status, 503);
+    assert!(body.contains(&format!("{name}-1")), "{body}");
+    assert_eq!(
+        get(address, "/health/ready").map(|answer| answer.0),
+        Ok(200)
+    );
 
     // The other worker's partitions go on, and are committed.
     let others: Vec<i32> = snapshot
@@ -138,6 +154,7 @@ fn s22_a_worker_that_is_stuck_is_reported_with_its_partition_and_the_others_go_o
 
     door.open();
     wait_for_health(&handle, "it to be live again", Health::is_live);
+    assert_eq!(get(address, "/health/live").map(|answer| answer.0), Ok(200));
     finished.await_each(SOON, 4, 400);
     handle.stop();
     let (report, _) = end_of(handle, SOON);
@@ -189,13 +206,13 @@ fn s47_a_long_handler_and_a_retry_that_waits_longer_than_stuck_after_are_healthy
     let works = Duration::from_millis(2_500);
     let waits = Duration::from_secs(9);
     let (handle, finished, _) = run_of(kafka, name, stuck_after, works, waits);
-    // Not before it has joined, and it has not within the time that this takes.
     let health = handle.lag().health.clone();
     assert!(health.is_live(), "{health:?}");
-    assert_eq!(
-        health.not_ready.as_deref(),
-        Some("has not joined the group yet")
-    );
+    // Unless the machine was so busy that the group was faster than the look.
+    if handle.partitions().is_empty() {
+        let reason = health.not_ready.as_deref();
+        assert_eq!(reason, Some("has not joined the group yet"));
+    }
     wait_for_health(&handle, "the first assignment", Health::is_ready);
 
     let seen = watch(&handle, Duration::from_secs(8));
@@ -275,6 +292,7 @@ fn s47_a_run_that_stops_is_not_ready_and_live_until_its_end() {
     let (events, door) = (Events::default(), Door::default());
     let handle = builder(kafka, name, name, &events)
         .stuck_after(Duration::from_secs(1))
+        .listen(anywhere())
         .start({
             let door = door.clone();
             move |_| {
@@ -300,10 +318,15 @@ fn s47_a_run_that_stops_is_not_ready_and_live_until_its_end() {
     wait_for_health(&handle, "that it stops", |health| {
         health.not_ready.as_deref() == Some("is stopping")
     });
+    let address = handle.listens_at().expect("it listens");
+    let (status, body) = get(address, "/health/ready").expect("an answer");
+    assert_eq!(status, 503);
+    assert!(body.contains("is stopping"), "{body}");
     // The stop has a deadline of its own: whoever is in a handler now is not stuck.
     for snapshot in watch(&handle, Duration::from_secs(3)) {
         let health = &snapshot.health;
         assert!(health.is_live() && !health.is_ready(), "{health:?}");
+        assert_eq!(get(address, "/health/live").map(|answer| answer.0), Ok(200));
     }
     let mut updates = handle.lag_updates();
     door.open();

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use keepup::{Assignment, Record, TopicPartition, Workers};
 use rdkafka::producer::BaseRecord;
+use serde_json::Value;
 
-use super::{Oracle, TICK, assert_true_within_an_interval, lag_of, unix_ms};
+use super::{Oracle, TICK, anywhere, assert_true_within_an_interval, fetched, lag_of, unix_ms};
 use crate::support::kafka::Isolation;
+use crate::support::prometheus::{Prometheus, promtool_check};
 use crate::support::run::{Door, Events, Tally, builder, end_of, topic_of_numbers};
 use crate::support::{PATIENT, SOON, wait_until};
 
@@ -293,6 +295,7 @@ fn topics_and_groups_may_have_any_name_that_kafka_allows() {
     let (events, finished) = (Events::default(), Tally::default());
     let handle = builder(kafka, group, &topics[0], &events)
         .topics(topics[1..].iter().cloned())
+        .listen(anywhere())
         .property("auto.commit.interval.ms", "100")
         .start({
             let finished = finished.clone();
@@ -316,6 +319,19 @@ fn topics_and_groups_may_have_any_name_that_kafka_allows() {
         .map(|lag| lag.partition.topic())
         .collect();
     assert_eq!(shown, topics.iter().map(String::as_str).collect());
+    let document: Value = serde_json::from_str(&fetched(&handle, "/lag")).expect("JSON");
+    assert_eq!(document["group"], group);
+    let page = fetched(&handle, "/metrics");
+    for topic in &topics {
+        assert!(
+            page.contains(&format!("topic=\"{topic}\"")),
+            "{topic}:\n{page}"
+        );
+    }
+    if Prometheus::is_here(test_name!()) {
+        let said = promtool_check(&page);
+        assert_eq!((said.code, &*said.stderr), (Some(0), ""), "{page}");
+    }
     handle.stop();
     assert_eq!(end_of(handle, SOON).0.exit_code(), 0);
 }

@@ -1,12 +1,12 @@
 //! Partitions that come and go: what is somebody else's is not shown, and what is ours is shown whatever befalls it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use std::time::{Duration, Instant};
 
 use keepup::{EventKind, LagSnapshot, Record, RetryPolicy, TopicPartition, Workers};
 
-use super::{Oracle, TICK, assert_true_within_an_interval, lag_of};
+use super::{Oracle, TICK, anywhere, assert_true_within_an_interval, family, lag_of, scraped};
 use crate::support::kafka::Isolation;
 use crate::support::keepup::Keepup;
 use crate::support::members::{Member, Protocol, Tally};
@@ -20,13 +20,23 @@ fn shown(member: &Member) -> Vec<i32> {
     partitions.map(|lag| lag.partition.partition()).collect()
 }
 
+/// The numbers of the partitions that any series of `/metrics` has.
+fn in_series(member: &Member) -> Vec<i32> {
+    let series = scraped(member.handle());
+    let numbers: BTreeSet<i32> = series.keys().map(|(_, _, partition)| *partition).collect();
+    numbers.into_iter().collect()
+}
+
 #[test]
 fn s46_the_lag_of_a_revoked_partition_is_gone_at_the_next_look_and_that_of_the_others_stays() {
     let kafka = kafka!(shared);
     let topic = "lag-s46-revoked";
     kafka.filled_topic(topic, 4, 0..50);
     let tally = Tally::default();
-    let run = || kafka.run_of(topic, topic, Protocol::Cooperative);
+    let run = || {
+        let run = kafka.run_of(topic, topic, Protocol::Cooperative);
+        run.listen(anywhere())
+    };
     let a = Member::start("a", run(), &tally);
     tally.wait_for_all(topic, 0..4, 0..50);
     wait_until(SOON, "all lags to be known", || {
@@ -44,12 +54,19 @@ fn s46_the_lag_of_a_revoked_partition_is_gone_at_the_next_look_and_that_of_the_o
     let (mut looks, mut both) = (0_u64, 0_u64);
     loop {
         // In this order: what the one lets go of, the other has later.
-        let second = shown(&b);
-        let first = shown(&a);
+        let second = [shown(&b), in_series(&b)].concat();
+        let (first, series) = (shown(&a), in_series(&a));
         looks += 1;
-        both += u64::from(first.iter().any(|partition| second.contains(partition)));
+        let by_b = |partition: &i32| second.contains(partition);
+        both += u64::from(first.iter().chain(&series).any(by_b));
         let owned = (a.partitions(), b.partitions());
-        if owned.0.len() == 2 && owned.1.len() == 2 && second == owned.1 && first == owned.0 {
+        let settled = owned.0.len() == 2 && owned.1.len() == 2;
+        if settled && shown(&b) == owned.1 && in_series(&b) == owned.1 {
+            assert_eq!(
+                (first, series),
+                (owned.0.clone(), owned.0),
+                "at the next look"
+            );
             break;
         }
         assert!(start.elapsed() < PATIENT, "{first:?} {second:?} {owned:?}");
@@ -158,6 +175,7 @@ fn the_lag_of_a_worker_that_dies_again_and_again_never_vanishes_and_never_shows_
         .property("auto.commit.interval.ms", "100")
         .retry(retry)
         .restart_budget(1_000)
+        .listen(anywhere())
         .start(|info: keepup::WorkerInfo| {
             if info.restarts > 0 {
                 // Long enough for looks at a partition that nobody has.
@@ -200,6 +218,18 @@ fn the_lag_of_a_worker_that_dies_again_and_again_never_vanishes_and_never_shows_
         for (records, committed) in known {
             // In 8 s fewer than half of them can be handled.
             assert!(records > 10_000 && committed >= records, "{snapshot:?}");
+        }
+        for name in [family("records_lag"), "keepup_committed_lag".to_owned()] {
+            let series: Vec<f64> = scraped(&handle)
+                .into_iter()
+                .filter(|((family, ..), _)| *family == name)
+                .map(|(_, lag)| lag)
+                .collect();
+            assert_eq!(series.len(), 3, "{name}: one vanished");
+            assert!(
+                series.iter().all(|lag| *lag > 10_000.0),
+                "{name}: {series:?}"
+            );
         }
         looks += 1;
         for lag in &snapshot.partitions {

@@ -5,9 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use keepup::{Handle, LagSnapshot, Outcome, Record, RetryPolicy, TopicPartition, Workers};
+use keepup::{Handle, LagSnapshot, Record, RetryPolicy, TopicPartition, Workers};
 
-use super::{Oracle, TICK, assert_true_within_an_interval, lag_of, seeded, unix_ms};
+use serde_json::Value;
+
+use super::{
+    Oracle, TICK, anywhere, assert_true_within_an_interval, family, fetched, lag_of, scraped,
+    seeded, unix_ms,
+};
 use crate::support::kafka::{Isolation, Kafka};
 use crate::support::process::thread;
 use crate::support::run::{Door, Events, Tally, builder, end_of, topic_of_numbers, work_for};
@@ -116,6 +121,7 @@ fn records_lag_and_committed_lag_equal_what_the_broker_says_at_sixty_random_mome
     // Two workers of 500 records/s for 4 × 300: the lag grows, so that no number is right by standing still.
     let handle = builder(kafka, name, name, &events)
         .workers(Workers::Fixed(2))
+        .listen(anywhere())
         .property("auto.commit.interval.ms", "100")
         .start({
             let positions = Arc::clone(&positions);
@@ -143,25 +149,7 @@ fn records_lag_and_committed_lag_equal_what_the_broker_says_at_sixty_random_mome
     });
 
     let history = History::default();
-    let _recorder = Again::start("recorder", {
-        let history = Arc::clone(&history);
-        move || {
-            let from = unix_ms();
-            let mut glance = Glance {
-                from,
-                to: from,
-                ends: oracle.ends(),
-                committed: oracle.committed().iter().map(|c| c.unwrap_or(0)).collect(),
-                positions: positions
-                    .iter()
-                    .map(|p| p.load(Ordering::Relaxed))
-                    .collect(),
-            };
-            glance.to = unix_ms();
-            history.lock().expect("no panic here").push(glance);
-            std::thread::park_timeout(Duration::from_millis(15));
-        }
-    });
+    let _recorder = recorder(oracle, positions, Arc::clone(&history));
     let snapshots = Arc::new(std::sync::Mutex::new(Vec::new()));
     let _subscriber = Again::start("subscriber", {
         let (mut updates, snapshots) = (handle.lag_updates(), Arc::clone(&snapshots));
@@ -177,7 +165,7 @@ fn records_lag_and_committed_lag_equal_what_the_broker_says_at_sixty_random_mome
     let mut described = Vec::new();
     for number in 0..60 {
         work_for(Duration::from_millis(random.u64(0..400)));
-        let snapshot = handle.lag();
+        let snapshot = look_everywhere(&handle, name);
         moments.push(Moment {
             at: unix_ms(),
             snapshot,
@@ -216,6 +204,65 @@ fn records_lag_and_committed_lag_equal_what_the_broker_says_at_sixty_random_mome
     handle.stop();
     let (report, _) = end_of(handle, SOON);
     assert_eq!((report.exit_code(), report.left_uncommitted), (0, 0));
+}
+
+/// Writes the history down until it is dropped.
+fn recorder(oracle: Oracle, positions: Arc<Vec<AtomicI64>>, history: History) -> Again {
+    Again::start("recorder", move || {
+        let from = unix_ms();
+        let ends = oracle.ends();
+        let committed = oracle.committed();
+        let positions = positions.iter().map(|p| p.load(Ordering::Relaxed));
+        let glance = Glance {
+            from,
+            ends,
+            committed: committed.iter().map(|c| c.unwrap_or(0)).collect(),
+            positions: positions.collect(),
+            to: unix_ms(),
+        };
+        history.lock().expect("no panic here").push(glance);
+        std::thread::park_timeout(Duration::from_millis(15));
+    })
+}
+
+/// Looks at the run's numbers by all ways there are, which say the same.
+fn look_everywhere(handle: &Handle, topic: &str) -> Arc<LagSnapshot> {
+    let (snapshot, document, series) = wait_until(SOON, "looks at one snapshot", || {
+        let before = handle.lag();
+        let document: Value = serde_json::from_str(&fetched(handle, "/lag")).expect("JSON");
+        let series = scraped(handle);
+        // A tick between the looks is a reason to look again.
+        if Arc::ptr_eq(&before, &handle.lag()) {
+            Ok((before, document, series))
+        } else {
+            Err(())
+        }
+    });
+    assert_eq!(document["total_lag"].as_u64(), snapshot.total_lag());
+    assert_eq!(document["partitions"].as_array().map(Vec::len), Some(4));
+    for (partition, lag) in (0..).zip(&snapshot.partitions) {
+        let shown = &document["partitions"][usize::try_from(partition).expect("a few")];
+        assert_eq!(shown["partition"], partition);
+        for (name, value) in [
+            ("records_lag", lag.records_lag),
+            ("records_lag_max", lag.records_lag_max),
+            ("committed_lag", lag.committed_lag),
+        ] {
+            assert_eq!(shown[name].as_u64(), value, "{shown}");
+        }
+        let of = |family: String| series.get(&(family, topic.to_owned(), partition)).copied();
+        let float = |records: Option<u64>| {
+            records.map(|records| f64::from(u32::try_from(records).expect("a few")))
+        };
+        assert_eq!(of(family("records_lag")), float(lag.records_lag));
+        assert_eq!(of(family("records_lag_max")), float(lag.records_lag_max));
+        assert_eq!(of(family("records_lag_avg")), lag.records_lag_avg);
+        assert_eq!(
+            of("keepup_committed_lag".to_owned()),
+            float(lag.committed_lag)
+        );
+    }
+    snapshot
 }
 
 /// Checks one look at the run's numbers; gives the largest differences and ages.
@@ -421,202 +468,103 @@ fn s46_lag_is_the_brokers_where_a_partition_is_paused_its_handler_hangs_or_its_w
     door.open();
 }
 
+/// A run with an isolation level, and who asks the broker with the same.
+struct Reader {
+    group: &'static str,
+    handle: Handle,
+    oracle: Oracle,
+    finished: Tally,
+}
+
+impl Reader {
+    fn start(kafka: &Kafka, group: &'static str, topic: &str, isolation: Isolation) -> Self {
+        let (events, finished) = (Events::default(), Tally::default());
+        let level = match isolation {
+            Isolation::Committed => keepup::Isolation::ReadCommitted,
+            Isolation::Uncommitted => keepup::Isolation::ReadUncommitted,
+        };
+        let handle = builder(kafka, group, topic, &events)
+            .property("auto.commit.interval.ms", "100")
+            .isolation(level)
+            .start({
+                let finished = finished.clone();
+                move |_| {
+                    let finished = finished.clone();
+                    move |record: &Record<'_>| finished.note(record)
+                }
+            });
+        Self {
+            group,
+            handle: handle.expect("the run starts"),
+            oracle: Oracle::new(kafka, group, topic, 2, isolation),
+            finished,
+        }
+    }
+
+    fn assert_true(&self, positions: [i64; 2], when: &str) {
+        let when = format!("{}: {when}", self.group);
+        assert_true_within_an_interval(&self.handle, &self.oracle, &positions, &when);
+    }
+
+    fn first_lag(&self) -> Option<u64> {
+        self.handle.lag().partitions[0].records_lag
+    }
+}
+
 #[test]
 fn s46_at_transaction_markers_lag_is_zero_and_an_open_transaction_counts_for_who_would_read_it() {
     let kafka = kafka!(shared);
     let name = "lag-s46-transactions";
-    let groups = ["lag-s46-committed", "lag-s46-uncommitted"];
     kafka.create_topic(name, 2, &[]);
     let producer = kafka.transactional(name);
     // 20 records and a marker each: the last thing in the log is a marker.
-    for (numbers, commits) in [
-        (0..20, true),
-        (20..40, false),
-        (40..60, true),
-        (60..80, false),
-    ] {
+    for (round, commits) in [(0, true), (1, false), (2, true), (3, false)] {
         producer.begin();
-        producer.send_numbers(name, 2, numbers);
+        producer.send_numbers(name, 2, 20 * round..20 * (round + 1));
         if commits {
             producer.commit();
         } else {
             producer.abort();
         }
     }
-    let isolations = [
-        (keepup::Isolation::ReadCommitted, Isolation::Committed, 40),
-        (
-            keepup::Isolation::ReadUncommitted,
-            Isolation::Uncommitted,
-            80,
-        ),
-    ];
-    let runs: Vec<_> = isolations
-        .into_iter()
-        .zip(groups)
-        .map(|((isolation, asked, records), group)| {
-            let (events, finished) = (Events::default(), Tally::default());
-            let handle = builder(kafka, group, name, &events)
-                .property("auto.commit.interval.ms", "100")
-                .isolation(isolation)
-                .start({
-                    let finished = finished.clone();
-                    move |_| {
-                        let finished = finished.clone();
-                        move |record: &Record<'_>| finished.note(record)
-                    }
-                })
-                .expect("the run starts");
-            let oracle = Oracle::new(kafka, group, name, 2, asked);
-            finished.await_len(SOON, 2 * records);
-            kafka.wait_for_commits(group, name, &[Some(84); 2]);
-            // 80 records and 4 markers, whoever sees what of them.
-            assert_true_within_an_interval(&handle, &oracle, &[84; 2], "behind the last marker");
-            assert!(handle.lag().partitions.iter().all(|lag| {
-                lag.committed_lag == Some(0) && lag.time_lag == Some(Duration::ZERO)
-            }));
-            (group, handle, oracle, finished)
-        })
-        .collect();
-    for (group, handle, ..) in &runs {
-        assert_tool_agrees(kafka, group, name, handle);
+    let committed = Reader::start(kafka, "lag-s46-committed", name, Isolation::Committed);
+    let uncommitted = Reader::start(kafka, "lag-s46-uncommitted", name, Isolation::Uncommitted);
+    for (reader, records) in [(&committed, 40), (&uncommitted, 80)] {
+        reader.finished.await_len(SOON, 2 * records);
+        // 80 records and 4 markers, whoever sees what of them.
+        kafka.wait_for_commits(reader.group, name, &[Some(84); 2]);
+        reader.assert_true([84; 2], "behind the last marker");
+        for lag in &reader.handle.lag().partitions {
+            let behind = (lag.records_lag, lag.committed_lag, lag.time_lag);
+            assert_eq!(behind, (Some(0), Some(0), Some(Duration::ZERO)), "{lag:?}");
+        }
+        assert_tool_agrees(kafka, reader.group, name, &reader.handle);
     }
 
     // An open transaction: the high watermark moves, the last stable offset does not.
     producer.begin();
     producer.send_numbers(name, 2, 80..90);
     producer.flush();
-    assert_eq!(
-        (kafka.end_offsets(name), kafka.stable_offsets(name)),
-        (vec![94; 2], vec![84; 2])
-    );
-    let [committed, uncommitted] = &runs[..] else {
-        panic!("there are two");
-    };
-    uncommitted.3.await_len(SOON, 180);
-    assert_true_within_an_interval(
-        &uncommitted.1,
-        &uncommitted.2,
-        &[94; 2],
-        "in an open one, uncommitted",
-    );
-    // Its end has not moved, so it has nothing to do.
-    assert_true_within_an_interval(
-        &committed.1,
-        &committed.2,
-        &[84; 2],
-        "in an open one, committed",
-    );
-    let behind = committed.1.lag();
-    assert_eq!(behind.total_lag(), Some(0), "{behind:?}");
+    let ends = (kafka.end_offsets(name), kafka.stable_offsets(name));
+    assert_eq!(ends, (vec![94; 2], vec![84; 2]));
+    uncommitted.finished.await_len(SOON, 180);
+    uncommitted.assert_true([94; 2], "in an open transaction");
+    // The end has not moved for this one, so it has nothing to do.
+    committed.assert_true([84; 2], "in an open transaction");
+    assert_eq!(committed.handle.lag().total_lag(), Some(0));
 
-    // Behind the open one others wait: all of it counts once that is over.
-    committed
-        .1
-        .pause(&[TopicPartition::new(name, 0)])
-        .expect("it is ours");
-    uncommitted
-        .1
-        .pause(&[TopicPartition::new(name, 0)])
-        .expect("it is ours");
+    // The open one is over while they are paused: all of it counts.
+    let first = [TopicPartition::new(name, 0)];
+    for reader in [&committed, &uncommitted] {
+        reader.handle.pause(&first).expect("it is ours");
+    }
     producer.commit();
-    for (_, handle, oracle, _) in &runs {
-        let stands = if handle.lag().partitions[0].position == Some(84) {
-            84
-        } else {
-            94
-        };
-        assert_true_within_an_interval(handle, oracle, &[stands, 95], "paused behind a marker");
+    committed.assert_true([84, 95], "paused before a transaction");
+    uncommitted.assert_true([94, 95], "paused before a marker");
+    assert_eq!(committed.first_lag(), Some(11), "ten records and a marker");
+    assert_eq!(uncommitted.first_lag(), Some(1), "the marker");
+    for reader in [committed, uncommitted] {
+        reader.handle.stop();
+        assert_eq!(end_of(reader.handle, SOON).0.exit_code(), 0);
     }
-    assert_eq!(committed.1.lag().partitions[0].records_lag, Some(11));
-    assert_eq!(
-        uncommitted.1.lag().partitions[0].records_lag,
-        Some(1),
-        "the marker"
-    );
-    for (_, handle, ..) in runs {
-        handle.stop();
-        assert_eq!(end_of(handle, SOON).0.exit_code(), 0);
-    }
-}
-
-#[test]
-fn s46_after_an_idle_minute_lag_its_maximum_and_its_average_are_zero_and_still_there() {
-    let kafka = kafka!(shared);
-    let name = "lag-s46-idle";
-    topic_of_numbers(kafka, name, 2, 2_000);
-    let (events, finished) = (Events::default(), Tally::default());
-    let handle = builder(kafka, name, name, &events)
-        .property("auto.commit.interval.ms", "100")
-        .start({
-            let finished = finished.clone();
-            move |_| {
-                let finished = finished.clone();
-                move |record: &Record<'_>| {
-                    work_for(Duration::from_micros(500));
-                    finished.note(record);
-                    Outcome::Done
-                }
-            }
-        })
-        .expect("the run starts");
-    finished.await_len(SOON, 4_000);
-    let oracle = Oracle::new(kafka, name, name, 2, Isolation::Committed);
-    assert_true_within_an_interval(&handle, &oracle, &[2_000; 2], "at the end");
-    let snapshot = handle.lag();
-    assert!(
-        snapshot.partitions.iter().all(|lag| {
-            lag.records_lag_max.is_some_and(|most| most > 1_000)
-                && lag.records_lag_avg.is_some_and(|mean| mean > 100.0)
-        }),
-        "{:?}",
-        snapshot.partitions
-    );
-
-    // An extreme is seen for 60 to 90 s after it was observed; nothing is produced all the while.
-    let mut updates = handle.lag_updates();
-    let (start, mut oldest, mut looks) = (Instant::now(), Duration::ZERO, 0);
-    let gone = loop {
-        let snapshot = updates.next_within(SOON).expect("a tick");
-        assert_eq!(
-            snapshot.partitions.len(),
-            2,
-            "an idle partition is not absent"
-        );
-        looks += 1;
-        for lag in &snapshot.partitions {
-            assert_eq!(lag.records_lag, Some(0), "{lag:?}");
-            assert_eq!(lag.committed_lag, Some(0), "{lag:?}");
-            assert_eq!(lag.time_lag, Some(Duration::ZERO), "{lag:?}");
-            assert!(
-                lag.records_lag_max.is_some() && lag.records_lag_avg.is_some(),
-                "{lag:?}"
-            );
-            oldest = oldest.max(lag.end_offset_age.expect("an age"));
-        }
-        let zero = snapshot.partitions.iter().all(|lag| {
-            lag.records_lag_max == Some(0)
-                && lag
-                    .records_lag_avg
-                    .is_some_and(|mean| mean.abs() < f64::EPSILON)
-        });
-        if zero {
-            break start.elapsed();
-        }
-        assert!(start.elapsed() < 2 * PATIENT, "{:?}", snapshot.partitions);
-    };
-    println!(
-        "{looks} looks; the maximum was gone after {gone:?}; the oldest end offset was {oldest:?} old"
-    );
-    assert!(
-        (Duration::from_secs(50)..Duration::from_secs(95)).contains(&gone),
-        "{gone:?}"
-    );
-    assert!(
-        oldest < 2 * TICK + TICK / 2,
-        "an idle partition's end is asked for: {oldest:?}"
-    );
-    assert_true_within_an_interval(&handle, &oracle, &[2_000; 2], "after an idle minute");
-    handle.stop();
-    assert_eq!(end_of(handle, SOON).0.exit_code(), 0);
 }
