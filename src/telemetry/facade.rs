@@ -28,6 +28,9 @@ use crate::record::TopicPartition;
 const METADATA: Metadata<'static> =
     Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
+/// From one tidying of our recorder to the next, in snapshots: seconds, mostly.
+const UPKEEP_EVERY: u64 = 5;
+
 /// What a run tells the program's recorder. Dropped with the run: then all of
 /// its gauges become NaN.
 #[derive(Debug)]
@@ -36,6 +39,7 @@ pub(crate) struct Facade {
     labels: Vec<Label>,
     /// Everything that was told so far; `None` until there is a recorder.
     told: Option<Told>,
+    snapshots: u64,
 }
 
 impl Facade {
@@ -45,14 +49,22 @@ impl Facade {
             .iter()
             .map(|(name, value)| Label::new(name.clone(), value.clone()))
             .collect();
-        Self { labels, told: None }
+        Self {
+            labels,
+            told: None,
+            snapshots: 0,
+        }
     }
 
-    /// Tells the program's recorder, where it installed one.
+    /// Tells the program's recorder, where it installed one; ours is tidied up
+    /// now and then.
     pub(crate) fn publish(&mut self, snapshot: &LagSnapshot) {
+        self.snapshots = self.snapshots.wrapping_add(1);
         metrics::with_recorder(|recorder| {
             if !recorder::is_ours(recorder) {
                 self.publish_to(recorder, snapshot);
+            } else if self.snapshots.is_multiple_of(UPKEEP_EVERY) {
+                recorder::upkeep();
             }
         });
     }
