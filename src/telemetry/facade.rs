@@ -21,7 +21,7 @@ use std::sync::Arc;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 
 use super::names::{self, Kind, Metric};
-use super::{recorder, values};
+use super::values;
 use crate::lag::{LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals, WorkerStatus};
 use crate::record::TopicPartition;
 
@@ -61,7 +61,7 @@ impl Facade {
     pub(crate) fn publish(&mut self, snapshot: &LagSnapshot) {
         self.snapshots = self.snapshots.wrapping_add(1);
         metrics::with_recorder(|recorder| {
-            if !recorder::is_ours(recorder) {
+            if !is_ours(recorder) {
                 self.publish_to(recorder, snapshot);
             } else if self.snapshots.is_multiple_of(UPKEEP_EVERY) {
                 recorder::upkeep();
@@ -85,6 +85,19 @@ impl Facade {
             told.tell(recorder, snapshot);
         }
     }
+}
+
+/// True for the recorder that we installed for the endpoints: they show our
+/// metrics themselves.
+#[cfg(feature = "http")]
+fn is_ours(recorder: &dyn Recorder) -> bool {
+    super::recorder::is_ours(recorder)
+}
+
+/// Without endpoints none is installed.
+#[cfg(not(feature = "http"))]
+fn is_ours(_: &dyn Recorder) -> bool {
+    false
 }
 
 /// False for the recorder that stands for none.
