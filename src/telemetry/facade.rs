@@ -28,9 +28,6 @@ use crate::record::TopicPartition;
 const METADATA: Metadata<'static> =
     Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
-/// From one tidying of our recorder to the next, in snapshots: seconds, mostly.
-const UPKEEP_EVERY: u64 = 5;
-
 /// What a run tells the program's recorder. Dropped with the run: then all of
 /// its gauges become NaN.
 #[derive(Debug)]
@@ -39,7 +36,6 @@ pub(crate) struct Facade {
     labels: Vec<Label>,
     /// Everything that was told so far; `None` until there is a recorder.
     told: Option<Told>,
-    snapshots: u64,
 }
 
 impl Facade {
@@ -49,22 +45,14 @@ impl Facade {
             .iter()
             .map(|(name, value)| Label::new(name.clone(), value.clone()))
             .collect();
-        Self {
-            labels,
-            told: None,
-            snapshots: 0,
-        }
+        Self { labels, told: None }
     }
 
-    /// Tells the program's recorder, where it installed one; ours is tidied up
-    /// now and then.
+    /// Tells the program's recorder, where it installed one.
     pub(crate) fn publish(&mut self, snapshot: &LagSnapshot) {
-        self.snapshots = self.snapshots.wrapping_add(1);
         metrics::with_recorder(|recorder| {
             if !is_ours(recorder) {
                 self.publish_to(recorder, snapshot);
-            } else if self.snapshots.is_multiple_of(UPKEEP_EVERY) {
-                recorder::upkeep();
             }
         });
     }

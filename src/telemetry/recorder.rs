@@ -50,7 +50,7 @@ pub(crate) fn render_foreign(out: &mut String) {
 
 /// Tidies up: without it, what a histogram was told is kept one by one until
 /// somebody asks. To be called every few seconds.
-pub(super) fn upkeep() {
+pub(crate) fn upkeep() {
     if let Some(ours) = installed() {
         ours.handle.run_upkeep();
     }
