@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::Isolation;
 use crate::record::TopicPartition;
 
 /// The state of a run as of one tick (one per second), or of a change of the
@@ -18,6 +19,9 @@ pub struct LagSnapshot {
     pub group: Arc<str>,
     /// Kafka's client id.
     pub client_id: Arc<str>,
+    /// Whose end offsets are meant: the last stable ones under `read_committed`,
+    /// else the high watermarks.
+    pub isolation: Isolation,
     /// When it was taken, in milliseconds since 1970; 0 before the first tick.
     pub taken_at_ms: i64,
     /// The partitions that this process owns, in order.
