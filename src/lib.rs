@@ -51,7 +51,7 @@ pub use lag::{
 };
 pub use record::{Header, Headers, Record, TopicPartition};
 pub use report::{Report, StopReason, WorkerReport, WorkerStop};
-pub use runtime::{Handle, PartitionView};
+pub use runtime::{Handle, LagUpdates, PartitionView};
 
 /// The program in README.md compiles.
 #[cfg(doctest)]

@@ -123,6 +123,19 @@ impl Batch {
         })
     }
 
+    /// How many bytes the records from `first` up to and without `end` take in
+    /// the buffer.
+    pub(crate) fn bytes_of(&self, first: usize, end: usize) -> u64 {
+        let last = end.checked_sub(1).and_then(|last| self.entries.get(last));
+        let (Some(first), Some(last)) = (self.entries.get(first), last) else {
+            return 0;
+        };
+        let value_end = u64::from(last.value_start) + u64::try_from(last.value_len).unwrap_or(0);
+        u64::from(last.headers_end)
+            .max(value_end)
+            .saturating_sub(u64::from(first.key_start))
+    }
+
     /// How many records have not been handed to a handler.
     pub(crate) fn remaining(&self) -> usize {
         self.entries.len().saturating_sub(self.cursor)

@@ -13,10 +13,9 @@
 //!    the reporter looks again at once.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-#[cfg(feature = "http")]
-use parking_lot::Mutex;
-use parking_lot::RwLock;
+use parking_lot::{Condvar, Mutex};
 
 #[cfg(feature = "http")]
 use super::history::{History, Since};
@@ -26,7 +25,8 @@ use crate::record::TopicPartition;
 /// The latest snapshot, and the generation of what it covers.
 #[derive(Debug, Default)]
 pub(crate) struct Board {
-    hung: RwLock<Hung>,
+    hung: Mutex<Hung>,
+    changed: Condvar,
     /// What hung there lately, for the page.
     #[cfg(feature = "http")]
     past: Mutex<History>,
@@ -36,33 +36,48 @@ pub(crate) struct Board {
 struct Hung {
     generation: u64,
     snapshot: Arc<LagSnapshot>,
+    /// How many ticks hung something here.
+    ticks: u64,
+    closed: bool,
 }
+
+/// A snapshot was refused: what it covers is out of date.
+#[derive(Debug)]
+pub(crate) struct Outdated(pub(crate) Arc<LagSnapshot>);
 
 impl Board {
     /// The latest snapshot.
     pub(crate) fn latest(&self) -> Arc<LagSnapshot> {
-        Arc::clone(&self.hung.read().snapshot)
+        Arc::clone(&self.hung.lock().snapshot)
     }
 
     /// Hangs up a snapshot of what was owned in that generation; gives back
-    /// the one that hung there. Refused, and given back itself, where the
-    /// ownership has changed since.
+    /// the one that hung there.
+    ///
+    /// # Errors
+    ///
+    /// [`Outdated`], with the snapshot itself, where the ownership has changed
+    /// since.
     pub(crate) fn hang(
         &self,
         generation: u64,
         snapshot: Arc<LagSnapshot>,
-    ) -> Result<Arc<LagSnapshot>, Arc<LagSnapshot>> {
-        let mut hung = self.hung.write();
+    ) -> Result<Arc<LagSnapshot>, Outdated> {
+        let mut hung = self.hung.lock();
         if generation < hung.generation {
-            return Err(snapshot);
+            return Err(Outdated(snapshot));
         }
         hung.generation = generation;
-        Ok(std::mem::replace(&mut hung.snapshot, snapshot))
+        hung.ticks += 1;
+        let before = std::mem::replace(&mut hung.snapshot, snapshot);
+        drop(hung);
+        self.changed.notify_all();
+        Ok(before)
     }
 
     /// The ownership changed: takes off what is not owned any more.
     pub(crate) fn retain(&self, generation: u64, is_owned: impl Fn(&TopicPartition) -> bool) {
-        let mut hung = self.hung.write();
+        let mut hung = self.hung.lock();
         hung.generation = generation;
         let all_owned = hung
             .snapshot
@@ -86,5 +101,97 @@ impl Board {
     #[cfg(feature = "http")]
     pub(crate) fn since(&self, after: Option<u64>) -> Since {
         self.past.lock().since(after)
+    }
+
+    /// Waits for a snapshot younger than the tick `seen`, and moves that on.
+    /// `None` at the deadline, and where there will be none any more.
+    pub(crate) fn wait(&self, seen: &mut u64, deadline: Instant) -> Option<Arc<LagSnapshot>> {
+        let mut hung = self.hung.lock();
+        while hung.ticks == *seen && !hung.closed {
+            if self.changed.wait_until(&mut hung, deadline).timed_out() {
+                break;
+            }
+        }
+        if hung.ticks == *seen {
+            return None;
+        }
+        *seen = hung.ticks;
+        Some(Arc::clone(&hung.snapshot))
+    }
+
+    /// True where there will be no younger snapshot.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.hung.lock().closed
+    }
+
+    /// The reporter has ended.
+    pub(crate) fn close(&self) {
+        self.hung.lock().closed = true;
+        self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::lag::snapshot::PartitionLag;
+
+    fn snapshot(partitions: &[i32]) -> Arc<LagSnapshot> {
+        Arc::new(LagSnapshot {
+            partitions: partitions
+                .iter()
+                .map(|&number| PartitionLag::unknown(TopicPartition::new("t", number)))
+                .collect(),
+            ..LagSnapshot::default()
+        })
+    }
+
+    fn shown(board: &Board) -> Vec<i32> {
+        board
+            .latest()
+            .partitions
+            .iter()
+            .map(|partition| partition.partition.partition())
+            .collect()
+    }
+
+    #[test]
+    fn what_is_revoked_is_gone_at_once_and_a_tick_that_was_under_way_does_not_bring_it_back() {
+        let board = Board::default();
+        board.hang(7, snapshot(&[0, 1])).unwrap();
+        let late = snapshot(&[0, 1]);
+        board.retain(8, |partition| partition.partition() == 1);
+        assert_eq!(shown(&board), [1]);
+        assert!(board.hang(7, late).is_err());
+        assert_eq!(shown(&board), [1]);
+        board.hang(8, snapshot(&[1])).unwrap();
+        assert_eq!(shown(&board), [1]);
+    }
+
+    #[test]
+    fn a_reader_keeps_what_it_took() {
+        let board = Board::default();
+        board.hang(1, snapshot(&[0, 1])).unwrap();
+        let taken = board.latest();
+        board.retain(2, |_| false);
+        assert_eq!(taken.partitions.len(), 2);
+        assert_eq!(shown(&board), [0; 0]);
+    }
+
+    #[test]
+    fn a_subscriber_sees_each_tick_once_and_the_end() {
+        let board = Board::default();
+        let mut seen = 0;
+        let now = Clock::System.now();
+        assert!(board.wait(&mut seen, now).is_none());
+        board.hang(1, snapshot(&[0])).unwrap();
+        assert!(board.wait(&mut seen, now).is_some());
+        assert!(board.wait(&mut seen, now).is_none());
+        board.hang(1, snapshot(&[0])).unwrap();
+        board.close();
+        assert!(board.wait(&mut seen, now).is_some(), "the last one");
+        assert!(board.wait(&mut seen, now).is_none());
+        assert!(board.is_closed());
     }
 }

@@ -19,15 +19,21 @@
 //! | [`estimate`] | lag, lead, time lag, staleness, being stuck: pure functions |
 //! | [`partition`] | one partition from tick to tick |
 //! | [`health`] | what liveness and readiness say, and why |
-//! | [`history`] | the last minutes, for the page |
+//! | [`topics`] | what happened to the records of a topic |
 //! | [`snapshot`] | what one tick found: the public types |
 //! | [`board`] | where the latest snapshot hangs, for all who want to see it |
 //! | [`reporter`] | the thread that ticks |
 
 pub(crate) mod board;
+pub(crate) mod estimate;
+pub(crate) mod health;
 #[cfg(feature = "http")]
 pub(crate) mod history;
+pub(crate) mod partition;
+pub(crate) mod reporter;
 pub(crate) mod snapshot;
+pub(crate) mod topics;
+pub(crate) mod window;
 
 pub use snapshot::{
     Health, LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals, WorkerState, WorkerStatus,

@@ -110,6 +110,35 @@ pub struct PartitionLag {
     pub in_hand_for: Duration,
 }
 
+impl PartitionLag {
+    /// A partition of which nothing is known.
+    #[cfg(test)]
+    pub(crate) fn unknown(partition: TopicPartition) -> Self {
+        Self {
+            partition,
+            worker: None,
+            last_worker: None,
+            paused: false,
+            position: None,
+            watermark: None,
+            committed: None,
+            end_offset: None,
+            end_offset_age: None,
+            log_start: None,
+            records_lag: None,
+            records_lag_max: None,
+            records_lag_avg: None,
+            records_lead: None,
+            records_lead_min: None,
+            records_lead_avg: None,
+            committed_lag: None,
+            in_flight: 0,
+            time_lag: None,
+            in_hand_for: Duration::ZERO,
+        }
+    }
+}
+
 /// A worker at one tick.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -179,7 +208,7 @@ pub struct TopicTotals {
 }
 
 /// Handler calls of one topic with one outcome.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct OutcomeTotals {
     /// `done`, `retried`, `skipped` or `discarded` (completed, but the partition
@@ -187,11 +216,13 @@ pub struct OutcomeTotals {
     pub outcome: &'static str,
     /// How many records.
     pub records: u64,
-    /// How many of them took at most as long as the bound at the same place in
-    /// [`HANDLER_SECONDS`](Self::HANDLER_SECONDS) and longer than the one
-    /// before; the last takes those that took longer than every bound. Empty
-    /// for `discarded`.
-    pub seconds_counts: Vec<u64>,
+    /// How many handler calls took at most as long as the bound at the same
+    /// place in [`HANDLER_SECONDS`](Self::HANDLER_SECONDS) and longer than the
+    /// one before; the last takes those that took longer than every bound. A
+    /// call is one record, or one batch for a batch handler. Calls of less than
+    /// 10 µs are timed together and counted with their mean. Zeros for
+    /// `discarded`, whose calls are among `done`.
+    pub seconds_counts: [u64; OutcomeTotals::HANDLER_SECONDS.len() + 1],
     /// Seconds in all.
     pub seconds_sum: f64,
 }
@@ -237,26 +268,8 @@ pub(crate) mod fixture {
     /// A partition of which nothing is known but its lag.
     pub(crate) fn partition(topic: &str, number: i32, lag: Option<u64>) -> PartitionLag {
         PartitionLag {
-            partition: TopicPartition::new(topic, number),
-            worker: None,
-            last_worker: None,
-            paused: false,
-            position: None,
-            watermark: None,
-            committed: None,
-            end_offset: None,
-            end_offset_age: None,
-            log_start: None,
             records_lag: lag,
-            records_lag_max: None,
-            records_lag_avg: None,
-            records_lead: None,
-            records_lead_min: None,
-            records_lead_avg: None,
-            committed_lag: None,
-            in_flight: 0,
-            time_lag: None,
-            in_hand_for: std::time::Duration::ZERO,
+            ..PartitionLag::unknown(TopicPartition::new(topic, number))
         }
     }
 

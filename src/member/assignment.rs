@@ -136,10 +136,10 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(epoch: AssignmentEpoch) -> Self {
+    fn new(epoch: AssignmentEpoch, owned_since: AssignmentEpoch) -> Self {
         Self {
             epoch,
-            tracker: Arc::new(Tracker::new()),
+            tracker: Arc::new(Tracker::new(owned_since)),
             state: State::Resolving,
             paused: false,
             until: None,
@@ -246,7 +246,7 @@ impl Assignment {
                 self.give_up(&partition, ReleaseCause::Lost, actions);
             }
             let epoch = self.new_epoch();
-            let lane = Lane::new(epoch);
+            let lane = Lane::new(epoch, epoch);
             resolve.push(Resolve {
                 partition: partition.clone(),
                 epoch,
@@ -344,6 +344,7 @@ impl Assignment {
     fn remove(&mut self, partition: &TopicPartition) -> Option<Lane> {
         let lane = self.lanes.remove(partition)?;
         lane.cancelled.store(true, Ordering::Relaxed);
+        lane.tracker.give_up();
         self.by_epoch.remove(&lane.epoch);
         self.completed_by_gone += lane.tracker.completed_records();
         if self.stopping
@@ -379,6 +380,10 @@ impl Assignment {
             return;
         }
         lane.tracker.begin(start.offset);
+        if start.committed.is_some() {
+            // After a reset the group has a commit that nobody asked for again.
+            lane.tracker.set_committed(start.committed);
+        }
         lane.until = start.until;
         lane.confirmed = Some(start.committed.unwrap_or(start.offset));
         // A position that came from the policy is stored like any other, so
@@ -405,6 +410,7 @@ impl Assignment {
         for (partition, offset) in offsets {
             if let Some(lane) = self.lanes.get_mut(partition) {
                 lane.confirmed = Some(*offset);
+                lane.tracker.set_committed(Some(*offset));
                 if matches!(lane.state, State::AwaitingCommit { offset: awaited } if *offset >= awaited)
                 {
                     lane.state = State::Free;
@@ -481,7 +487,9 @@ impl Assignment {
         self.by_epoch.insert(epoch, partition.clone());
         lane.cancelled.store(true, Ordering::Relaxed);
         self.completed_by_gone += lane.tracker.completed_records();
-        let mut fresh = Lane::new(epoch);
+        lane.tracker.give_up();
+        let mut fresh = Lane::new(epoch, lane.tracker.owned_since());
+        fresh.tracker.set_committed(lane.tracker.committed());
         fresh.tracker.set_paused(lane.paused);
         fresh.paused = lane.paused;
         fresh.until = lane.until;
@@ -979,7 +987,15 @@ impl Assignment {
         self.workers.len()
     }
 
-    /// Every partition that we have, with its numbers.
+    /// The workers that run or are being started, and whether each was told to
+    /// end.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = (usize, bool)> {
+        self.workers
+            .iter()
+            .map(|worker| (*worker, self.leaving_workers.contains(worker)))
+    }
+
+    /// Every partition that we have, with its numbers, in order.
     pub(crate) fn trackers(&self) -> Vec<(TopicPartition, Arc<Tracker>)> {
         self.lanes
             .iter()

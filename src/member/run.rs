@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use parking_lot::RwLock;
 
 use crate::clock::{Clock, Coarse};
 use crate::config::{Assignment as AssignBy, Settings, Workers};
 use crate::error::{CommandError, Problem};
 use crate::event::EventKind;
+use crate::lag::health::Phase;
+use crate::lag::snapshot::WorkerState;
 use crate::member::assignment::{Action, Assignment, Resolve, StartAt};
 use crate::member::group::{Group, GroupEvent};
 use crate::member::zombie::{Change, Watch};
@@ -24,12 +25,12 @@ use crate::record::{AssignmentEpoch, TopicPartition};
 use crate::report::{Report, StopReason, WorkerReport, WorkerStop};
 use crate::runtime::events::EventSink;
 use crate::runtime::restart::{Replacement, RestartPolicy};
+use crate::runtime::shared::{EndsRun, MemberCounters, Shared, WorkerSlot};
 use crate::runtime::stop::{Ladder, Rung, Step};
 use crate::runtime::threads::WorkerThreads;
 use crate::source::ReadError;
 use crate::worker::gate::Gate;
 use crate::worker::run::{FromWorker, WorkerExit};
-use crate::worker::tracker::Tracker;
 
 /// The loop turns at least that often: deadlines are that precise.
 const TICK: Duration = Duration::from_millis(50);
@@ -105,13 +106,6 @@ pub(crate) trait StartFinder: Send {
     fn stop(self: Box<Self>, patience: Duration);
 }
 
-/// What others may see of a run without asking its loop.
-#[derive(Debug, Default)]
-pub(crate) struct Shared {
-    pub(crate) trackers: RwLock<Vec<(TopicPartition, Arc<Tracker>)>>,
-    pub(crate) workers: std::sync::atomic::AtomicUsize,
-}
-
 /// Everything that the loop is made from.
 pub(crate) struct Parts {
     pub(crate) settings: Settings,
@@ -132,6 +126,7 @@ pub(crate) struct Parts {
 /// Runs the loop until the run has ended.
 pub(crate) fn run(mut parts: Parts) -> Report {
     let topics = std::mem::take(&mut parts.topics);
+    let _ends = EndsRun(Arc::clone(&parts.shared));
     let (wake, ready) = bounded(1);
     let mut member = Member::new(parts);
     member.group.on_ready(Arc::new(move || {
@@ -275,6 +270,7 @@ impl Member {
                 let unstored = self.assignment.unstored();
                 self.store(&unstored);
             }
+            self.show_workers();
         }
         self.look_for_the_end(now);
         let drained = self.threads.running() == 0
@@ -291,6 +287,7 @@ impl Member {
         let change = self.watch.turn(now);
         self.apply(change);
         self.gate.beat(now);
+        self.shared.turned(now);
     }
 
     fn apply(&mut self, change: Option<Change>) {
@@ -421,6 +418,8 @@ impl Member {
             return;
         }
         self.first_assigned.get_or_insert(self.clock.now());
+        MemberCounters::count(&self.shared.counters.rebalances);
+        self.shared.set_phase(Phase::Joined);
         let mut actions = Vec::new();
         self.assignment.assigned(partitions, &mut actions);
         self.carry_out(actions);
@@ -451,6 +450,7 @@ impl Member {
             }
             GroupEvent::Committed { offsets } => {
                 self.group_answered();
+                MemberCounters::count(&self.shared.counters.commits_ok);
                 let mut actions = Vec::new();
                 self.assignment.committed(&offsets, &mut actions);
                 self.carry_out(actions);
@@ -463,6 +463,8 @@ impl Member {
                 );
             }
             GroupEvent::CommitFailed { offsets, error } => {
+                // What was stored stays stored: librdkafka tries again.
+                MemberCounters::count(&self.shared.counters.commits_retried);
                 self.events.send(
                     None,
                     EventKind::OffsetsCommitted {
@@ -581,6 +583,7 @@ impl Member {
                         (reason, false)
                     }
                     Replacement::Never => {
+                        self.shared.set_budget_spent();
                         self.ask(StopReason::RestartBudgetSpent { worker, last });
                         (reason, false)
                     }
@@ -628,19 +631,45 @@ impl Member {
             self.carry_out_one(action, &mut follows);
             queue.extend(follows);
         }
-        changed |= self
-            .shared
-            .workers
-            .load(std::sync::atomic::Ordering::Relaxed)
-            != self.assignment.worker_count();
+        changed |= self.shared.workers() != self.assignment.worker_count();
         if changed {
-            *self.shared.trackers.write() = self.assignment.trackers();
+            self.shared.set_owned(self.assignment.trackers());
             let workers = self.assignment.worker_count();
-            self.shared
-                .workers
-                .store(workers, std::sync::atomic::Ordering::Relaxed);
+            self.shared.set_workers(workers);
             self.threads.share_memory_between(workers);
+            self.show_workers();
         }
+    }
+
+    /// Puts up what each worker does, for others to see.
+    fn show_workers(&self) {
+        let stopping = self.ladder.rung() != Rung::Running;
+        let slot = |worker, state| WorkerSlot {
+            worker,
+            state,
+            restarts: self.restarts.restarts(worker),
+        };
+        let mut slots: BTreeMap<usize, WorkerSlot> = self
+            .ended_workers
+            .values()
+            // Fewer workers than before are not workers that are missing.
+            .filter(|ended| ended.reason != WorkerStop::ScaledDown)
+            .map(|ended| (ended.worker, slot(ended.worker, WorkerState::Stopped)))
+            .collect();
+        for (worker, leaving) in self.assignment.workers() {
+            let state = if leaving || stopping {
+                WorkerState::Draining
+            } else if self.threads.has_opened(worker) {
+                WorkerState::Running
+            } else {
+                WorkerState::Starting
+            };
+            slots.insert(worker, slot(worker, state));
+        }
+        for &worker in self.waiting_restarts.keys() {
+            slots.insert(worker, slot(worker, WorkerState::Restarting));
+        }
+        self.shared.set_slots(slots.into_values().collect());
     }
 
     fn carry_out_one(&mut self, action: Action, follows: &mut Vec<Action>) {
@@ -720,6 +749,7 @@ impl Member {
         let refused = self.group.store(watermarks);
         for (partition, watermark) in watermarks {
             if let Some((_, why)) = refused.iter().find(|(refused, _)| refused == partition) {
+                MemberCounters::count(&self.shared.counters.commits_refused);
                 tracing::debug!(%partition, watermark, why, "a watermark was refused");
             } else {
                 self.assignment.mark_stored(partition, *watermark);
@@ -747,6 +777,7 @@ impl Member {
     fn ask(&mut self, reason: StopReason) {
         tracing::info!(reason = reason.name(), "asked to stop");
         let step = self.ladder.ask(reason, self.clock.now());
+        self.shared.set_phase(Phase::Stopping);
         self.climb(step);
     }
 
@@ -799,10 +830,9 @@ impl Member {
                 },
             );
         }
-        self.shared.trackers.write().clear();
-        self.shared
-            .workers
-            .store(0, std::sync::atomic::Ordering::Relaxed);
+        self.show_workers();
+        self.shared.set_owned(Vec::new());
+        self.shared.set_workers(0);
         self.group.finish(CLIENT_END);
         self.starts.stop(CLIENT_END);
         let (reason, stop_took) = self.ladder.outcome(self.clock.now());

@@ -1,18 +1,20 @@
 //! The handle of a run: everything that can be asked of it from outside.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use crate::clock::Clock;
 use crate::config::Workers;
 use crate::error::CommandError;
-use crate::member::run::{Command, Shared, ToMember};
+use crate::lag::snapshot::LagSnapshot;
+use crate::member::run::{Command, ToMember};
 use crate::record::TopicPartition;
 use crate::report::{Report, StopReason};
+use crate::runtime::services::Services;
+use crate::runtime::shared::Shared;
 use crate::worker::run::panic_message;
 
 /// How long a command waits for the runtime. Its loop turns many times a
@@ -27,6 +29,7 @@ pub struct Handle {
     member: Option<JoinHandle<Report>>,
     to_member: Sender<ToMember>,
     shared: Arc<Shared>,
+    services: Services,
 }
 
 /// Asks a run to stop, from anywhere.
@@ -80,11 +83,13 @@ impl Handle {
         member: JoinHandle<Report>,
         to_member: Sender<ToMember>,
         shared: Arc<Shared>,
+        services: Services,
     ) -> Self {
         Self {
             member: Some(member),
             to_member,
             shared,
+            services,
         }
     }
 
@@ -107,11 +112,13 @@ impl Handle {
     }
 
     fn join(&mut self) -> Report {
-        match self.member.take().map(JoinHandle::join) {
+        let report = match self.member.take().map(JoinHandle::join) {
             Some(Ok(report)) => report,
             Some(Err(panic)) => Report::broken(&panic_message(panic.as_ref())),
             None => Report::broken("the run was waited for twice"),
-        }
+        };
+        self.services.stop();
+        report
     }
 
     /// Waits at most that long for the end of the run; gives the handle back
@@ -222,8 +229,8 @@ impl Handle {
     pub fn partitions(&self) -> Vec<PartitionView> {
         let now = Clock::System.coarse();
         self.shared
-            .trackers
-            .read()
+            .owned()
+            .partitions
             .iter()
             .map(|(partition, tracker)| PartitionView {
                 partition: partition.clone(),
@@ -238,9 +245,70 @@ impl Handle {
             .collect()
     }
 
+    /// The lag of every partition, the workers, the counters and the health, as
+    /// of the last tick (one per second). A partition that was revoked since is
+    /// not among them. Takes what hangs there: never waits for Kafka or for a
+    /// handler.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), keepup::Error> {
+    /// use keepup::Record;
+    ///
+    /// let handle = keepup::builder("localhost:9092", "billing")
+    ///     .topic("orders")
+    ///     .start(|_worker| |record: &Record<'_>| println!("{record:?}"))?;
+    /// for partition in &handle.lag().partitions {
+    ///     println!("{}: {:?} behind", partition.partition, partition.records_lag);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lag(&self) -> Arc<LagSnapshot> {
+        self.shared.board.latest()
+    }
+
+    /// A subscription to the snapshots of [`Handle::lag`]. Whoever takes them
+    /// too slowly misses some; nothing queues.
+    pub fn lag_updates(&self) -> LagUpdates {
+        LagUpdates {
+            shared: Arc::clone(&self.shared),
+            seen: 0,
+        }
+    }
+
     /// How many workers run now.
     pub fn workers(&self) -> usize {
-        self.shared.workers.load(Ordering::Relaxed)
+        self.shared.workers()
+    }
+}
+
+/// A subscription to lag snapshots; see [`Handle::lag_updates`]. Outlives the
+/// handle, and can be sent to another thread.
+pub struct LagUpdates {
+    shared: Arc<Shared>,
+    seen: u64,
+}
+
+impl LagUpdates {
+    /// Waits for a snapshot that was not given yet, `timeout` at most; the
+    /// latest, where several came. `None` after the timeout, and at once where
+    /// there will be none any more ([`LagUpdates::has_ended`]).
+    pub fn next_within(&mut self, timeout: Duration) -> Option<Arc<LagSnapshot>> {
+        let deadline: Instant = Clock::System.now() + timeout;
+        self.shared.board.wait(&mut self.seen, deadline)
+    }
+
+    /// True once the run has ended and its last snapshot was published.
+    pub fn has_ended(&self) -> bool {
+        self.shared.board.is_closed()
+    }
+}
+
+impl std::fmt::Debug for LagUpdates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LagUpdates")
+            .field("has_ended", &self.has_ended())
+            .finish_non_exhaustive()
     }
 }
 

@@ -4,20 +4,23 @@
 //! |---|---|---|
 //! | `keepup-member` | the group: joins, answers, commits, decides | last; the report is its result |
 //! | `keepup-worker-N` | pulls and handles records | joined when it reported its exit; abandoned at the stop deadline |
+//! | `keepup-reporter` | looks at every partition once a second | joined with the handle, after the member |
 //! | `keepup-lookup` | asks the cluster where to begin and who leads | stopped and joined by the member's thread |
 //! | `keepup-events` | runs the observer, if there is one | stopped and joined after the member |
 //! | `keepup-signals` | counts signals, in `run()` only | joined by `run()` |
 
 mod handle;
+mod services;
 mod signals;
 mod start;
 
 pub(crate) mod events;
 pub(crate) mod restart;
+pub(crate) mod shared;
 pub(crate) mod stop;
 pub(crate) mod threads;
 
-pub use handle::{Handle, PartitionView};
+pub use handle::{Handle, LagUpdates, PartitionView};
 
 use std::time::Duration;
 

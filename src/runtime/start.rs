@@ -13,15 +13,18 @@ use crate::kafka::cluster::Cluster;
 use crate::kafka::connection::StopFlag;
 use crate::kafka::group::KafkaGroup;
 use crate::kafka::lookup::{
-    ContactError, Lookup, LookupStartError, Sinks, StartAnswer, StartQuery, StartRule, TopicEvent,
-    first_contact,
+    ContactError, KafkaEnds, Lookup, LookupStartError, Sinks, StartAnswer, StartQuery, StartRule,
+    TopicEvent, first_contact,
 };
 use crate::kafka::{ConnectionSettings, properties};
+use crate::lag::reporter::ReporterParts;
 use crate::member::assignment::Resolve;
 use crate::member::group::Group as _;
-use crate::member::run::{Found, Parts, Shared, StartFinder, ToMember};
+use crate::member::run::{Found, Parts, StartFinder, ToMember};
 use crate::runtime::events::EventThread;
 use crate::runtime::handle::Handle;
+use crate::runtime::services::Services;
+use crate::runtime::shared::Shared;
 use crate::runtime::threads::{Common, WorkerThreads};
 use crate::source::MemoryBudget;
 use crate::source::fetch::FetchFactory;
@@ -35,6 +38,9 @@ const INBOX: usize = 4_096;
 
 /// How long the observer may take over its last events.
 const LAST_EVENTS: Duration = Duration::from_millis(250);
+
+/// Without a session nothing says how long a member's loop may be held up.
+const STATIC_STALL: Duration = Duration::from_secs(20);
 
 /// Starts a run; `None` where `stop` was set before the first contact.
 pub(crate) fn start(
@@ -53,7 +59,7 @@ pub(crate) fn start(
     // the settings, whether or not a broker is there.
     let group = KafkaGroup::new(&settings)?;
     let connections = connection_settings(&settings);
-    let (cluster, rings) = Cluster::new();
+    let (cluster, bell) = Cluster::new();
     let Some(topics) = contact(&settings, &connections, &clock, &cluster, stop)? else {
         return Ok(None);
     };
@@ -63,7 +69,7 @@ pub(crate) fn start(
         connections.clone(),
         clock.clone(),
         cluster.clone(),
-        rings,
+        bell,
         sinks(&to_member),
     )
     .map_err(|error| match error {
@@ -71,6 +77,16 @@ pub(crate) fn start(
         LookupStartError::Address(error) => Error::Client {
             message: error.to_string(),
         },
+    })?;
+    let stop_asking = StopFlag::default();
+    let ends = KafkaEnds::new(
+        connections.clone(),
+        clock.clone(),
+        cluster.clone(),
+        stop_asking.clone(),
+    )
+    .map_err(|error| Error::Client {
+        message: error.to_string(),
     })?;
     lookup.want_topics(topics.iter().map(|(topic, _)| Arc::clone(topic)));
     let (reports, from_workers) = bounded(INBOX);
@@ -97,7 +113,27 @@ pub(crate) fn start(
             .map(|count| Arc::new(CountBudget::new(count))),
         memory,
     });
-    let shared = Arc::new(Shared::default());
+    let (shared, rings) = Shared::new(clock.coarse());
+    let shared = Arc::new(shared);
+    let services = Services::start(
+        &settings,
+        ReporterParts {
+            group: Arc::from(settings.group.as_str()),
+            client_id: Arc::from(properties::client_id(&settings)),
+            clock: clock.clone(),
+            shared: Arc::clone(&shared),
+            rings,
+            ends: Box::new(ends),
+            events: events.clone(),
+            stuck_after: settings.stuck_after,
+            stall_after: group
+                .session_timeout()
+                .map_or(STATIC_STALL, |timeout| timeout / 2),
+            viewers: Vec::new(),
+        },
+        stop_asking,
+    )
+    .map_err(no_thread)?;
     let starts = KafkaStarts {
         lookup,
         policy: settings.start_from,
@@ -125,7 +161,7 @@ pub(crate) fn start(
             report
         })
         .map_err(no_thread)?;
-    Ok(Some(Handle::new(member, to_member, shared)))
+    Ok(Some(Handle::new(member, to_member, shared, services)))
 }
 
 /// Topics and how many partitions they have.

@@ -90,6 +90,13 @@ impl WorkerThreads {
         self.running.len()
     }
 
+    /// True once a worker has made its handler and opened its source.
+    pub(crate) fn has_opened(&self, worker: usize) -> bool {
+        self.running
+            .get(&worker)
+            .is_some_and(|thread| thread.mailbox.has_waker())
+    }
+
     pub(crate) fn stop(&self, worker: usize) {
         if let Some(thread) = self.running.get(&worker) {
             thread.mailbox.stop();

@@ -14,6 +14,7 @@ use crate::handler::{BatchHandler, Handler, Outcome, Records, WorkerInfo};
 use crate::record::{Batch, TopicPartition};
 use crate::worker::gate::Gate;
 use crate::worker::mailbox::Mailbox;
+use crate::worker::timing::Stopwatch;
 use crate::worker::tracker::Tracker;
 
 /// How many records a batch handler takes, and how long the first waits.
@@ -126,11 +127,10 @@ impl Turn<'_> {
 
     /// Why no further record may be started, if so.
     #[inline]
-    fn over(&self, handled: usize) -> Option<TurnEnd> {
+    fn over(&self, handled: usize, now: Coarse) -> Option<TurnEnd> {
         if self.mailbox.has_wishes() {
             return Some(TurnEnd::Interrupted);
         }
-        let now = self.clock.coarse();
         if !self.gate.allows(now) {
             return Some(TurnEnd::GateShut);
         }
@@ -178,11 +178,17 @@ struct RecordLoop<H>(H);
 impl<H: Handler> RecordEngine for RecordLoop<H> {
     fn turn(&mut self, batch: &mut Batch, turn: &Turn<'_>) -> TurnEnd {
         let first = batch.cursor;
+        let times = &turn.tracker.times;
+        let mut watch = Stopwatch::start(turn.clock, times, turn.clock.coarse());
         while batch.cursor < batch.entries.len() {
-            if let Some(end) = turn.over(batch.cursor - first) {
+            let now = turn.clock.coarse();
+            watch.look(now);
+            if let Some(end) = turn.over(batch.cursor - first, now) {
+                watch.stop();
                 return end;
             }
-            let offset = batch.entries[batch.cursor].offset;
+            let entry = &batch.entries[batch.cursor];
+            let (offset, timestamp) = (entry.offset, entry.timestamp);
             let attempt = if batch.cursor == first {
                 turn.attempt(offset)
             } else {
@@ -191,13 +197,22 @@ impl<H: Handler> RecordEngine for RecordLoop<H> {
             let Some(record) = batch.record(batch.cursor, attempt) else {
                 break;
             };
-            turn.tracker.handed_over(offset);
+            turn.tracker.handed_over(offset, timestamp);
             match self.0.handle(&record) {
                 Outcome::Done => turn.tracker.completed(offset),
-                outcome => return TurnEnd::Outcome { outcome, attempt },
+                outcome => {
+                    match outcome {
+                        Outcome::Skip { .. } => watch.stop_with(|times| &times.skipped),
+                        Outcome::Retry { .. } => watch.stop_with(|times| &times.retried),
+                        Outcome::Done | Outcome::Stop { .. } => watch.stop(),
+                    }
+                    return TurnEnd::Outcome { outcome, attempt };
+                }
             }
+            watch.called();
             batch.cursor += 1;
         }
+        watch.stop();
         TurnEnd::Exhausted
     }
 
@@ -252,12 +267,12 @@ impl Window {
         }
     }
 
-    /// Offset of the first record.
-    pub(crate) fn first_offset(&self) -> Option<i64> {
+    /// Offset and timestamp of the first record.
+    pub(crate) fn first(&self) -> Option<(i64, i64)> {
         self.pieces
             .iter()
             .find_map(|piece| piece.entries.get(piece.cursor))
-            .map(|e| e.offset)
+            .map(|entry| (entry.offset, entry.timestamp))
     }
 
     /// Offset of the last of the first `len` records.
@@ -273,6 +288,18 @@ impl Window {
             left -= piece.remaining();
         }
         None
+    }
+
+    /// How many bytes the first `len` records take.
+    pub(crate) fn bytes(&self, len: usize) -> u64 {
+        let mut left = len;
+        let mut bytes = 0;
+        for piece in &self.pieces {
+            let taken = piece.remaining().min(left);
+            bytes += piece.bytes_of(piece.cursor, piece.cursor + taken);
+            left -= taken;
+        }
+        bytes
     }
 
     /// Takes the first `len` records off; gives the offset up to which all is
@@ -347,7 +374,7 @@ mod tests {
         fn new() -> Self {
             let clock = Clock::manual();
             let gate = Gate::new(Duration::from_secs(10), clock.coarse());
-            let tracker = Tracker::new();
+            let tracker = Tracker::new(AssignmentEpoch(1));
             tracker.begin(0);
             Self {
                 clock,
@@ -468,8 +495,8 @@ mod tests {
             [1, 2, 3]
         );
         assert_eq!(
-            (window.first_offset(), window.last_offset(3)),
-            (Some(1), Some(3))
+            (window.first(), window.last_offset(3)),
+            (Some((1, 0)), Some(3))
         );
         assert_eq!(window.complete(3, now).0, Some(4));
         assert_eq!(window.records(), 1);

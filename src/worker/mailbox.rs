@@ -57,6 +57,11 @@ impl Mailbox {
     }
 
     /// The worker's source is open: from now on a wish interrupts its wait.
+    /// True once the worker's source is open.
+    pub(crate) fn has_waker(&self) -> bool {
+        self.waker.lock().is_some()
+    }
+
     pub(crate) fn set_waker(&self, waker: Waker) {
         *self.waker.lock() = Some(waker);
         // A wish made before must not wait for the end of the first pull.
@@ -174,7 +179,7 @@ mod tests {
         LaneStart {
             partition: TopicPartition::new("t", 0),
             epoch: AssignmentEpoch(epoch),
-            tracker: Arc::new(Tracker::new()),
+            tracker: Arc::new(Tracker::new(AssignmentEpoch(1))),
             offset: 0,
             until: None,
             paused: false,

@@ -15,4 +15,6 @@ pub(crate) mod lane;
 pub(crate) mod mailbox;
 pub(crate) mod retry;
 pub(crate) mod run;
+pub(crate) mod samples;
+pub(crate) mod timing;
 pub(crate) mod tracker;

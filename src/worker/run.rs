@@ -410,12 +410,15 @@ impl Worker {
             allowed,
             ends_at: now.after(TURN),
         };
+        lane.start.tracker.turn_begins();
         // What the turn touches stays valid when the handler unwinds: the
         // cursor stands at the record that panicked, the tracker has it handed
         // over and not completed, and the handler itself is thrown away.
         let ended = catch_unwind(AssertUnwindSafe(|| engine.turn(batch, &turn)))
             .map_err(|panic| panic_message(panic.as_ref()));
         let done = batch.cursor - first;
+        let bytes = batch.bytes_of(first, batch.cursor);
+        lane.start.tracker.turn_ends(bytes);
         if let Some(count) = &self.context.count {
             count.give_back(allowed.saturating_sub(done));
         }
@@ -486,6 +489,7 @@ impl Worker {
             return;
         };
         lane.start.tracker.completed(offset);
+        lane.start.tracker.skipped(1);
         lane.failed = None;
         // It was handed over and will not be again: it takes its part of the
         // count, which the turn gave back because it was not done.
@@ -531,6 +535,7 @@ impl Worker {
             self.context.clock.now(),
         ) {
             Verdict::Again { not_before } => {
+                lane.start.tracker.retries();
                 lane.failed = Some(Failed {
                     offset,
                     attempts,
@@ -649,8 +654,8 @@ impl Worker {
             .count
             .as_ref()
             .map_or(wanted, |count| count.take(wanted));
-        let (Some(first), Some(last)) =
-            (lane.window.first_offset(), lane.window.last_offset(allowed))
+        let (Some((first, timestamp)), Some(last)) =
+            (lane.window.first(), lane.window.last_offset(allowed))
         else {
             // Nothing is allowed any more: the count is reached.
             Self::hold_back();
@@ -660,18 +665,35 @@ impl Worker {
             Some(failed) if failed.offset == first => failed.attempts.saturating_add(1),
             _ => 1,
         };
-        lane.start.tracker.batch_handed_over(allowed, last);
+        lane.start.tracker.turn_begins();
+        lane.start
+            .tracker
+            .batch_handed_over(allowed, timestamp, last);
         let records = lane.window.front(allowed, attempt);
+        let began = self.context.clock.now();
         let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&records)))
             .map_err(|panic| panic_message(panic.as_ref()));
         lane.start.tracker.batch_returned();
+        let took = self.context.clock.now() - began;
+        let times = &lane.start.tracker.times;
+        match &outcome {
+            Ok(Outcome::Done) => times.done.add(1, took),
+            Ok(Outcome::Skip { .. }) => times.skipped.add(1, took),
+            Ok(Outcome::Retry { .. }) => times.retried.add(1, took),
+            Ok(Outcome::Stop { .. }) | Err(_) => {}
+        }
         match outcome {
             Ok(outcome @ (Outcome::Done | Outcome::Skip { .. })) => {
+                let bytes = lane.window.bytes(allowed);
                 let (done_up_to, used) = lane.window.complete(allowed, self.context.clock.coarse());
                 lane.start.tracker.batch_completed(allowed as u64, last);
                 if let Some(next) = done_up_to {
                     lane.start.tracker.crossed(next);
                 }
+                if matches!(outcome, Outcome::Skip { .. }) {
+                    lane.start.tracker.skipped(allowed as u64);
+                }
+                lane.start.tracker.turn_ends(bytes);
                 lane.failed = None;
                 note_consumed(lane, allowed as u64, first, last);
                 let partition = lane.start.partition.clone();
@@ -689,6 +711,7 @@ impl Worker {
                 None
             }
             other => {
+                lane.start.tracker.turn_ends(0);
                 if let Some(count) = &self.context.count {
                     count.give_back(allowed);
                 }

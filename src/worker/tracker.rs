@@ -21,6 +21,10 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use std::time::Duration;
 
 use crate::clock::Coarse;
+use crate::lag::estimate::distance;
+use crate::record::AssignmentEpoch;
+use crate::worker::samples::Samples;
+use crate::worker::timing::HandlerTimes;
 
 /// The position, watermark and ends of one assignment of a partition.
 ///
@@ -28,37 +32,107 @@ use crate::clock::Coarse;
 /// over, so the watermark follows each completion.
 #[derive(Debug)]
 pub(crate) struct Tracker {
+    /// The epoch in which the partition became ours. A seek or a reset begins a
+    /// new tracker of the same ownership.
+    owned_since: AssignmentEpoch,
     position: AtomicI64,
     watermark: AtomicI64,
-    end_offset: AtomicI64,
-    log_start: AtomicI64,
-    /// When the end offset was told, by the coarse clock.
-    ends_seen_at: AtomicU64,
+    /// What the group has committed.
+    committed: AtomicI64,
+    /// The ends as fetch answers tell them.
+    fetched: Ends,
+    /// The ends as the reporter asked for them.
+    asked: Ends,
     /// Records that are in a handler now, when they are handed over in batches.
     in_hand: AtomicU64,
+    /// The timestamp of the record that was handed over last.
+    timestamp: AtomicI64,
     completed: AtomicU64,
+    skipped: AtomicU64,
+    retried: AtomicU64,
+    /// Bytes of the records that were completed.
+    bytes: AtomicU64,
+    /// How many records were completed when the partition was given up.
+    given_up_at: AtomicU64,
+    /// How often a handler was let in and came back.
+    turns: AtomicU64,
+    /// A record failed and waits to be handed over again.
+    waits: AtomicBool,
     /// The worker that has the lane, or `NO_WORKER`.
     worker: AtomicUsize,
+    last_worker: AtomicUsize,
     paused: AtomicBool,
+    pub(crate) lag_samples: Samples,
+    pub(crate) lead_samples: Samples,
+    pub(crate) times: HandlerTimes,
+}
+
+/// The ends of a partition as somebody told them.
+#[derive(Debug)]
+struct Ends {
+    end_offset: AtomicI64,
+    log_start: AtomicI64,
+    /// When they were told, by the coarse clock.
+    at: AtomicU64,
+}
+
+impl Ends {
+    fn new() -> Self {
+        Self {
+            end_offset: AtomicI64::new(UNKNOWN),
+            log_start: AtomicI64::new(UNKNOWN),
+            at: AtomicU64::new(0),
+        }
+    }
+
+    /// The moment last: who reads it first finds ends that are at least as
+    /// young as it says.
+    fn tell(&self, end_offset: i64, log_start: i64, at: Coarse) {
+        if log_start >= 0 {
+            self.log_start.store(log_start, Ordering::Relaxed);
+        }
+        if end_offset >= 0 {
+            self.end_offset.store(end_offset, Ordering::Relaxed);
+            self.at.store(at.as_millis(), Ordering::Release);
+        }
+    }
 }
 
 const UNKNOWN: i64 = -1;
 const NO_WORKER: usize = usize::MAX;
+const NOT_GIVEN_UP: u64 = u64::MAX;
 
 impl Tracker {
     /// A tracker of a partition whose start position is not known yet.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(owned_since: AssignmentEpoch) -> Self {
         Self {
+            owned_since,
             position: AtomicI64::new(UNKNOWN),
             watermark: AtomicI64::new(UNKNOWN),
-            end_offset: AtomicI64::new(UNKNOWN),
-            log_start: AtomicI64::new(UNKNOWN),
-            ends_seen_at: AtomicU64::new(0),
+            committed: AtomicI64::new(UNKNOWN),
+            fetched: Ends::new(),
+            asked: Ends::new(),
             in_hand: AtomicU64::new(0),
+            timestamp: AtomicI64::new(UNKNOWN),
             completed: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            given_up_at: AtomicU64::new(NOT_GIVEN_UP),
+            turns: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
             worker: AtomicUsize::new(NO_WORKER),
+            last_worker: AtomicUsize::new(NO_WORKER),
             paused: AtomicBool::new(false),
+            lag_samples: Samples::new(),
+            lead_samples: Samples::new(),
+            times: HandlerTimes::new(),
         }
+    }
+
+    /// The epoch in which the partition became ours.
+    pub(crate) fn owned_since(&self) -> AssignmentEpoch {
+        self.owned_since
     }
 
     /// The start position is known: nothing is handed over, everything below
@@ -70,7 +144,8 @@ impl Tracker {
 
     /// The record at `offset` goes to a handler now.
     #[inline]
-    pub(crate) fn handed_over(&self, offset: i64) {
+    pub(crate) fn handed_over(&self, offset: i64, timestamp: i64) {
+        self.timestamp.store(timestamp, Ordering::Relaxed);
         self.position.store(offset + 1, Ordering::Release);
     }
 
@@ -87,9 +162,7 @@ impl Tracker {
     #[inline]
     pub(crate) fn batch_completed(&self, records: u64, last_offset: i64) {
         self.watermark.store(last_offset + 1, Ordering::Release);
-        // Only the worker that has the lane writes: no read-modify-write.
-        let completed = self.completed.load(Ordering::Relaxed);
-        self.completed.store(completed + records, Ordering::Relaxed);
+        add(&self.completed, records);
     }
 
     /// Everything below `next_offset` that is not completed does not exist:
@@ -101,9 +174,11 @@ impl Tracker {
         }
     }
 
-    /// `records` go to a handler together, the last of them at `last_offset`.
-    pub(crate) fn batch_handed_over(&self, records: usize, last_offset: i64) {
+    /// `records` go to a handler together, the first with that timestamp, the
+    /// last at `last_offset`.
+    pub(crate) fn batch_handed_over(&self, records: usize, timestamp: i64, last_offset: i64) {
         self.in_hand.store(records as u64, Ordering::Relaxed);
+        self.timestamp.store(timestamp, Ordering::Relaxed);
         self.position.store(last_offset + 1, Ordering::Release);
     }
 
@@ -113,20 +188,64 @@ impl Tracker {
     }
 
     /// What a fetch told of the partition's ends; unknown values change
-    /// nothing.
+    /// nothing. The worker's part.
     pub(crate) fn saw_ends(&self, end_offset: i64, log_start: i64, at: Coarse) {
-        if end_offset >= 0 {
-            self.end_offset.store(end_offset, Ordering::Relaxed);
-            self.ends_seen_at.store(at.as_millis(), Ordering::Relaxed);
-        }
-        if log_start >= 0 {
-            self.log_start.store(log_start, Ordering::Relaxed);
-        }
+        self.fetched.tell(end_offset, log_start, at);
+    }
+
+    /// What a broker answered to the reporter's question. The reporter's part.
+    pub(crate) fn was_told_ends(&self, end_offset: i64, log_start: i64, at: Coarse) {
+        self.asked.tell(end_offset, log_start, at);
+    }
+
+    /// What the group has committed. The member's part.
+    pub(crate) fn set_committed(&self, offset: Option<i64>) {
+        let offset = offset.unwrap_or(UNKNOWN);
+        self.committed.store(offset, Ordering::Relaxed);
+    }
+
+    /// Nobody commits what is completed from now on. The member's part.
+    pub(crate) fn give_up(&self) {
+        let completed = self.completed.load(Ordering::Relaxed);
+        self.given_up_at.store(completed, Ordering::Relaxed);
     }
 
     pub(crate) fn set_worker(&self, worker: Option<usize>) {
+        if let Some(worker) = worker {
+            self.last_worker.store(worker, Ordering::Relaxed);
+        }
         self.worker
             .store(worker.unwrap_or(NO_WORKER), Ordering::Relaxed);
+    }
+
+    /// A handler is let in: whatever waited does so no longer.
+    pub(crate) fn turn_begins(&self) {
+        self.waits.store(false, Ordering::Relaxed);
+    }
+
+    /// The handler came back. `bytes` are those of the records that it
+    /// completed. Observes lag and lead, as the Java client does at each
+    /// drained batch.
+    pub(crate) fn turn_ends(&self, bytes: u64) {
+        add(&self.turns, 1);
+        add(&self.bytes, bytes);
+        if let Some(lag) = distance(self.position(), self.end_offset()) {
+            self.lag_samples.observe(lag.records);
+        }
+        if let Some(lead) = distance(self.log_start(), self.position()) {
+            self.lead_samples.observe(lead.records);
+        }
+    }
+
+    /// The record in hand failed and is handed over again after a wait.
+    pub(crate) fn retries(&self) {
+        add(&self.retried, 1);
+        self.waits.store(true, Ordering::Relaxed);
+    }
+
+    /// Of the completed records, so many more were skipped.
+    pub(crate) fn skipped(&self, records: u64) {
+        add(&self.skipped, records);
     }
 
     pub(crate) fn set_paused(&self, paused: bool) {
@@ -145,23 +264,89 @@ impl Tracker {
         known(self.position.load(Ordering::Acquire))
     }
 
+    /// What the group has committed; `None` where that is nothing.
+    pub(crate) fn committed(&self) -> Option<i64> {
+        known(self.committed.load(Ordering::Relaxed))
+    }
+
+    /// The youngest end offset that is known, and when it was told.
+    pub(crate) fn end(&self) -> Option<(i64, Coarse)> {
+        let ends = self.youngest_ends();
+        let at = Coarse::from_millis(ends.at.load(Ordering::Acquire));
+        known(ends.end_offset.load(Ordering::Relaxed)).map(|end| (end, at))
+    }
+
     pub(crate) fn end_offset(&self) -> Option<i64> {
-        known(self.end_offset.load(Ordering::Relaxed))
+        self.end().map(|(end, _)| end)
     }
 
     /// First offset that the broker still has.
     pub(crate) fn log_start(&self) -> Option<i64> {
-        known(self.log_start.load(Ordering::Relaxed))
+        let log_start = |ends: &Ends| known(ends.log_start.load(Ordering::Relaxed));
+        log_start(self.youngest_ends())
+            .or_else(|| log_start(&self.fetched))
+            .or_else(|| log_start(&self.asked))
+    }
+
+    fn youngest_ends(&self) -> &Ends {
+        let at = |ends: &Ends| ends.at.load(Ordering::Acquire);
+        if at(&self.asked) > at(&self.fetched) {
+            &self.asked
+        } else {
+            &self.fetched
+        }
     }
 
     /// How old the end offset is; `None` while it is unknown.
     pub(crate) fn end_offset_age(&self, now: Coarse) -> Option<Duration> {
-        let seen_at = Coarse::from_millis(self.ends_seen_at.load(Ordering::Relaxed));
-        self.end_offset().map(|_| now.since(seen_at))
+        self.end().map(|(_, at)| now.since(at))
+    }
+
+    /// The timestamp of the record that was handed over last, in milliseconds
+    /// since 1970.
+    pub(crate) fn timestamp(&self) -> Option<i64> {
+        known(self.timestamp.load(Ordering::Relaxed))
     }
 
     pub(crate) fn completed_records(&self) -> u64 {
         self.completed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn skipped_records(&self) -> u64 {
+        self.skipped.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn retried_records(&self) -> u64 {
+        self.retried.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the completed records.
+    pub(crate) fn completed_bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Records that were completed after the partition was given up.
+    pub(crate) fn discarded_records(&self) -> u64 {
+        match self.given_up_at.load(Ordering::Relaxed) {
+            NOT_GIVEN_UP => 0,
+            given_up_at => self.completed_records().saturating_sub(given_up_at),
+        }
+    }
+
+    /// Changes whenever a handler came back.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    /// True where a failed record waits to be handed over again.
+    pub(crate) fn waits(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
+    }
+
+    /// The worker that has the lane or had it last.
+    pub(crate) fn last_worker(&self) -> Option<usize> {
+        let worker = self.last_worker.load(Ordering::Relaxed);
+        (worker != NO_WORKER).then_some(worker)
     }
 
     /// Records that were handed over and not completed, one that waits for a
@@ -185,6 +370,13 @@ impl Tracker {
     pub(crate) fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
     }
+}
+
+/// Only the worker that has the lane writes: no read-modify-write.
+#[inline]
+fn add(counter: &AtomicU64, more: u64) {
+    let before = counter.load(Ordering::Relaxed);
+    counter.store(before + more, Ordering::Relaxed);
 }
 
 fn known(offset: i64) -> Option<i64> {
@@ -232,10 +424,10 @@ mod tests {
 
     #[test]
     fn the_watermark_moves_at_completion_and_not_at_delivery() {
-        let tracker = Tracker::new();
+        let tracker = Tracker::new(AssignmentEpoch(1));
         assert_eq!(tracker.watermark(), None);
         tracker.begin(40);
-        tracker.handed_over(40);
+        tracker.handed_over(40, 1_700_000_000_000);
         assert_eq!(
             (tracker.position(), tracker.watermark()),
             (Some(41), Some(40))
@@ -257,7 +449,7 @@ mod tests {
 
     #[test]
     fn a_gap_at_the_end_is_crossed_and_never_backwards() {
-        let tracker = Tracker::new();
+        let tracker = Tracker::new(AssignmentEpoch(1));
         tracker.begin(0);
         tracker.crossed(7);
         assert_eq!(

@@ -30,11 +30,13 @@ use crate::clock::Clock;
 use crate::record::TopicPartition;
 
 mod contact;
+mod ends;
 mod session;
 mod start;
 mod topics;
 
 pub(crate) use contact::{ContactError, first_contact};
+pub(crate) use ends::KafkaEnds;
 #[cfg(test)]
 use start::{LookupError, ResetPolicy, Resource, Start};
 pub(crate) use start::{StartAnswer, StartQuery, StartRule};

@@ -214,7 +214,7 @@ impl Session {
 
     /// Closes what leads to brokers that are gone, so that neither connections
     /// nor memories of failures grow with the brokers that ever were.
-    fn drop_connections_outside(&mut self, snapshot: &ClusterSnapshot) {
+    pub(super) fn drop_connections_outside(&mut self, snapshot: &ClusterSnapshot) {
         let bootstrap = &self.bootstrap;
         let coordinator = &self.coordinator;
         let is_known = |address: &BrokerAddress| {

@@ -267,7 +267,7 @@ impl Bench {
             .flat_map(|worker| worker.lanes.values());
         for lane in lanes.filter(|lane| lane.partition == tp(partition)) {
             let offset = lane.tracker.watermark().expect("it has begun");
-            lane.tracker.handed_over(offset);
+            lane.tracker.handed_over(offset, 0);
             lane.tracker.completed(offset);
         }
     }
@@ -573,7 +573,7 @@ fn s04_a_partition_that_comes_back_waits_for_its_old_worker_and_begins_anew() {
             bench.revoke(&[0]);
         }
     }
-    old.handed_over(10);
+    old.handed_over(10, 0);
     old.completed(10);
     assert!(
         bench.assignment.unstored().is_empty(),
@@ -948,7 +948,7 @@ fn a_stop_tells_every_worker_and_counts_what_nobody_confirmed() {
     bench.act(|assignment, _, actions| assignment.stop(actions));
     assert!(bench.workers.values().all(|worker| worker.told_to_stop));
     let stuck = bench.worker_of(1).expect("a worker");
-    bench.tracker_of(1).handed_over(10);
+    bench.tracker_of(1).handed_over(10, 0);
     let done = bench.worker_of(0).expect("a worker");
     bench.exit(done, false);
     bench.act(Assignment::abandon_workers);

@@ -295,7 +295,7 @@ impl Scene {
             inbox,
             gate,
             events,
-            shared: Arc::new(Shared::default()),
+            shared: Arc::new(Shared::new(clock.coarse()).0),
             topics: Vec::new(),
         };
         let member = std::thread::Builder::new()

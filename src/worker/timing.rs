@@ -1,0 +1,271 @@
+//! How long handlers take, at a price that a record does not feel.
+//!
+//! Two precise clock reads per record cost more than everything else on the
+//! fetch path together. So a call is timed alone where it is long, and calls
+//! that are short are timed together, each with the mean. What is short shows by
+//! itself: the loop reads the coarse clock before every record anyway, and as
+//! long as that stands still (1 to 10 ms) nothing can have been long. A long
+//! call among short ones is told apart, since it is the one in which the coarse
+//! clock moved.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::clock::{Clock, Coarse};
+use crate::lag::snapshot::OutcomeTotals;
+
+/// Calls of that length or longer are timed one by one: two clock reads are
+/// half a percent of it.
+const LONG: Duration = Duration::from_micros(10);
+
+/// No kernel's coarse clock stands still for longer.
+const COARSE_TICK: Duration = Duration::from_millis(10);
+
+/// The upper bounds in nanoseconds.
+const BOUNDS_NS: [u64; OutcomeTotals::HANDLER_SECONDS.len()] = bounds();
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "from a microsecond to minutes: the nanoseconds are whole and few"
+)]
+const fn bounds() -> [u64; OutcomeTotals::HANDLER_SECONDS.len()] {
+    let mut nanos = [0; OutcomeTotals::HANDLER_SECONDS.len()];
+    let mut i = 0;
+    while i < nanos.len() {
+        // Rounded: 1e-6 is a little less than a millionth.
+        nanos[i] = (OutcomeTotals::HANDLER_SECONDS[i] * 1e9 + 0.5) as u64;
+        i += 1;
+    }
+    nanos
+}
+
+/// Counts by length, of the calls with one outcome. Written by the worker that
+/// has the lane only.
+#[derive(Debug)]
+pub(crate) struct CallTimes {
+    counts: [AtomicU64; BOUNDS_NS.len() + 1],
+    sum_ns: AtomicU64,
+}
+
+/// What a [`CallTimes`] has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CallCounts {
+    pub(crate) counts: [u64; BOUNDS_NS.len() + 1],
+    pub(crate) sum_ns: u64,
+}
+
+impl CallTimes {
+    pub(crate) fn new() -> Self {
+        Self {
+            counts: [const { AtomicU64::new(0) }; BOUNDS_NS.len() + 1],
+            sum_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// So many calls took that long together.
+    pub(crate) fn add(&self, calls: u64, together: Duration) {
+        if calls == 0 {
+            return;
+        }
+        let nanos = u64::try_from(together.as_nanos()).unwrap_or(u64::MAX);
+        let each = nanos / calls;
+        let slot = BOUNDS_NS.partition_point(|bound| *bound < each);
+        let counter = &self.counts[slot];
+        counter.store(counter.load(Ordering::Relaxed) + calls, Ordering::Relaxed);
+        let sum = self.sum_ns.load(Ordering::Relaxed);
+        self.sum_ns
+            .store(sum.saturating_add(nanos), Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> CallCounts {
+        let mut read = CallCounts {
+            sum_ns: self.sum_ns.load(Ordering::Relaxed),
+            ..CallCounts::default()
+        };
+        for (into, counter) in read.counts.iter_mut().zip(&self.counts) {
+            *into = counter.load(Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+/// The calls of one lane, by what the handler said.
+#[derive(Debug)]
+pub(crate) struct HandlerTimes {
+    pub(crate) done: CallTimes,
+    pub(crate) retried: CallTimes,
+    pub(crate) skipped: CallTimes,
+}
+
+impl HandlerTimes {
+    pub(crate) fn new() -> Self {
+        Self {
+            done: CallTimes::new(),
+            retried: CallTimes::new(),
+            skipped: CallTimes::new(),
+        }
+    }
+}
+
+/// Times the calls of one turn.
+pub(crate) struct Stopwatch<'a> {
+    clock: &'a Clock,
+    times: &'a HandlerTimes,
+    since: Instant,
+    /// The coarse clock when the calls that are timed together began.
+    coarse: Coarse,
+    calls: u64,
+    /// The next call is timed alone.
+    alone: bool,
+    /// The mean of the calls that were timed last.
+    mean: Duration,
+}
+
+impl<'a> Stopwatch<'a> {
+    /// Starts right before the first call.
+    pub(crate) fn start(clock: &'a Clock, times: &'a HandlerTimes, coarse: Coarse) -> Self {
+        Self {
+            clock,
+            times,
+            since: clock.now(),
+            coarse,
+            calls: 0,
+            alone: true,
+            mean: Duration::ZERO,
+        }
+    }
+
+    /// A call came back, and its record is done.
+    #[inline]
+    pub(crate) fn called(&mut self) {
+        self.calls += 1;
+    }
+
+    /// The coarse clock as it stands before the next call.
+    #[inline]
+    pub(crate) fn look(&mut self, coarse: Coarse) {
+        if self.alone || coarse != self.coarse {
+            self.lap(coarse);
+        }
+    }
+
+    /// Writes down the calls since the last lap.
+    #[cold]
+    fn lap(&mut self, coarse: Coarse) {
+        if self.calls == 0 {
+            return;
+        }
+        let took = self.take_time(coarse);
+        let before = self.mean * u32::try_from(self.calls - 1).unwrap_or(u32::MAX);
+        if self.calls > 1 && took > 2 * COARSE_TICK {
+            // Those before it began and ended within one tick of the coarse
+            // clock: the rest is the last call's.
+            let before = before.min(COARSE_TICK);
+            self.times.done.add(self.calls - 1, before);
+            self.times.done.add(1, took - before);
+            self.mean = before / u32::try_from(self.calls - 1).unwrap_or(u32::MAX);
+        } else {
+            self.times.done.add(self.calls, took);
+            self.mean = took / u32::try_from(self.calls).unwrap_or(u32::MAX);
+        }
+        self.alone = self.mean >= LONG;
+        self.calls = 0;
+    }
+
+    fn take_time(&mut self, coarse: Coarse) -> Duration {
+        let now = self.clock.now();
+        let took = now.saturating_duration_since(self.since);
+        self.since = now;
+        self.coarse = coarse;
+        took
+    }
+
+    /// The turn ends, all calls done.
+    pub(crate) fn stop(mut self) {
+        let coarse = self.coarse;
+        self.lap(coarse);
+    }
+
+    /// The turn ends with a call that was not done.
+    pub(crate) fn stop_with(mut self, last: impl FnOnce(&'a HandlerTimes) -> &'a CallTimes) {
+        let coarse = self.coarse;
+        let took = self.take_time(coarse);
+        let before = (self.mean * u32::try_from(self.calls).unwrap_or(u32::MAX)).min(took);
+        self.times.done.add(self.calls, before);
+        last(self.times).add(1, took - before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(times: &CallTimes) -> Vec<(usize, u64)> {
+        let read = times.read();
+        read.counts
+            .into_iter()
+            .enumerate()
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
+    #[test]
+    fn a_call_is_counted_at_the_first_bound_that_it_does_not_exceed() {
+        assert_eq!(BOUNDS_NS[0], 1_000);
+        assert_eq!(BOUNDS_NS[4], 1_000_000);
+        let times = CallTimes::new();
+        times.add(1, Duration::from_micros(1));
+        times.add(2, Duration::from_micros(4));
+        times.add(1, Duration::from_secs(301));
+        assert_eq!(seconds(&times), [(0, 1), (1, 2), (16, 1)]);
+        assert_eq!(times.read().sum_ns, 301_000_005_000);
+    }
+
+    #[test]
+    fn long_calls_are_timed_one_by_one() {
+        let clock = Clock::manual();
+        let times = HandlerTimes::new();
+        let mut watch = Stopwatch::start(&clock, &times, clock.coarse());
+        for millis in [3, 40, 3] {
+            watch.look(clock.coarse());
+            clock.advance(Duration::from_millis(millis));
+            watch.called();
+        }
+        watch.stop();
+        // Up to 5 ms twice, up to 50 ms once.
+        assert_eq!(seconds(&times.done), [(5, 2), (7, 1)]);
+        assert_eq!(times.done.read().sum_ns, 46_000_000);
+    }
+
+    #[test]
+    fn short_calls_are_timed_together_and_a_long_one_among_them_is_told_apart() {
+        let clock = Clock::manual();
+        let times = HandlerTimes::new();
+        let mut watch = Stopwatch::start(&clock, &times, clock.coarse());
+        for call in 0..1_000 {
+            watch.look(clock.coarse());
+            if call == 700 {
+                clock.advance(Duration::from_millis(250));
+            }
+            watch.called();
+        }
+        watch.stop();
+        assert_eq!(seconds(&times.done), [(0, 999), (9, 1)]);
+    }
+
+    #[test]
+    fn a_call_that_is_not_done_is_counted_by_its_outcome() {
+        let clock = Clock::manual();
+        let times = HandlerTimes::new();
+        let mut watch = Stopwatch::start(&clock, &times, clock.coarse());
+        watch.look(clock.coarse());
+        clock.advance(Duration::from_millis(2));
+        watch.called();
+        watch.look(clock.coarse());
+        clock.advance(Duration::from_millis(30));
+        watch.stop_with(|times| &times.retried);
+        assert_eq!(seconds(&times.done), [(5, 1)]);
+        assert_eq!(seconds(&times.retried), [(7, 1)]);
+    }
+}
