@@ -211,7 +211,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lag::snapshot::fixture;
+    use crate::lag::PartitionLag;
 
     /// As of `at` seconds.
     fn snapshot(at: i64, rebalances: u64, lags: &[(i32, Option<u64>)]) -> LagSnapshot {
@@ -220,7 +220,10 @@ mod tests {
             rebalances,
             partitions: lags
                 .iter()
-                .map(|&(partition, lag)| fixture::partition("orders", partition, lag))
+                .map(|&(partition, lag)| PartitionLag {
+                    records_lag: lag,
+                    ..PartitionLag::unknown(orders(partition))
+                })
                 .collect(),
             ..LagSnapshot::default()
         }

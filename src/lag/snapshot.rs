@@ -258,38 +258,3 @@ impl Health {
         self.not_ready.is_none()
     }
 }
-
-/// Snapshots for tests of whatever shows them.
-#[cfg(test)]
-pub(crate) mod fixture {
-    use super::{LagSnapshot, PartitionLag, WorkerState, WorkerStatus};
-    use crate::record::TopicPartition;
-
-    /// A partition of which nothing is known but its lag.
-    pub(crate) fn partition(topic: &str, number: i32, lag: Option<u64>) -> PartitionLag {
-        PartitionLag {
-            records_lag: lag,
-            ..PartitionLag::unknown(TopicPartition::new(topic, number))
-        }
-    }
-
-    /// A worker that was never replaced.
-    pub(crate) fn worker(worker: usize, state: WorkerState, partitions: usize) -> WorkerStatus {
-        WorkerStatus {
-            worker,
-            state,
-            partitions,
-            restarts: 0,
-        }
-    }
-
-    /// Of group `billing`, with nothing in it.
-    pub(crate) fn snapshot() -> LagSnapshot {
-        LagSnapshot {
-            group: "billing".into(),
-            client_id: "billing-1".into(),
-            taken_at_ms: 1_700_000_000_000,
-            ..LagSnapshot::default()
-        }
-    }
-}
