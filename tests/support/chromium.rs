@@ -6,7 +6,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ChildStdin, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -214,12 +214,27 @@ impl<'a> Page<'a> {
         });
     }
 
-    /// What is visible, or all of the page, as a PNG.
-    pub(crate) fn screenshot(&mut self, whole: bool) -> Vec<u8> {
-        let shot = self.call(
-            "Page.captureScreenshot",
-            &json!({"captureBeyondViewport": whole}),
+    /// All of the page, also what is below the window, as a PNG.
+    pub(crate) fn screenshot(&mut self) -> Vec<u8> {
+        let shot = json!({"captureBeyondViewport": true});
+        self.capture(&shot)
+    }
+
+    /// The first element that `selector` finds, as a PNG.
+    pub(crate) fn screenshot_of(&mut self, selector: &str) -> Vec<u8> {
+        let place = format!(
+            "(() => {{
+                const place = document.querySelector({selector:?}).getBoundingClientRect();
+                const [x, y] = [place.x + scrollX, place.y + scrollY];
+                return {{ x, y, width: place.width, height: place.height, scale: 1 }};
+            }})()"
         );
+        let clip = self.evaluate(&place);
+        self.capture(&json!({"captureBeyondViewport": true, "clip": clip}))
+    }
+
+    fn capture(&mut self, parameters: &Value) -> Vec<u8> {
+        let shot = self.call("Page.captureScreenshot", parameters);
         STANDARD.decode(text(&shot["data"])).expect("base64")
     }
 
