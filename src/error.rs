@@ -57,6 +57,17 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// The address for the endpoints cannot be had; nothing was started.
+    #[error(
+        "cannot listen at {address}: {source}; give an address of this machine and a port that no \
+         other program uses"
+    )]
+    Listen {
+        /// Where the run should listen.
+        address: std::net::SocketAddr,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
     /// The operating system refused a thread, a socket or a signal handler.
     #[error("cannot {what}: {source}")]
     System {

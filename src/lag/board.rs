@@ -91,18 +91,6 @@ impl Board {
         }
     }
 
-    /// Adds a tick to what the page shows of the last minutes.
-    #[cfg(feature = "http")]
-    pub(crate) fn remember(&self, snapshot: &LagSnapshot) {
-        self.past.lock().push(snapshot);
-    }
-
-    /// The ticks after number `after`, or all that are remembered.
-    #[cfg(feature = "http")]
-    pub(crate) fn since(&self, after: Option<u64>) -> Since {
-        self.past.lock().since(after)
-    }
-
     /// Waits for a snapshot younger than the tick `seen`, and moves that on.
     /// `None` at the deadline, and where there will be none any more.
     pub(crate) fn wait(&self, seen: &mut u64, deadline: Instant) -> Option<Arc<LagSnapshot>> {
@@ -122,6 +110,18 @@ impl Board {
     /// True where there will be no younger snapshot.
     pub(crate) fn is_closed(&self) -> bool {
         self.hung.lock().closed
+    }
+
+    /// Adds a tick to what the page shows of the last minutes.
+    #[cfg(feature = "http")]
+    pub(crate) fn remember(&self, snapshot: &LagSnapshot) {
+        self.past.lock().push(snapshot);
+    }
+
+    /// The ticks after number `after`, or all that are remembered.
+    #[cfg(feature = "http")]
+    pub(crate) fn since(&self, after: Option<u64>) -> Since {
+        self.past.lock().since(after)
     }
 
     /// The reporter has ended.

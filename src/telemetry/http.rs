@@ -124,6 +124,7 @@ impl Server {
     }
 
     /// Where it listens: with the port that the system chose for port 0.
+    #[cfg(test)]
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.address
     }

@@ -23,5 +23,6 @@ pub(crate) mod http;
 #[cfg(feature = "http")]
 mod json;
 pub(crate) mod names;
+#[cfg(feature = "http")]
 pub(crate) mod recorder;
 mod values;
