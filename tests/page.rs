@@ -16,7 +16,7 @@ use crate::support::run::work_for;
 
 /// Records that a burst leaves in each partition, how long a handler takes for one, and the time from one burst to the
 /// next: the lag goes up at once, and down to nothing before it goes up again.
-const BURST: [i32; 3] = [100, 250, 400];
+const BURST: [i32; 3] = [200, 300, 400];
 const WORK: Duration = Duration::from_millis(4);
 const PAUSE: Duration = Duration::from_millis(2_500);
 
