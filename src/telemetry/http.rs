@@ -84,7 +84,7 @@ impl Limits {
         connections: 64,
         head_wait: Duration::from_secs(5),
         head_bytes: 8 * 1024,
-        lifetime: Duration::from_secs(60),
+        lifetime: Duration::from_mins(1),
     };
 }
 
@@ -148,7 +148,9 @@ impl Server {
             .spawn(move || {
                 // Dropped at the end of the thread, also by a panic.
                 let _ended: crossbeam_channel::Sender<Infallible> = ended;
-                serve(runtime, listener, &router, limits, stopped);
+                // Dropped before that, with the connections that are left.
+                let runtime = runtime;
+                serve(&runtime, listener, &router, limits, stopped);
             })?;
         Ok(Running {
             address: self.address,
@@ -207,7 +209,7 @@ impl Drop for Running {
 
 /// The body of the thread.
 fn serve(
-    runtime: Runtime,
+    runtime: &Runtime,
     listener: tokio::net::TcpListener,
     router: &Router,
     limits: Limits,

@@ -14,14 +14,14 @@ use crate::record::TopicPartition;
 
 /// The document of `/lag`.
 pub(crate) fn lag(snapshot: &LagSnapshot, pid: u32) -> serde_json::Result<Vec<u8>> {
-    let workers = snapshot.workers.iter().map(|worker| Worker {
+    let workers = snapshot.workers.iter().map(|worker| WorkerEntry {
         worker: worker.worker,
         pid,
         state: worker.state.name(),
         partitions: worker.partitions,
         restarts: worker.restarts,
     });
-    serde_json::to_vec(&Lag {
+    serde_json::to_vec(&LagDocument {
         group: &snapshot.group,
         model: "threads",
         total_lag: snapshot.total_lag(),
@@ -31,16 +31,16 @@ pub(crate) fn lag(snapshot: &LagSnapshot, pid: u32) -> serde_json::Result<Vec<u8
 }
 
 #[derive(Serialize)]
-struct Lag<'a> {
+struct LagDocument<'a> {
     group: &'a str,
     model: &'static str,
     total_lag: Option<u64>,
-    workers: Vec<Worker>,
-    partitions: Vec<Partition<'a>>,
+    workers: Vec<WorkerEntry>,
+    partitions: Vec<PartitionEntry<'a>>,
 }
 
 #[derive(Serialize)]
-struct Worker {
+struct WorkerEntry {
     worker: usize,
     pid: u32,
     state: &'static str,
@@ -49,7 +49,7 @@ struct Worker {
 }
 
 #[derive(Serialize)]
-struct Partition<'a> {
+struct PartitionEntry<'a> {
     topic: &'a str,
     partition: i32,
     worker: Option<usize>,
@@ -67,8 +67,8 @@ struct Partition<'a> {
     time_lag_ms: Option<Duration>,
 }
 
-fn partition(lag: &PartitionLag) -> Partition<'_> {
-    Partition {
+fn partition(lag: &PartitionLag) -> PartitionEntry<'_> {
+    PartitionEntry {
         topic: lag.partition.topic(),
         partition: lag.partition.partition(),
         worker: lag.worker,
@@ -99,7 +99,7 @@ pub(crate) fn history(since: &Since, snapshot: &LagSnapshot) -> serde_json::Resu
         partition: TopicPartition::partition(partition),
         records_lag,
     });
-    serde_json::to_vec(&History {
+    serde_json::to_vec(&HistoryDocument {
         first: since.first,
         began_at_ms: since.began_at_ms,
         taken_at_ms: &since.taken_at_ms,
@@ -112,7 +112,7 @@ pub(crate) fn history(since: &Since, snapshot: &LagSnapshot) -> serde_json::Resu
 }
 
 #[derive(Serialize)]
-struct History<'a> {
+struct HistoryDocument<'a> {
     first: u64,
     began_at_ms: i64,
     taken_at_ms: &'a [i64],

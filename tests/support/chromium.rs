@@ -1,6 +1,6 @@
 //! A real browser without a window: what it shows, what it asks for, what it complains about.
 //!
-//! It is spoken to in the DevTools protocol over its standard input and output: JSON, each message ended by a zero
+//! It is spoken to in the protocol of its developer tools over its standard input and output: JSON, each message ended by a zero
 //! byte. So there is no port that others could reach, and the browser ends when the pipe does, also when this process
 //! is killed.
 

@@ -239,7 +239,7 @@ fn two_hundred_idle_connections_do_not_keep_a_health_check_waiting() {
 fn a_connection_in_use_survives_those_that_only_hold_theirs() {
     let running = start(fixture::snapshot("orders", 2));
     let mut used = connect(&running);
-    let mut held = Vec::new();
+    let mut idle = Vec::new();
     for _ in 0..10 {
         used.write_all(b"HEAD /lag HTTP/1.1\r\nHost: a\r\n\r\n")
             .expect("it is open");
@@ -250,7 +250,7 @@ fn a_connection_in_use_survives_those_that_only_hold_theirs() {
             head.extend(byte);
         }
         assert!(head.starts_with(b"HTTP/1.1 200"));
-        held.extend((0..20).map(|_| connect(&running)));
+        idle.extend((0..20).map(|_| connect(&running)));
     }
 }
 
