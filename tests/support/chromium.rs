@@ -1,8 +1,8 @@
 //! A real browser without a window: what it shows, what it asks for, what it complains about.
 //!
-//! It is spoken to in the protocol of its developer tools over its standard input and output: JSON, each message ended by a zero
-//! byte. So there is no port that others could reach, and the browser ends when the pipe does, also when this process
-//! is killed.
+//! It is spoken to in the protocol of its developer tools, over its standard input and output: JSON, each message
+//! ended by a zero byte. So there is no port that others could reach, and the browser ends when the pipe does, also
+//! when this process is killed.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ChildStdin, Command, Stdio};
