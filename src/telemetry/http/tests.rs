@@ -219,6 +219,31 @@ fn a_reader_that_does_not_read_is_cut_off() {
 }
 
 #[test]
+fn answers_that_nobody_reads_do_not_pile_up() {
+    const SIZE: usize = 16 << 20;
+    let mut server = bind();
+    server.limits.answer_bytes = 40 << 20;
+    let mut pages = pages(fixture::snapshot("orders", 2));
+    pages.metrics = Box::new(|_, text| *text = "a".repeat(SIZE));
+    let running = server.start(pages).expect("starts");
+    let mut asked: Vec<_> = (0..6)
+        .map(|_| {
+            let mut stream = connect(&running);
+            let request = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+            stream.write_all(request).expect("it reads");
+            // Not before the answer began: they come in this order.
+            stream.read_exact(&mut [0]).expect("an answer");
+            stream
+        })
+        .collect();
+    let whole: Vec<bool> = asked
+        .iter_mut()
+        .map(|stream| rest(stream).is_ok_and(|answer| answer.len() > SIZE))
+        .collect();
+    assert_eq!(whole, [false, false, false, false, true, true]);
+}
+
+#[test]
 fn two_hundred_idle_connections_do_not_keep_a_health_check_waiting() {
     let running = start(fixture::snapshot("orders", 2));
     let mut held: Vec<_> = (0..200).map(|_| connect(&running)).collect();
