@@ -28,6 +28,7 @@ mod faults;
 mod growth;
 mod kafka_smoke;
 mod lag;
+mod page;
 mod prometheus;
 mod rebalance;
 mod signals;

@@ -1,7 +1,7 @@
 //! A snapshot to the recorder that the program installed for the `metrics`
 //! crate.
 //!
-//! A program with a recorder of its own (StatsD, OTLP, its own Prometheus
+//! A program with a recorder of its own (`StatsD`, OTLP, its own Prometheus
 //! endpoint) finds our metrics there without doing anything. Three things
 //! differ from our own page, since such a recorder cannot forget a series:
 //!
@@ -64,10 +64,11 @@ impl Facade {
                 Label::new(names::CLIENT_ID, Arc::clone(&snapshot.client_id)),
             ];
             labels.extend_from_slice(&self.labels);
-            self.told = Some(Told::new(Registrar {
+            let registrar = Registrar {
                 recorder,
                 labels: &labels,
-            }));
+            };
+            self.told = Some(Told::new(registrar, snapshot));
         }
         if let Some(told) = &mut self.told {
             told.tell(recorder, snapshot);
@@ -210,11 +211,11 @@ struct Told {
 }
 
 impl Told {
-    fn new(registrar: Registrar<'_>) -> Self {
+    fn new(registrar: Registrar<'_>, snapshot: &LagSnapshot) -> Self {
         for metric in names::ALL {
             registrar.describe(metric);
         }
-        let labels = values::build().map(|(name, value)| Label::new(name, value));
+        let labels = values::build(snapshot).map(|(name, value)| Label::new(name, value));
         let build = registrar.gauge(&names::BUILD_INFO, &labels);
         build.set(1.0);
         Self {

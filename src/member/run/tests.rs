@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::{Found, Parts, Shared, StartFinder, ToMember, run};
 use crate::clock::Clock;
-use crate::config::Settings;
+use crate::config::{Isolation, Settings};
 use crate::event::{Event, EventKind};
 use crate::handler::{Handler, Outcome};
 use crate::lag::reporter::{EndFinder, Reporter, ReporterParts, ToldEnds};
@@ -428,6 +428,7 @@ impl Scene {
         let reporter = Reporter::new(ReporterParts {
             group: "g".into(),
             client_id: "c".into(),
+            isolation: Isolation::ReadCommitted,
             clock: self.clock.clone(),
             shared: Arc::clone(&self.shared),
             rings: self.rings.clone(),
