@@ -158,13 +158,13 @@ fn records_lag_and_committed_lag_equal_what_the_broker_says_at_sixty_random_mome
             snapshots.lock().expect("no panic here").extend(update);
         }
     });
-    // The first glances lie before the first moment.
-    work_for(2 * TICK);
+    // The first glances lie before the first moment's oldest number.
+    work_for(TICK + TICK / 2);
 
     let mut moments = Vec::new();
     let mut described = Vec::new();
     for number in 0..60 {
-        work_for(Duration::from_millis(random.u64(0..400)));
+        work_for(Duration::from_millis(random.u64(0..250)));
         let snapshot = look_everywhere(&handle, name);
         moments.push(Moment {
             at: unix_ms(),
