@@ -12,6 +12,7 @@ mod screen;
 mod summary;
 mod tally;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
@@ -25,7 +26,7 @@ use signal_hook::flag;
 
 use crate::exit::{Ending, Failure};
 use crate::output;
-use crate::plan::{DemoPlan, OutputPlan};
+use crate::plan::{DemoListen, DemoPlan, OutputPlan};
 use crate::report::{self, grouped, plural};
 use crate::time;
 use handler::SlowHandler;
@@ -158,8 +159,28 @@ impl Interrupts {
     }
 }
 
-/// Starts the group: what a user of the library would write.
+/// Starts the group with its page: at a free port where nobody asked for one
+/// and the usual one is taken, so that a second demo works like the first.
 fn group(
+    plan: &DemoPlan,
+    cluster: &EmbeddedCluster,
+    tally: &Arc<Tally>,
+    cost: Duration,
+) -> Result<Handle, keepup::Error> {
+    let at = |listen| group_at(listen, plan, cluster, tally, cost);
+    match plan.listen {
+        DemoListen::Off => at(None),
+        DemoListen::At(address) => at(Some(address)),
+        DemoListen::Preferably(address) => match at(Some(address)) {
+            Err(keepup::Error::Listen { .. }) => at(Some(SocketAddr::new(address.ip(), 0))),
+            started => started,
+        },
+    }
+}
+
+/// Starts the group: what a user of the library would write.
+fn group_at(
+    listen: Option<SocketAddr>,
     plan: &DemoPlan,
     cluster: &EmbeddedCluster,
     tally: &Arc<Tally>,
@@ -169,6 +190,9 @@ fn group(
         .topic(TOPIC)
         .workers(plan.workers)
         .contact_timeout(plan.timeout);
+    if let Some(address) = listen {
+        builder = builder.listen(address);
+    }
     for (name, value) in &plan.properties {
         builder = builder.property(name, value);
     }
@@ -252,7 +276,7 @@ impl Stage {
         self.max_lag = self.max_lag.max(lag);
         self.workers = self.workers.max(self.handle.workers());
         let elapsed = self.elapsed();
-        self.screen.see(&views, elapsed, status);
+        self.screen.see(&views, &self.handle.lag(), elapsed, status);
     }
 
     fn watch_load(&mut self, load: &LoadThread, length: Duration) {
