@@ -53,6 +53,11 @@ pub use record::{Header, Headers, Record, TopicPartition};
 pub use report::{Report, StopReason, WorkerReport, WorkerStop};
 pub use runtime::{Handle, LagUpdates, PartitionView};
 
+/// Counts what the tests allocate, for those that say how much that may be.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;
+
 /// The program in README.md compiles.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -300,6 +300,7 @@ impl Settings {
         self.check_assignment(&mut problems);
         self.check_durations(&mut problems);
         self.check_limits(&mut problems);
+        problems.extend(crate::telemetry::names::label_problems(&self.labels));
         problems.extend(crate::kafka::properties::problems(self));
         problems
     }

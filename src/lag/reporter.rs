@@ -91,7 +91,7 @@ pub(crate) struct Reporter {
     member_stalls: u64,
     stalled: bool,
     /// Reused from tick to tick, like those below.
-    spare: Arc<LagSnapshot>,
+    spare: Option<Arc<LagSnapshot>>,
     stale: Vec<TopicPartition>,
     stale_index: Vec<usize>,
     slots: Vec<WorkerSlot>,
@@ -110,7 +110,7 @@ impl Reporter {
             clamped: 0,
             member_stalls: 0,
             stalled: false,
-            spare: Arc::default(),
+            spare: None,
             stale: Vec::new(),
             stale_index: Vec::new(),
             slots: Vec::new(),
@@ -220,10 +220,10 @@ impl Reporter {
             observes = false;
             match self.parts.shared.board.hang(self.generation, snapshot) {
                 Ok(before) => {
-                    self.spare = before;
+                    self.spare = Some(before);
                     break;
                 }
-                Err(Outdated(snapshot)) => self.spare = snapshot,
+                Err(Outdated(snapshot)) => self.spare = Some(snapshot),
             }
         }
         let latest = self.parts.shared.board.latest();
@@ -237,11 +237,12 @@ impl Reporter {
             coarse: self.parts.clock.coarse(),
             unix_ms: self.parts.clock.unix_millis(),
         };
-        let mut snapshot = std::mem::take(&mut self.spare);
         // A new one only where a reader still has the old one.
-        if Arc::get_mut(&mut snapshot).is_none() {
-            snapshot = Arc::default();
-        }
+        let mut snapshot = self
+            .spare
+            .take()
+            .filter(|spare| Arc::strong_count(spare) == 1)
+            .unwrap_or_default();
         if let Some(into) = Arc::get_mut(&mut snapshot) {
             self.fill(into, now, observes);
         }
@@ -402,3 +403,6 @@ fn wait(clock: &Clock, until: Instant, rings: &Receiver<()>, stopped: &Receiver<
     let gather = GATHER.min(until.saturating_duration_since(clock.now()));
     stopped.recv_timeout(gather) == Err(RecvTimeoutError::Timeout)
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,17 @@
 //! | file | what it is for |
 //! |---|---|
 //! | `names` | every metric: name, kind, unit, labels, meaning; `docs/metrics.md` is made from it |
+//! | `values` | which value of a snapshot each metric shows |
 //! | `exposition` | a snapshot as Prometheus text |
 //! | `facade` | a snapshot to the recorder that the program installed for the `metrics` crate |
+//! | `recorder` | a recorder of our own, for the metrics of a program that has none |
 //! | `json` | a snapshot as the document of `/lag` |
 //! | `http` | the endpoints (feature `http`) |
+
+pub(crate) mod exposition;
+pub(crate) mod facade;
+#[cfg(test)]
+pub(crate) mod fixture;
+pub(crate) mod names;
+pub(crate) mod recorder;
+mod values;

@@ -255,7 +255,7 @@ impl Cluster {
 
 /// Ports that nobody listens on, below the range that outgoing connections take theirs from: so a broker that was
 /// killed finds its ports free when it comes back.
-fn free_ports(count: usize) -> Vec<u16> {
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     let mut ports = BTreeSet::new();
     wait_until(PATIENT, "free ports", || {
         let port = fastrand::u16(15_000..32_000);

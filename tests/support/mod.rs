@@ -15,6 +15,7 @@ pub(crate) mod keepup;
 #[macro_use]
 pub(crate) mod members;
 pub(crate) mod process;
+pub(crate) mod prometheus;
 pub(crate) mod records;
 pub(crate) mod run;
 pub(crate) mod tools;

@@ -1,0 +1,154 @@
+//! Which value of a snapshot each metric shows.
+//!
+//! The text of `/metrics` and a program's own recorder are filled from the same
+//! tables, so that they cannot disagree.
+
+use std::sync::OnceLock;
+
+use super::names::{self, Metric};
+use crate::kafka::version::librdkafka;
+use crate::lag::{LagSnapshot, PartitionLag, TopicTotals, WorkerStatus};
+
+/// A gauge or counter, and where its value is in what it describes.
+type Value<T> = (Metric, fn(&T) -> Option<f64>);
+
+/// Of every partition.
+pub(crate) const OF_PARTITION: [Value<PartitionLag>; 10] = [
+    (names::RECORDS_LAG, |partition| count(partition.records_lag)),
+    (names::RECORDS_LAG_MAX, |partition| {
+        count(partition.records_lag_max)
+    }),
+    (names::RECORDS_LAG_AVG, |partition| {
+        partition.records_lag_avg
+    }),
+    (names::RECORDS_LEAD, |partition| {
+        count(partition.records_lead)
+    }),
+    (names::RECORDS_LEAD_MIN, |partition| {
+        count(partition.records_lead_min)
+    }),
+    (names::RECORDS_LEAD_AVG, |partition| {
+        partition.records_lead_avg
+    }),
+    (names::COMMITTED_LAG, |partition| {
+        count(partition.committed_lag)
+    }),
+    (names::TIME_LAG, |partition| {
+        partition.time_lag.map(|lag| lag.as_secs_f64())
+    }),
+    (names::IN_FLIGHT, |partition| {
+        Some(as_float(partition.in_flight))
+    }),
+    (names::END_OFFSET_AGE, |partition| {
+        partition.end_offset_age.map(|age| age.as_secs_f64())
+    }),
+];
+
+/// Of every topic: counters.
+pub(crate) const OF_TOPIC: [(Metric, fn(&TopicTotals) -> u64); 2] = [
+    (names::RECORDS_CONSUMED, |topic| topic.records),
+    (names::BYTES_CONSUMED, |topic| topic.bytes),
+];
+
+/// Of the process: gauges.
+pub(crate) const OF_CLIENT: [Value<LagSnapshot>; 3] = [
+    (names::ASSIGNED_PARTITIONS, |snapshot| {
+        Some(as_float(snapshot.partitions.len() as u64))
+    }),
+    (names::WORKERS, |snapshot| {
+        let up = snapshot
+            .workers
+            .iter()
+            .filter(|worker| worker.state.is_up());
+        Some(as_float(up.count() as u64))
+    }),
+    (names::REPORTER_SUCCESS, |snapshot| {
+        let taken_at = u64::try_from(snapshot.taken_at_ms).unwrap_or(0);
+        // Before the first tick there was no success.
+        (taken_at > 0).then(|| as_float(taken_at) / 1_000.0)
+    }),
+];
+
+/// Of every worker: whether it runs.
+pub(crate) const WORKER_UP: Value<WorkerStatus> = (names::WORKER_UP, |worker| {
+    Some(f64::from(u8::from(worker.state.is_up())))
+});
+
+/// Of every worker: a counter.
+pub(crate) const WORKER_RESTARTS: (Metric, fn(&WorkerStatus) -> u64) =
+    (names::WORKER_RESTARTS, |worker| u64::from(worker.restarts));
+
+/// A counter of the process, its further label with the value, and where its
+/// count is.
+pub(crate) type ClientCounter = (
+    Metric,
+    Option<(&'static str, &'static str)>,
+    fn(&LagSnapshot) -> u64,
+);
+
+/// Of the process: counters, those of one metric together.
+pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 8] = [
+    (names::REBALANCES, None, |snapshot| snapshot.rebalances),
+    (names::COMMITS, Some((names::RESULT, "ok")), |snapshot| {
+        snapshot.commits_ok
+    }),
+    (
+        names::COMMITS,
+        Some((names::RESULT, "retried")),
+        |snapshot| snapshot.commits_retried,
+    ),
+    (
+        names::COMMITS,
+        Some((names::RESULT, "refused")),
+        |snapshot| snapshot.commits_refused,
+    ),
+    (
+        names::COMMITS,
+        Some((names::RESULT, "failed")),
+        |snapshot| snapshot.commits_failed,
+    ),
+    (
+        names::REPORTER_ERRORS,
+        Some((names::REASON, "end-offsets")),
+        |snapshot| snapshot.end_offset_errors,
+    ),
+    (
+        names::REPORTER_ERRORS,
+        Some((names::REASON, "clamped")),
+        |snapshot| snapshot.clamped,
+    ),
+    (
+        names::REPORTER_ERRORS,
+        Some((names::REASON, "member-stalled")),
+        |snapshot| snapshot.member_stalls,
+    ),
+];
+
+/// The worker that a partition's series name: the last one while there is none,
+/// so that the series go on.
+pub(crate) fn worker_of(partition: &PartitionLag) -> Option<usize> {
+    partition.worker.or(partition.last_worker)
+}
+
+/// The labels that tell the versions.
+pub(crate) fn build() -> [(&'static str, &'static str); 2] {
+    static LIBRDKAFKA: OnceLock<String> = OnceLock::new();
+    [
+        (names::VERSION, env!("CARGO_PKG_VERSION")),
+        (names::LIBRDKAFKA, LIBRDKAFKA.get_or_init(librdkafka)),
+    ]
+}
+
+/// A count as metrics have it. Beyond 2^53 it is rounded, as in every
+/// Prometheus.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "metrics are floats wherever they go"
+)]
+pub(crate) fn as_float(count: u64) -> f64 {
+    count as f64
+}
+
+fn count(records: Option<u64>) -> Option<f64> {
+    records.map(as_float)
+}
