@@ -100,6 +100,7 @@ fn listen_remedy(source: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => {
             "this user may not listen at ports that low: give one from 1024 up"
         }
+        io::ErrorKind::Unsupported => "build it with that feature, or listen nowhere",
         _ => "give another address",
     }
 }

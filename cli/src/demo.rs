@@ -75,7 +75,8 @@ pub(crate) fn demo(plan: &DemoPlan, how: OutputPlan) -> Result<Ending, Failure> 
         lag: 0,
         workers: 0,
     };
-    stage.screen.say(&introduction(plan, cost));
+    let page = stage.handle.listens_at();
+    stage.screen.say(&introduction(plan, cost, page));
     if !stage.join(plan.partitions as usize) {
         return Err(stage.ended_early());
     }
@@ -97,9 +98,10 @@ impl DemoPlan {
     }
 }
 
-fn introduction(plan: &DemoPlan, cost: Duration) -> String {
+fn introduction(plan: &DemoPlan, cost: Duration, page: Option<SocketAddr>) -> String {
+    let page = page.map_or_else(String::new, |page| page_line(plan.listen, page));
     format!(
-        "A cluster in this process, a topic with {} {}, {} {} per second in waves.\n\
+        "{page}A cluster in this process, a topic with {} {}, {} {} per second in waves.\n\
          A record keeps its worker busy for {} µs: a worker manages {} of them per second.\n\
          The group joins, which takes about three seconds.\n",
         plan.partitions,
@@ -109,6 +111,17 @@ fn introduction(plan: &DemoPlan, cost: Duration) -> String {
         grouped(u64::try_from(cost.as_micros()).unwrap_or(u64::MAX)),
         grouped(per_second(cost)),
     )
+}
+
+/// Where to look, and why it is not where it usually is.
+fn page_line(wanted: DemoListen, page: SocketAddr) -> String {
+    let elsewhere = match wanted {
+        DemoListen::Preferably(address) if address != page => {
+            format!("   ({} is taken)", address.port())
+        }
+        _ => String::new(),
+    };
+    format!("Page: http://{page}/   metrics: /metrics   lag: /lag{elsewhere}\n\n")
 }
 
 /// How long a record keeps its worker busy.

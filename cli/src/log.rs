@@ -7,6 +7,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
+use crate::args::Command;
 use crate::output::Stderr;
 use crate::plan::OutputPlan;
 
@@ -14,8 +15,8 @@ use crate::plan::OutputPlan;
 /// with port 0 there is no other way to learn the port.
 const ADDRESS: &str = "keepup::listen";
 
-/// Begins to write the log of this process.
-pub(crate) fn start(plan: OutputPlan) {
+/// Begins to write the log of this process. The demo tells the address itself.
+pub(crate) fn start(plan: OutputPlan, command: &Command) {
     let level = match (plan.quiet, plan.verbose) {
         (true, _) => LevelFilter::ERROR,
         (false, 0) => LevelFilter::WARN,
@@ -23,10 +24,9 @@ pub(crate) fn start(plan: OutputPlan) {
         (false, _) => LevelFilter::DEBUG,
     };
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let address = if plan.quiet {
-        LevelFilter::ERROR
-    } else {
-        level.max(LevelFilter::INFO)
+    let address = match command {
+        Command::Run(_) if !plan.quiet => level.max(LevelFilter::INFO),
+        _ => level,
     };
     let shown = Targets::new()
         .with_default(level)

@@ -17,6 +17,8 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+#[cfg(feature = "http")]
+use super::history::{History, Since};
 use super::snapshot::LagSnapshot;
 use crate::record::TopicPartition;
 
@@ -25,6 +27,9 @@ use crate::record::TopicPartition;
 pub(crate) struct Board {
     hung: Mutex<Hung>,
     changed: Condvar,
+    /// What hung there lately, for the page.
+    #[cfg(feature = "http")]
+    past: Mutex<History>,
 }
 
 #[derive(Debug, Default)]
@@ -105,6 +110,18 @@ impl Board {
     /// True where there will be no younger snapshot.
     pub(crate) fn is_closed(&self) -> bool {
         self.hung.lock().closed
+    }
+
+    /// Adds a tick to what the page shows of the last minutes.
+    #[cfg(feature = "http")]
+    pub(crate) fn remember(&self, snapshot: &LagSnapshot) {
+        self.past.lock().push(snapshot);
+    }
+
+    /// The ticks after number `after`, or all that are remembered.
+    #[cfg(feature = "http")]
+    pub(crate) fn since(&self, after: Option<u64>) -> Since {
+        self.past.lock().since(after)
     }
 
     /// The reporter has ended.

@@ -27,6 +27,8 @@
 pub(crate) mod board;
 pub(crate) mod estimate;
 pub(crate) mod health;
+#[cfg(feature = "http")]
+pub(crate) mod history;
 pub(crate) mod partition;
 pub(crate) mod reporter;
 pub(crate) mod snapshot;

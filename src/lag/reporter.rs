@@ -213,7 +213,8 @@ impl Reporter {
 
     /// Looks at everything and hangs it up; again where the ownership changed
     /// meanwhile.
-    fn publish(&mut self, mut observes: bool) {
+    fn publish(&mut self, is_tick: bool) {
+        let mut observes = is_tick;
         loop {
             self.follow();
             let snapshot = self.snapshot(observes);
@@ -227,6 +228,10 @@ impl Reporter {
             }
         }
         let latest = self.parts.shared.board.latest();
+        #[cfg(feature = "http")]
+        if is_tick {
+            self.parts.shared.board.remember(&latest);
+        }
         for viewer in &mut self.parts.viewers {
             viewer(&latest);
         }

@@ -1,5 +1,6 @@
 //! The handle of a run: everything that can be asked of it from outside.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -274,6 +275,20 @@ impl Handle {
             shared: Arc::clone(&self.shared),
             seen: 0,
         }
+    }
+
+    /// What `/metrics` shows of this run: Prometheus text 0.0.4 of the latest
+    /// snapshot. For programs that have an HTTP server of their own; needs
+    /// neither [`Builder::listen`](crate::Builder::listen) nor the feature
+    /// `http`, and leaves out what the program itself records.
+    pub fn metrics_text(&self) -> String {
+        self.services.exposition(&self.lag())
+    }
+
+    /// Where the endpoints of [`Builder::listen`](crate::Builder::listen) are,
+    /// with the port that the system chose for port 0.
+    pub fn listens_at(&self) -> Option<SocketAddr> {
+        self.services.listens_at()
     }
 
     /// How many workers run now.

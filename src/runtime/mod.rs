@@ -5,6 +5,7 @@
 //! | `keepup-member` | the group: joins, answers, commits, decides | last; the report is its result |
 //! | `keepup-worker-N` | pulls and handles records | joined when it reported its exit; abandoned at the stop deadline |
 //! | `keepup-reporter` | looks at every partition once a second | joined with the handle, after the member |
+//! | `keepup-http` | answers `/metrics` and its like, with `listen` | as the reporter |
 //! | `keepup-lookup` | asks the cluster where to begin and who leads | stopped and joined by the member's thread |
 //! | `keepup-events` | runs the observer, if there is one | stopped and joined after the member |
 //! | `keepup-signals` | counts signals, in `run()` only | joined by `run()` |

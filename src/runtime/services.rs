@@ -2,35 +2,166 @@
 //! shows its snapshots. They outlive the member's thread, so that a run that
 //! ended without a word is still told of, and end with the handle.
 
-use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+#[cfg(feature = "http")]
+use std::time::Duration;
 
 use crate::config::Settings;
+use crate::error::Error;
 use crate::kafka::connection::StopFlag;
 use crate::lag::reporter::{ReporterParts, ReporterThread};
+use crate::lag::snapshot::LagSnapshot;
+use crate::telemetry::exposition;
+use crate::telemetry::facade::Facade;
+#[cfg(feature = "http")]
+use crate::telemetry::http::{Pages, Running, Server};
+#[cfg(feature = "http")]
+use crate::telemetry::recorder;
+
+/// How long answers that are under way may take when the run has ended.
+#[cfg(feature = "http")]
+const LAST_ANSWERS: Duration = Duration::from_millis(200);
+
+/// What the address is logged under: with port 0 the log is where a program that
+/// calls `run` learns the port, so the command shows it at any verbosity.
+#[cfg(feature = "http")]
+const LISTEN: &str = "keepup::listen";
+
+/// In every so many looks the process-wide recorder is tidied up.
+#[cfg(feature = "http")]
+const UPKEEP_EVERY: u32 = 5;
+
+/// An address that is taken for a run, and not served yet.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    #[cfg(feature = "http")]
+    server: Option<Server>,
+}
+
+impl Listener {
+    /// Takes the address that the settings ask for, if they do: before anything
+    /// is started, since one in use is a mistake in the settings.
+    pub(crate) fn bind(settings: &Settings) -> Result<Self, Error> {
+        let Some(address) = settings.listen else {
+            return Ok(Self {
+                #[cfg(feature = "http")]
+                server: None,
+            });
+        };
+        #[cfg(feature = "http")]
+        {
+            let server =
+                Server::bind(address).map_err(|source| Error::Listen { address, source })?;
+            Ok(Self {
+                server: Some(server),
+            })
+        }
+        #[cfg(not(feature = "http"))]
+        Err(Error::Listen {
+            address,
+            source: std::io::Error::new(
+                std::io::ErrorKind::Unsupported,
+                "this program is built without keepup's feature \"http\"",
+            ),
+        })
+    }
+}
 
 /// The threads beside the run.
 #[derive(Debug)]
 pub(crate) struct Services {
     reporter: ReporterThread,
     stop_asking: StopFlag,
+    labels: Arc<[(String, String)]>,
+    #[cfg(feature = "http")]
+    http: Option<Running>,
 }
 
 impl Services {
     /// `stop_asking` interrupts the questions of the reporter.
     pub(crate) fn start(
-        _settings: &Settings,
-        reporter: ReporterParts,
+        settings: &Settings,
+        listener: Listener,
+        mut reporter: ReporterParts,
         stop_asking: StopFlag,
-    ) -> io::Result<Self> {
+    ) -> std::io::Result<Self> {
+        let labels: Arc<[(String, String)]> = settings
+            .labels
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        let mut facade = Facade::new(&labels);
+        reporter
+            .viewers
+            .push(Box::new(move |snapshot| facade.publish(snapshot)));
+        #[cfg(feature = "http")]
+        let http = match listener.server {
+            None => None,
+            Some(server) => {
+                // So that the program's own metrics are on the page as well.
+                recorder::install();
+                reporter.viewers.push(upkeep());
+                let labels = Arc::clone(&labels);
+                let running = server.start(Pages {
+                    board: Arc::clone(&reporter.shared.board),
+                    metrics: Box::new(move |snapshot, out| {
+                        exposition::render(snapshot, &labels, out);
+                        recorder::render_foreign(out);
+                    }),
+                })?;
+                tracing::info!(
+                    target: LISTEN,
+                    "listening at http://{}/",
+                    running.local_addr()
+                );
+                Some(running)
+            }
+        };
+        #[cfg(not(feature = "http"))]
+        let Listener {} = listener;
         Ok(Self {
             reporter: ReporterThread::start(reporter)?,
             stop_asking,
+            labels,
+            #[cfg(feature = "http")]
+            http,
         })
+    }
+
+    /// A snapshot as Prometheus text.
+    pub(crate) fn exposition(&self, snapshot: &LagSnapshot) -> String {
+        let mut text = String::new();
+        exposition::render(snapshot, &self.labels, &mut text);
+        text
+    }
+
+    /// Where the endpoints are, if anywhere.
+    pub(crate) fn listens_at(&self) -> Option<SocketAddr> {
+        #[cfg(feature = "http")]
+        return self.http.as_ref().map(Running::local_addr);
+        #[cfg(not(feature = "http"))]
+        None
     }
 
     /// Ends and joins them.
     pub(crate) fn stop(&mut self) {
         self.stop_asking.stop();
         self.reporter.stop();
+        #[cfg(feature = "http")]
+        if let Some(http) = self.http.take() {
+            http.stop(LAST_ANSWERS);
+        }
     }
+}
+
+#[cfg(feature = "http")]
+fn upkeep() -> crate::lag::reporter::Viewer {
+    let mut looks = 0_u32;
+    Box::new(move |_| {
+        looks = looks.wrapping_add(1);
+        if looks.is_multiple_of(UPKEEP_EVERY) {
+            recorder::upkeep();
+        }
+    })
 }

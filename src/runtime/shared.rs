@@ -63,7 +63,7 @@ pub(crate) struct Shared {
     budget_spent: AtomicBool,
     turned_at: AtomicU64,
     pub(crate) counters: MemberCounters,
-    pub(crate) board: Board,
+    pub(crate) board: Arc<Board>,
     bell: Sender<()>,
 }
 
@@ -80,7 +80,7 @@ impl Shared {
             budget_spent: AtomicBool::new(false),
             turned_at: AtomicU64::new(now.as_millis()),
             counters: MemberCounters::default(),
-            board: Board::default(),
+            board: Arc::default(),
             bell,
         };
         (shared, rings)

@@ -23,7 +23,7 @@ use crate::member::group::Group as _;
 use crate::member::run::{Found, Parts, StartFinder, ToMember};
 use crate::runtime::events::EventThread;
 use crate::runtime::handle::Handle;
-use crate::runtime::services::Services;
+use crate::runtime::services::{Listener, Services};
 use crate::runtime::shared::Shared;
 use crate::runtime::threads::{Common, WorkerThreads};
 use crate::source::MemoryBudget;
@@ -54,6 +54,7 @@ pub(crate) fn start(
     if !problems.is_empty() {
         return Err(Error::InvalidSettings(problems));
     }
+    let listener = Listener::bind(&settings)?;
     let clock = Clock::System;
     // Made before the first contact: what librdkafka refuses is a mistake in
     // the settings, whether or not a broker is there.
@@ -117,6 +118,7 @@ pub(crate) fn start(
     let shared = Arc::new(shared);
     let services = Services::start(
         &settings,
+        listener,
         ReporterParts {
             group: Arc::from(settings.group.as_str()),
             client_id: Arc::from(properties::client_id(&settings)),

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 
 use super::names::{self, Kind, Metric};
-use super::{recorder, values};
+use super::values;
 use crate::lag::{LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals, WorkerStatus};
 use crate::record::TopicPartition;
 
@@ -51,7 +51,7 @@ impl Facade {
     /// Tells the program's recorder, where it installed one.
     pub(crate) fn publish(&mut self, snapshot: &LagSnapshot) {
         metrics::with_recorder(|recorder| {
-            if !recorder::is_ours(recorder) {
+            if !is_ours(recorder) {
                 self.publish_to(recorder, snapshot);
             }
         });
@@ -73,6 +73,19 @@ impl Facade {
             told.tell(recorder, snapshot);
         }
     }
+}
+
+/// True for the recorder that we installed for the endpoints: they show our
+/// metrics themselves.
+#[cfg(feature = "http")]
+fn is_ours(recorder: &dyn Recorder) -> bool {
+    super::recorder::is_ours(recorder)
+}
+
+/// Without endpoints none is installed.
+#[cfg(not(feature = "http"))]
+fn is_ours(_: &dyn Recorder) -> bool {
+    false
 }
 
 /// False for the recorder that stands for none.

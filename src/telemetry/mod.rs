@@ -18,6 +18,11 @@ pub(crate) mod exposition;
 pub(crate) mod facade;
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(feature = "http")]
+pub(crate) mod http;
+#[cfg(feature = "http")]
+mod json;
 pub(crate) mod names;
+#[cfg(feature = "http")]
 pub(crate) mod recorder;
 mod values;

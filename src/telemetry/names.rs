@@ -188,6 +188,7 @@ metrics! {
 }
 
 /// True where a family of that name would have series with the names of ours.
+#[cfg(feature = "http")]
 pub(crate) fn is_ours(family: &str) -> bool {
     ALL.iter().any(|metric| {
         family.strip_prefix(metric.name).is_some_and(|rest| {

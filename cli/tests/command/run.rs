@@ -1,7 +1,8 @@
 //! `run` against an embedded cluster.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -180,6 +181,78 @@ fn a_reader_that_goes_away_ends_the_run_with_0_and_without_a_word() {
         assert_eq!(child.wait().unwrap().code(), Some(0), "{stderr}");
         assert_eq!(stderr, "", "{options:?}");
     }
+}
+
+/// What is answered at that address and path.
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_run_tells_where_it_listens_and_labels_its_metrics() {
+    let cluster = cluster(1);
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin!("keepup"))
+        .args([
+            "run",
+            "-b",
+            cluster.bootstrap(),
+            "-t",
+            "orders",
+            "-g",
+            "billing",
+            "--listen",
+            "0",
+            "--label",
+            "env=prod",
+        ])
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    let address = line
+        .trim_end()
+        .rsplit_once("listening at http://")
+        .and_then(|(_, rest)| rest.strip_suffix('/'));
+    let address = address.unwrap_or_else(|| panic!("no address in {line:?}"));
+    let metrics = get(address, "/metrics");
+    let lag = get(address, "/lag");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(metrics.starts_with("HTTP/1.1 200 OK\r\n"), "{metrics}");
+    assert!(
+        metrics.contains("keepup_workers{group_id=\"billing\",client_id=\"keepup\",env=\"prod\"}"),
+        "{metrics}"
+    );
+    assert!(lag.contains("\"group\":\"billing\""), "{lag}");
+}
+
+#[test]
+fn a_quiet_run_listens_without_a_word() {
+    let cluster = cluster(1);
+    let (_, stderr, code) = output(&[
+        "run",
+        "-b",
+        cluster.bootstrap(),
+        "-t",
+        "orders",
+        "-g",
+        "billing",
+        "--listen",
+        "0",
+        "--until-end",
+        "-q",
+    ]);
+    assert_eq!((stderr.as_str(), code), ("", 0));
 }
 
 #[test]
