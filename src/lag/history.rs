@@ -17,6 +17,10 @@ const COLUMNS: usize = 300;
 /// How many partitions have a curve of their own.
 const CURVES: usize = 256;
 
+/// How many partitions may get a curve in place of another's at one tick: it
+/// takes a look at every cell each.
+const TAKEN_UP_PER_TICK: usize = 8;
+
 /// A lag, or that it is not known, in eight bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cell(u64);
@@ -92,6 +96,7 @@ impl History {
     /// Adds a column.
     pub(crate) fn push(&mut self, snapshot: &LagSnapshot) {
         if self.columns.is_empty() {
+            self.columns.reserve_exact(COLUMNS);
             self.began_at_ms = snapshot.taken_at_ms;
         }
         if self.columns.len() == COLUMNS {
@@ -113,7 +118,7 @@ impl History {
         }
         self.curves
             .retain(|_, curve| curve.current || curve.peak().is_some());
-        self.keep_the_largest();
+        self.take_up_the_largest(snapshot, before);
     }
 
     fn forget_the_oldest(&mut self) {
@@ -124,7 +129,8 @@ impl History {
         }
     }
 
-    /// Sets the last cell of a curve, with gaps in front where it is new.
+    /// Sets the last cell of a curve, with gaps in front where it is new. A
+    /// partition that is one too many has none.
     fn set(&mut self, partition: &TopicPartition, cell: Cell, before: usize) {
         // Not the entry API: that would clone the partition at every tick.
         if let Some(curve) = self.curves.get_mut(partition) {
@@ -132,38 +138,69 @@ impl History {
                 *last = cell;
             }
             curve.current = true;
-            return;
+        } else if self.curves.len() < CURVES {
+            let cells = VecDeque::with_capacity(COLUMNS);
+            self.begin_curve(partition.clone(), cells, cell, before);
         }
-        let mut cells = VecDeque::with_capacity(COLUMNS);
+    }
+
+    fn begin_curve(
+        &mut self,
+        partition: TopicPartition,
+        mut cells: VecDeque<Cell>,
+        cell: Cell,
+        before: usize,
+    ) {
+        cells.clear();
         cells.resize(before, Cell::GAP);
         cells.push_back(cell);
         let curve = Curve {
             cells,
             current: true,
         };
-        self.curves.insert(partition.clone(), curve);
+        self.curves.insert(partition, curve);
     }
 
-    /// Removes the flattest curves where there are too many. Of equal ones the
-    /// older stays: or all would come and go where nothing has any lag.
-    fn keep_the_largest(&mut self) {
-        let surplus = self.curves.len().saturating_sub(CURVES);
-        if surplus == 0 {
+    /// Gives the flattest curves away to partitions that have more lag than
+    /// those ever showed. Of equal ones the older stays: or all would come and
+    /// go where nothing has any lag.
+    fn take_up_the_largest(&mut self, snapshot: &LagSnapshot, before: usize) {
+        if self.curves.len() < CURVES {
             return;
         }
-        let mut ranks: Vec<_> = self
-            .curves
-            .iter()
-            .map(|(partition, curve)| {
-                let age = curve.cells.iter().rev();
-                let known = age.take_while(|cell| cell.known().is_some()).count();
-                (curve.peak(), known, partition.clone())
-            })
-            .collect();
-        ranks.sort_unstable();
-        for (_, _, partition) in ranks.into_iter().take(surplus) {
-            self.curves.remove(&partition);
+        let mut flattest = self.flattest();
+        let mut left = TAKEN_UP_PER_TICK;
+        for lag in &snapshot.partitions {
+            let Some((peak, partition)) = &flattest else {
+                return;
+            };
+            if lag.records_lag <= *peak || self.curves.contains_key(&lag.partition) {
+                continue;
+            }
+            if left == 0 {
+                return;
+            }
+            left -= 1;
+            let cells = self
+                .curves
+                .remove(partition)
+                .map_or_else(VecDeque::new, |curve| curve.cells);
+            self.begin_curve(lag.partition.clone(), cells, lag.records_lag.into(), before);
+            flattest = self.flattest();
         }
+    }
+
+    /// The curve that would be missed least: with the lowest peak, and of those
+    /// the youngest.
+    fn flattest(&self) -> Option<(Option<u64>, TopicPartition)> {
+        self.curves
+            .iter()
+            .min_by_key(|(_, curve)| {
+                let back = curve.cells.iter().rev();
+                let known = back.take_while(|cell| cell.known().is_some()).count();
+                (curve.peak(), known)
+            })
+            .map(|(partition, curve)| (curve.peak(), partition.clone()))
     }
 
     /// The columns after number `after`; all of them where that is `None` or
@@ -279,14 +316,17 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_partitions_the_largest_lags_stay_and_the_total_is_whole() {
+    fn of_too_many_partitions_the_largest_lags_get_the_curves_and_the_total_is_whole() {
         let mut history = History::default();
         let lags: Vec<_> = (0..1_000i32)
             .map(|partition| (partition, Some(u64::from(partition.unsigned_abs()))))
             .collect();
-        history.push(&snapshot(0, 0, &lags));
+        // A few at each tick.
+        for at in 0..100 {
+            history.push(&snapshot(at, 0, &lags));
+        }
         let all = history.since(None);
-        assert_eq!(all.total, [Some(499_500)]);
+        assert_eq!(all.total, [Some(499_500); 100]);
         let kept: Vec<_> = all
             .curves
             .iter()
