@@ -18,7 +18,7 @@ pub struct LagSnapshot {
     pub group: Arc<str>,
     /// Kafka's client id.
     pub client_id: Arc<str>,
-    /// When it was taken, in milliseconds since 1970; 0 before the first tick.
+    /// When it was taken, in milliseconds since 1970.
     pub taken_at_ms: i64,
     /// The partitions that this process owns, in order.
     pub partitions: Vec<PartitionLag>,

@@ -96,15 +96,22 @@ impl Services {
             .viewers
             .push(Box::new(move |snapshot| facade.publish(snapshot)));
         #[cfg(feature = "http")]
+        if listener.server.is_some() {
+            // So that the program's own metrics are on the page as well.
+            recorder::install();
+            reporter.viewers.push(upkeep());
+        }
+        #[cfg(feature = "http")]
+        let board = Arc::clone(&reporter.shared.board);
+        // Before anybody can ask: a scrape of the first moment finds its look.
+        let reporter = ReporterThread::start(reporter)?;
+        #[cfg(feature = "http")]
         let http = match listener.server {
             None => None,
             Some(server) => {
-                // So that the program's own metrics are on the page as well.
-                recorder::install();
-                reporter.viewers.push(upkeep());
                 let labels = Arc::clone(&labels);
                 let running = server.start(Pages {
-                    board: Arc::clone(&reporter.shared.board),
+                    board,
                     metrics: Box::new(move |snapshot, out| {
                         exposition::render(snapshot, &labels, out);
                         recorder::render_foreign(out);
@@ -121,7 +128,7 @@ impl Services {
         #[cfg(not(feature = "http"))]
         let Listener {} = listener;
         Ok(Self {
-            reporter: ReporterThread::start(reporter)?,
+            reporter,
             stop_asking,
             labels,
             #[cfg(feature = "http")]
