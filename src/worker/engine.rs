@@ -179,12 +179,12 @@ impl<H: Handler> RecordEngine for RecordLoop<H> {
     fn turn(&mut self, batch: &mut Batch, turn: &Turn<'_>) -> TurnEnd {
         let first = batch.cursor;
         let times = &turn.tracker.times;
-        let mut watch = Stopwatch::start(turn.clock, times, turn.clock.coarse());
+        let mut watch = Stopwatch::start(turn.clock, times, first);
         while batch.cursor < batch.entries.len() {
             let now = turn.clock.coarse();
-            watch.look(now);
+            watch.look(now, batch.cursor);
             if let Some(end) = turn.over(batch.cursor - first, now) {
-                watch.stop();
+                watch.stop(batch.cursor);
                 return end;
             }
             let entry = &batch.entries[batch.cursor];
@@ -202,17 +202,16 @@ impl<H: Handler> RecordEngine for RecordLoop<H> {
                 Outcome::Done => turn.tracker.completed(offset),
                 outcome => {
                     match outcome {
-                        Outcome::Skip { .. } => watch.stop_with(|times| &times.skipped),
-                        Outcome::Retry { .. } => watch.stop_with(|times| &times.retried),
-                        Outcome::Done | Outcome::Stop { .. } => watch.stop(),
+                        Outcome::Skip { .. } => watch.stop_with(batch.cursor, &times.skipped),
+                        Outcome::Retry { .. } => watch.stop_with(batch.cursor, &times.retried),
+                        Outcome::Done | Outcome::Stop { .. } => watch.stop(batch.cursor),
                     }
                     return TurnEnd::Outcome { outcome, attempt };
                 }
             }
-            watch.called();
             batch.cursor += 1;
         }
-        watch.stop();
+        watch.stop(batch.cursor);
         TurnEnd::Exhausted
     }
 

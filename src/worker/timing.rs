@@ -108,92 +108,91 @@ impl HandlerTimes {
     }
 }
 
-/// Times the calls of one turn.
+/// Times the calls of one turn, which are told apart by a number that counts
+/// them. The loop counts its records anyway: beside the call there is one
+/// comparison.
 pub(crate) struct Stopwatch<'a> {
     clock: &'a Clock,
     times: &'a HandlerTimes,
     since: Instant,
-    /// The coarse clock when the calls that are timed together began.
+    /// The coarse clock when the calls that are timed together began; `NEVER`
+    /// where the next call is timed alone.
     coarse: Coarse,
-    calls: u64,
-    /// The next call is timed alone.
-    alone: bool,
+    /// The number of the first call since.
+    first: usize,
     /// The mean of the calls that were timed last.
     mean: Duration,
 }
 
+/// A moment that no clock shows.
+const NEVER: Coarse = Coarse::from_millis(u64::MAX);
+
 impl<'a> Stopwatch<'a> {
-    /// Starts right before the first call.
-    pub(crate) fn start(clock: &'a Clock, times: &'a HandlerTimes, coarse: Coarse) -> Self {
+    /// Starts right before the call number `first`.
+    pub(crate) fn start(clock: &'a Clock, times: &'a HandlerTimes, first: usize) -> Self {
         Self {
             clock,
             times,
             since: clock.now(),
-            coarse,
-            calls: 0,
-            alone: true,
+            coarse: NEVER,
+            first,
             mean: Duration::ZERO,
         }
     }
 
-    /// A call came back, and its record is done.
+    /// The coarse clock as it stands before the call number `next`; those
+    /// before it are done.
     #[inline]
-    pub(crate) fn called(&mut self) {
-        self.calls += 1;
-    }
-
-    /// The coarse clock as it stands before the next call.
-    #[inline]
-    pub(crate) fn look(&mut self, coarse: Coarse) {
-        if self.alone || coarse != self.coarse {
-            self.lap(coarse);
+    pub(crate) fn look(&mut self, coarse: Coarse, next: usize) {
+        if coarse != self.coarse {
+            self.lap(coarse, next);
         }
     }
 
     /// Writes down the calls since the last lap.
     #[cold]
-    fn lap(&mut self, coarse: Coarse) {
-        if self.calls == 0 {
+    #[inline(never)]
+    fn lap(&mut self, coarse: Coarse, next: usize) {
+        let calls = next - self.first;
+        if calls == 0 {
             return;
         }
-        let took = self.take_time(coarse);
-        let before = self.mean * u32::try_from(self.calls - 1).unwrap_or(u32::MAX);
-        if self.calls > 1 && took > 2 * COARSE_TICK {
+        let took = self.take_time(next);
+        let others = u32::try_from(calls - 1).unwrap_or(u32::MAX);
+        if calls > 1 && took > 2 * COARSE_TICK {
             // Those before it began and ended within one tick of the coarse
             // clock: the rest is the last call's.
-            let before = before.min(COARSE_TICK);
-            self.times.done.add(self.calls - 1, before);
+            let before = (self.mean * others).min(COARSE_TICK);
+            self.times.done.add(calls as u64 - 1, before);
             self.times.done.add(1, took - before);
-            self.mean = before / u32::try_from(self.calls - 1).unwrap_or(u32::MAX);
+            self.mean = before / others;
         } else {
-            self.times.done.add(self.calls, took);
-            self.mean = took / u32::try_from(self.calls).unwrap_or(u32::MAX);
+            self.times.done.add(calls as u64, took);
+            self.mean = took / others.saturating_add(1);
         }
-        self.alone = self.mean >= LONG;
-        self.calls = 0;
+        self.coarse = if self.mean >= LONG { NEVER } else { coarse };
     }
 
-    fn take_time(&mut self, coarse: Coarse) -> Duration {
+    fn take_time(&mut self, next: usize) -> Duration {
         let now = self.clock.now();
         let took = now.saturating_duration_since(self.since);
         self.since = now;
-        self.coarse = coarse;
+        self.first = next;
         took
     }
 
-    /// The turn ends, all calls done.
-    pub(crate) fn stop(mut self) {
-        let coarse = self.coarse;
-        self.lap(coarse);
+    /// The turn ends before the call number `next`, all before it done.
+    pub(crate) fn stop(mut self, next: usize) {
+        self.lap(NEVER, next);
     }
 
-    /// The turn ends with a call that was not done.
-    pub(crate) fn stop_with(mut self, last: impl FnOnce(&'a HandlerTimes) -> &'a CallTimes) {
-        let coarse = self.coarse;
-        let took = self.take_time(coarse);
-        let before = (self.mean * u32::try_from(self.calls).unwrap_or(u32::MAX)).min(took);
-        self.times.done.add(self.calls, before);
-        last(self.times).add(1, took - before);
+    /// The turn ends with the call number `last`, which was not done.
+    pub(crate) fn stop_with(mut self, last: usize, times: &CallTimes) {
+        let done = last - self.first;
+        let took = self.take_time(last);
+        let before = (self.mean * u32::try_from(done).unwrap_or(u32::MAX)).min(took);
+        self.times.done.add(done as u64, before);
+        times.add(1, took - before);
     }
 }
 
@@ -226,13 +225,12 @@ mod tests {
     fn long_calls_are_timed_one_by_one() {
         let clock = Clock::manual();
         let times = HandlerTimes::new();
-        let mut watch = Stopwatch::start(&clock, &times, clock.coarse());
-        for millis in [3, 40, 3] {
-            watch.look(clock.coarse());
+        let mut watch = Stopwatch::start(&clock, &times, 5);
+        for (call, millis) in [(5, 3), (6, 40), (7, 3)] {
+            watch.look(clock.coarse(), call);
             clock.advance(Duration::from_millis(millis));
-            watch.called();
         }
-        watch.stop();
+        watch.stop(8);
         // Up to 5 ms twice, up to 50 ms once.
         assert_eq!(seconds(&times.done), [(5, 2), (7, 1)]);
         assert_eq!(times.done.read().sum_ns, 46_000_000);
@@ -242,15 +240,14 @@ mod tests {
     fn short_calls_are_timed_together_and_a_long_one_among_them_is_told_apart() {
         let clock = Clock::manual();
         let times = HandlerTimes::new();
-        let mut watch = Stopwatch::start(&clock, &times, clock.coarse());
+        let mut watch = Stopwatch::start(&clock, &times, 0);
         for call in 0..1_000 {
-            watch.look(clock.coarse());
+            watch.look(clock.coarse(), call);
             if call == 700 {
                 clock.advance(Duration::from_millis(250));
             }
-            watch.called();
         }
-        watch.stop();
+        watch.stop(1_000);
         assert_eq!(seconds(&times.done), [(0, 999), (9, 1)]);
     }
 
@@ -258,13 +255,12 @@ mod tests {
     fn a_call_that_is_not_done_is_counted_by_its_outcome() {
         let clock = Clock::manual();
         let times = HandlerTimes::new();
-        let mut watch = Stopwatch::start(&clock, &times, clock.coarse());
-        watch.look(clock.coarse());
+        let mut watch = Stopwatch::start(&clock, &times, 0);
+        watch.look(clock.coarse(), 0);
         clock.advance(Duration::from_millis(2));
-        watch.called();
-        watch.look(clock.coarse());
+        watch.look(clock.coarse(), 1);
         clock.advance(Duration::from_millis(30));
-        watch.stop_with(|times| &times.retried);
+        watch.stop_with(1, &times.retried);
         assert_eq!(seconds(&times.done), [(5, 1)]);
         assert_eq!(seconds(&times.retried), [(7, 1)]);
     }

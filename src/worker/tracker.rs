@@ -32,11 +32,10 @@ use crate::worker::timing::HandlerTimes;
 /// over, so the watermark follows each completion.
 #[derive(Debug)]
 pub(crate) struct Tracker {
+    hot: Hot,
     /// The epoch in which the partition became ours. A seek or a reset begins a
     /// new tracker of the same ownership.
     owned_since: AssignmentEpoch,
-    position: AtomicI64,
-    watermark: AtomicI64,
     /// What the group has committed.
     committed: AtomicI64,
     /// The ends as fetch answers tell them.
@@ -45,9 +44,6 @@ pub(crate) struct Tracker {
     asked: Ends,
     /// Records that are in a handler now, when they are handed over in batches.
     in_hand: AtomicU64,
-    /// The timestamp of the record that was handed over last.
-    timestamp: AtomicI64,
-    completed: AtomicU64,
     skipped: AtomicU64,
     retried: AtomicU64,
     /// Bytes of the records that were completed.
@@ -65,6 +61,18 @@ pub(crate) struct Tracker {
     pub(crate) lag_samples: Samples,
     pub(crate) lead_samples: Samples,
     pub(crate) times: HandlerTimes,
+}
+
+/// What is written at every record, in a cache line that no other worker
+/// writes to.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Hot {
+    position: AtomicI64,
+    watermark: AtomicI64,
+    completed: AtomicU64,
+    /// The timestamp of the record that was handed over last.
+    timestamp: AtomicI64,
 }
 
 /// The ends of a partition as somebody told them.
@@ -106,15 +114,17 @@ impl Tracker {
     /// A tracker of a partition whose start position is not known yet.
     pub(crate) fn new(owned_since: AssignmentEpoch) -> Self {
         Self {
+            hot: Hot {
+                position: AtomicI64::new(UNKNOWN),
+                watermark: AtomicI64::new(UNKNOWN),
+                completed: AtomicU64::new(0),
+                timestamp: AtomicI64::new(UNKNOWN),
+            },
             owned_since,
-            position: AtomicI64::new(UNKNOWN),
-            watermark: AtomicI64::new(UNKNOWN),
             committed: AtomicI64::new(UNKNOWN),
             fetched: Ends::new(),
             asked: Ends::new(),
             in_hand: AtomicU64::new(0),
-            timestamp: AtomicI64::new(UNKNOWN),
-            completed: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             retried: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -138,15 +148,15 @@ impl Tracker {
     /// The start position is known: nothing is handed over, everything below
     /// it counts as completed.
     pub(crate) fn begin(&self, offset: i64) {
-        self.position.store(offset, Ordering::Release);
-        self.watermark.store(offset, Ordering::Release);
+        self.hot.position.store(offset, Ordering::Release);
+        self.hot.watermark.store(offset, Ordering::Release);
     }
 
     /// The record at `offset` goes to a handler now.
     #[inline]
     pub(crate) fn handed_over(&self, offset: i64, timestamp: i64) {
-        self.timestamp.store(timestamp, Ordering::Relaxed);
-        self.position.store(offset + 1, Ordering::Release);
+        self.hot.timestamp.store(timestamp, Ordering::Relaxed);
+        self.hot.position.store(offset + 1, Ordering::Release);
     }
 
     /// The record at `offset`, and so all before it, is completed.
@@ -161,16 +171,16 @@ impl Tracker {
     /// `records` were completed together, the last of them at `last_offset`.
     #[inline]
     pub(crate) fn batch_completed(&self, records: u64, last_offset: i64) {
-        self.watermark.store(last_offset + 1, Ordering::Release);
-        add(&self.completed, records);
+        self.hot.watermark.store(last_offset + 1, Ordering::Release);
+        add(&self.hot.completed, records);
     }
 
     /// Everything below `next_offset` that is not completed does not exist:
     /// transaction markers, aborted records, holes of compaction.
     pub(crate) fn crossed(&self, next_offset: i64) {
-        if next_offset > self.watermark.load(Ordering::Relaxed) {
-            self.position.store(next_offset, Ordering::Release);
-            self.watermark.store(next_offset, Ordering::Release);
+        if next_offset > self.hot.watermark.load(Ordering::Relaxed) {
+            self.hot.position.store(next_offset, Ordering::Release);
+            self.hot.watermark.store(next_offset, Ordering::Release);
         }
     }
 
@@ -178,8 +188,8 @@ impl Tracker {
     /// last at `last_offset`.
     pub(crate) fn batch_handed_over(&self, records: usize, timestamp: i64, last_offset: i64) {
         self.in_hand.store(records as u64, Ordering::Relaxed);
-        self.timestamp.store(timestamp, Ordering::Relaxed);
-        self.position.store(last_offset + 1, Ordering::Release);
+        self.hot.timestamp.store(timestamp, Ordering::Relaxed);
+        self.hot.position.store(last_offset + 1, Ordering::Release);
     }
 
     /// The handler returned; what that means is told apart.
@@ -206,7 +216,7 @@ impl Tracker {
 
     /// Nobody commits what is completed from now on. The member's part.
     pub(crate) fn give_up(&self) {
-        let completed = self.completed.load(Ordering::Relaxed);
+        let completed = self.hot.completed.load(Ordering::Relaxed);
         self.given_up_at.store(completed, Ordering::Relaxed);
     }
 
@@ -255,13 +265,13 @@ impl Tracker {
     /// Next offset such that every record below it is completed; `None` before
     /// the start position is known.
     pub(crate) fn watermark(&self) -> Option<i64> {
-        known(self.watermark.load(Ordering::Acquire))
+        known(self.hot.watermark.load(Ordering::Acquire))
     }
 
     /// Highest offset handed over + 1; `None` before the start position is
     /// known.
     pub(crate) fn position(&self) -> Option<i64> {
-        known(self.position.load(Ordering::Acquire))
+        known(self.hot.position.load(Ordering::Acquire))
     }
 
     /// What the group has committed; `None` where that is nothing.
@@ -305,11 +315,11 @@ impl Tracker {
     /// The timestamp of the record that was handed over last, in milliseconds
     /// since 1970.
     pub(crate) fn timestamp(&self) -> Option<i64> {
-        known(self.timestamp.load(Ordering::Relaxed))
+        known(self.hot.timestamp.load(Ordering::Relaxed))
     }
 
     pub(crate) fn completed_records(&self) -> u64 {
-        self.completed.load(Ordering::Relaxed)
+        self.hot.completed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn skipped_records(&self) -> u64 {
