@@ -1,6 +1,6 @@
 //! Puts keepup's metrics where a program's own metrics already are: a service
-//! that has a recorder for the `metrics` crate (an exporter, StatsD, OTLP) finds
-//! the lag of its partitions there without a second endpoint and without code.
+//! that has a recorder for the `metrics` crate, whatever it exports to, finds the
+//! lag of its partitions there without a second endpoint and without code.
 //!
 //! Runs on a cluster inside the process:
 //! `cargo run -p keepup --features testing --example own_recorder`
