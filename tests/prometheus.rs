@@ -24,7 +24,14 @@ fn slow_run(kafka: &crate::support::kafka::Kafka) -> (keepup::Handle, SocketAddr
         .workers(Workers::Fixed(2))
         .label("env", "a \"test\"\\\n")
         .listen(SocketAddr::from(([127, 0, 0, 1], 0)))
-        .start(|_| |_: &Record<'_>| work_for(Duration::from_millis(2)))
+        .start(|_| {
+            // There is a recorder since the run listens.
+            metrics::describe_counter!("prometheus_reads_handled_total", "Handled records.");
+            |_: &Record<'_>| {
+                metrics::counter!("prometheus_reads_handled_total").increment(1);
+                work_for(Duration::from_millis(2));
+            }
+        })
         .expect("the run starts");
     let address = handle.listens_at().expect("it listens");
     (handle, address)
@@ -48,6 +55,15 @@ fn prometheus_reads_a_run_and_everything_in_deploy_finds_what_it_asks_for() {
 
     check_lag(&prometheus, &handle);
     check_stems(&prometheus);
+    // What the program counts of its own stands on the same page.
+    wait_until(PATIENT, "the program's own counter", || {
+        let own = prometheus.query("prometheus_reads_handled_total{job=\"keepup\"} > 0")?;
+        if own.len() == 1 {
+            Ok(())
+        } else {
+            Err(format!("{own:?}"))
+        }
+    });
     let (status, page) = get(address, "/metrics").expect("an answer");
     assert_eq!(status, 200);
     let said = promtool_check(&page);

@@ -1,7 +1,7 @@
 //! A snapshot to the recorder that the program installed for the `metrics`
 //! crate.
 //!
-//! A program with a recorder of its own (StatsD, OTLP, its own Prometheus
+//! A program with a recorder of its own (`StatsD`, OTLP, its own Prometheus
 //! endpoint) finds our metrics there without doing anything. Three things
 //! differ from our own page, since such a recorder cannot forget a series:
 //!

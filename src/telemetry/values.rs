@@ -12,6 +12,9 @@ use crate::lag::{LagSnapshot, PartitionLag, TopicTotals, WorkerStatus};
 /// A gauge or counter, and where its value is in what it describes.
 type Value<T> = (Metric, fn(&T) -> Option<f64>);
 
+/// A counter, and where its count is in what it describes.
+type Total<T> = (Metric, fn(&T) -> u64);
+
 /// Of every partition.
 pub(crate) const OF_PARTITION: [Value<PartitionLag>; 10] = [
     (names::RECORDS_LAG, |partition| count(partition.records_lag)),
@@ -45,7 +48,7 @@ pub(crate) const OF_PARTITION: [Value<PartitionLag>; 10] = [
 ];
 
 /// Of every topic: counters.
-pub(crate) const OF_TOPIC: [(Metric, fn(&TopicTotals) -> u64); 2] = [
+pub(crate) const OF_TOPIC: [Total<TopicTotals>; 2] = [
     (names::RECORDS_CONSUMED, |topic| topic.records),
     (names::BYTES_CONSUMED, |topic| topic.bytes),
 ];
@@ -75,7 +78,7 @@ pub(crate) const WORKER_UP: Value<WorkerStatus> = (names::WORKER_UP, |worker| {
 });
 
 /// Of every worker: a counter.
-pub(crate) const WORKER_RESTARTS: (Metric, fn(&WorkerStatus) -> u64) =
+pub(crate) const WORKER_RESTARTS: Total<WorkerStatus> =
     (names::WORKER_RESTARTS, |worker| u64::from(worker.restarts));
 
 /// A counter of the process, its further label with the value, and where its

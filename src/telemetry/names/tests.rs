@@ -45,7 +45,7 @@ fn table() -> String {
 
 #[test]
 fn the_documentation_lists_every_metric_as_it_is() {
-    const BEGIN: &str = "<!-- the table is made by a test: KEEPUP_UPDATE_DOCS=1 cargo test --lib the_documentation -->\n";
+    const BEGIN: &str = "<!-- the table is made by a test: KEEPUP_UPDATE_DOCS=1 cargo test -p keepup --lib --all-features the_documentation -->\n";
     const END: &str = "<!-- end of the table -->\n";
     let path = repository().join("docs/metrics.md");
     let document = fs::read_to_string(&path).expect("there is a documentation of the metrics");
@@ -140,4 +140,15 @@ fn a_label_that_prometheus_or_we_own_is_refused() {
     ] {
         assert_eq!(problems(name), 1, "{name}");
     }
+    let mut settings = crate::Settings::new("localhost:9092", "billing");
+    settings.topics.push("orders".to_owned());
+    assert_eq!(settings.problems(), []);
+    settings
+        .labels
+        .insert("topic".to_owned(), "orders".to_owned());
+    let problems = settings.problems();
+    assert!(
+        problems.len() == 1 && problems[0].to_string().starts_with("label = \"topic\": "),
+        "{problems:?}"
+    );
 }
