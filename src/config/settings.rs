@@ -149,6 +149,16 @@ pub enum Isolation {
     ReadUncommitted,
 }
 
+impl Isolation {
+    /// Its name in Kafka's configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ReadCommitted => "read_committed",
+            Self::ReadUncommitted => "read_uncommitted",
+        }
+    }
+}
+
 /// How often a failed record is handed over, and how long it waits between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -286,7 +296,7 @@ impl Settings {
             until_end: false,
             count: None,
             listen: None,
-            stuck_after: Duration::from_secs(300),
+            stuck_after: Duration::from_mins(5),
             labels: BTreeMap::new(),
             properties: BTreeMap::new(),
         }

@@ -14,6 +14,10 @@ use crate::record::TopicPartition;
 /// How many ticks are remembered: five minutes at one per second.
 const COLUMNS: usize = 300;
 
+/// Snapshots that follow each other faster (after changes of the assignment)
+/// share a column, or some rebalances would push the last minutes out.
+const LEAST_DISTANCE_MS: i64 = 500;
+
 /// How many partitions have a curve of their own.
 const CURVES: usize = 256;
 
@@ -93,8 +97,14 @@ pub(crate) struct Since {
 }
 
 impl History {
-    /// Adds a column.
+    /// Adds a column, where it is time for one.
     pub(crate) fn push(&mut self, snapshot: &LagSnapshot) {
+        if self.columns.back().is_some_and(|last| {
+            let since = snapshot.taken_at_ms - last.taken_at_ms;
+            (0..LEAST_DISTANCE_MS).contains(&since)
+        }) {
+            return;
+        }
         if self.columns.is_empty() {
             self.columns.reserve_exact(COLUMNS);
             self.began_at_ms = snapshot.taken_at_ms;
@@ -238,15 +248,19 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lag::snapshot::fixture;
+    use crate::lag::PartitionLag;
 
+    /// As of `at` seconds.
     fn snapshot(at: i64, rebalances: u64, lags: &[(i32, Option<u64>)]) -> LagSnapshot {
         LagSnapshot {
-            taken_at_ms: at,
+            taken_at_ms: at * 1_000,
             rebalances,
             partitions: lags
                 .iter()
-                .map(|&(partition, lag)| fixture::partition("orders", partition, lag))
+                .map(|&(partition, lag)| PartitionLag {
+                    records_lag: lag,
+                    ..PartitionLag::unknown(orders(partition))
+                })
                 .collect(),
             ..LagSnapshot::default()
         }
@@ -259,9 +273,9 @@ mod tests {
     #[test]
     fn an_unknown_lag_is_a_gap_and_the_total_is_over_the_known_ones() {
         let mut history = History::default();
-        history.push(&snapshot(1_000, 1, &[(0, Some(5)), (1, None)]));
-        history.push(&snapshot(2_000, 1, &[(0, None), (1, None)]));
-        history.push(&snapshot(3_000, 2, &[(0, Some(0)), (1, Some(7))]));
+        history.push(&snapshot(1, 1, &[(0, Some(5)), (1, None)]));
+        history.push(&snapshot(2, 1, &[(0, None), (1, None)]));
+        history.push(&snapshot(3, 2, &[(0, Some(0)), (1, Some(7))]));
         assert_eq!(
             history.since(None),
             Since {
@@ -285,7 +299,7 @@ mod tests {
             history.push(&snapshot(at, 0, &[(0, Some(1)), (1, None)]));
         }
         let rest = history.since(Some(1));
-        assert_eq!((rest.first, rest.taken_at_ms), (2, vec![2]));
+        assert_eq!((rest.first, rest.taken_at_ms), (2, vec![2_000]));
         assert_eq!(rest.curves, [(orders(0), vec![Some(1)])]);
         let nothing = history.since(Some(2));
         assert_eq!((nothing.first, nothing.taken_at_ms), (3, vec![]));
@@ -346,6 +360,21 @@ mod tests {
             history.push(&snapshot(at, 0, &flat));
         }
         assert_eq!(kept(&history), before);
+    }
+
+    #[test]
+    fn snapshots_in_quick_succession_share_a_column_and_lose_no_rebalance() {
+        let mut history = History::default();
+        history.push(&snapshot(0, 0, &[(0, Some(1))]));
+        let mut soon = snapshot(0, 1, &[(0, Some(2))]);
+        soon.taken_at_ms = 200;
+        history.push(&soon);
+        assert!(history.since(None).rebalanced.is_empty());
+        history.push(&snapshot(1, 1, &[(0, Some(3))]));
+        let all = history.since(None);
+        assert_eq!(all.taken_at_ms, [0, 1_000]);
+        assert_eq!(all.rebalanced, [1]);
+        assert_eq!(all.curves, [(orders(0), vec![Some(1), Some(3)])]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::partition::{Moment, Watched};
 use super::snapshot::{LagSnapshot, WorkerState, WorkerStatus};
 use super::topics::TopicBook;
 use crate::clock::Clock;
+use crate::config::Isolation;
 use crate::record::TopicPartition;
 use crate::runtime::events::EventSink;
 use crate::runtime::shared::{Shared, WorkerSlot};
@@ -65,6 +66,7 @@ pub(crate) type Viewer = Box<dyn FnMut(&LagSnapshot) + Send>;
 pub(crate) struct ReporterParts {
     pub(crate) group: Arc<str>,
     pub(crate) client_id: Arc<str>,
+    pub(crate) isolation: Isolation,
     pub(crate) clock: Clock,
     pub(crate) shared: Arc<Shared>,
     pub(crate) rings: Receiver<()>,
@@ -278,6 +280,7 @@ impl Reporter {
         self.show_workers(into);
         into.group.clone_from(&self.parts.group);
         into.client_id.clone_from(&self.parts.client_id);
+        into.isolation = self.parts.isolation;
         into.taken_at_ms = now.unix_ms;
         let counters = &self.parts.shared.counters;
         let read = |counter: &std::sync::atomic::AtomicU64| {

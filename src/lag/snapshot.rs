@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::Isolation;
 use crate::record::TopicPartition;
 
 /// The state of a run as of one tick (one per second), or of a change of the
@@ -18,6 +19,9 @@ pub struct LagSnapshot {
     pub group: Arc<str>,
     /// Kafka's client id.
     pub client_id: Arc<str>,
+    /// Whose end offsets are meant: the last stable ones under `read_committed`,
+    /// else the high watermarks.
+    pub isolation: Isolation,
     /// When it was taken, in milliseconds since 1970.
     pub taken_at_ms: i64,
     /// The partitions that this process owns, in order.
@@ -256,58 +260,5 @@ impl Health {
     /// True while this process takes part in the group.
     pub fn is_ready(&self) -> bool {
         self.not_ready.is_none()
-    }
-}
-
-/// Snapshots for tests of whatever shows them.
-#[cfg(test)]
-pub(crate) mod fixture {
-    use super::{LagSnapshot, PartitionLag, WorkerState, WorkerStatus};
-    use crate::record::TopicPartition;
-
-    /// A partition of which nothing is known but its lag.
-    pub(crate) fn partition(topic: &str, number: i32, lag: Option<u64>) -> PartitionLag {
-        PartitionLag {
-            partition: TopicPartition::new(topic, number),
-            worker: None,
-            last_worker: None,
-            paused: false,
-            position: None,
-            watermark: None,
-            committed: None,
-            end_offset: None,
-            end_offset_age: None,
-            log_start: None,
-            records_lag: lag,
-            records_lag_max: None,
-            records_lag_avg: None,
-            records_lead: None,
-            records_lead_min: None,
-            records_lead_avg: None,
-            committed_lag: None,
-            in_flight: 0,
-            time_lag: None,
-            in_hand_for: std::time::Duration::ZERO,
-        }
-    }
-
-    /// A worker that was never replaced.
-    pub(crate) fn worker(worker: usize, state: WorkerState, partitions: usize) -> WorkerStatus {
-        WorkerStatus {
-            worker,
-            state,
-            partitions,
-            restarts: 0,
-        }
-    }
-
-    /// Of group `billing`, with nothing in it.
-    pub(crate) fn snapshot() -> LagSnapshot {
-        LagSnapshot {
-            group: "billing".into(),
-            client_id: "billing-1".into(),
-            taken_at_ms: 1_700_000_000_000,
-            ..LagSnapshot::default()
-        }
     }
 }

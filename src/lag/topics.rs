@@ -19,7 +19,7 @@ use crate::worker::tracker::Tracker;
 
 /// How long a topic is remembered that nothing is owned of: longer than any
 /// scrape interval in use, so that its last counts are seen.
-const REMEMBER: Duration = Duration::from_secs(300);
+const REMEMBER: Duration = Duration::from_mins(5);
 
 /// Outcomes in the order in which they are shown.
 const OUTCOMES: [&str; 4] = ["done", "retried", "skipped", "discarded"];

@@ -30,7 +30,8 @@ pub struct Handle {
     member: Option<JoinHandle<Report>>,
     to_member: Sender<ToMember>,
     shared: Arc<Shared>,
-    services: Services,
+    /// Boxed: a handle is given back by value where a wait timed out.
+    services: Box<Services>,
 }
 
 /// Asks a run to stop, from anywhere.
@@ -90,7 +91,7 @@ impl Handle {
             member: Some(member),
             to_member,
             shared,
-            services,
+            services: Box::new(services),
         }
     }
 

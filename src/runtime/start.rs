@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::Clock;
 use crate::config::{Builder, Settings, StartFrom};
@@ -21,7 +21,7 @@ use crate::lag::reporter::ReporterParts;
 use crate::member::assignment::Resolve;
 use crate::member::group::Group as _;
 use crate::member::run::{Found, Parts, StartFinder, ToMember};
-use crate::runtime::events::EventThread;
+use crate::runtime::events::{EventSink, EventThread};
 use crate::runtime::handle::Handle;
 use crate::runtime::services::{Listener, Services};
 use crate::runtime::shared::Shared;
@@ -79,17 +79,21 @@ pub(crate) fn start(
             message: error.to_string(),
         },
     })?;
-    let stop_asking = StopFlag::default();
-    let ends = KafkaEnds::new(
-        connections.clone(),
-        clock.clone(),
-        cluster.clone(),
-        stop_asking.clone(),
-    )
-    .map_err(|error| Error::Client {
-        message: error.to_string(),
-    })?;
     lookup.want_topics(topics.iter().map(|(topic, _)| Arc::clone(topic)));
+    let (shared, rings) = Shared::new(clock.coarse());
+    let shared = Arc::new(shared);
+    let beside = Beside {
+        settings: &settings,
+        connections: &connections,
+        clock: &clock,
+        cluster: &cluster,
+        events: &events,
+        shared: &shared,
+        stall_after: group
+            .session_timeout()
+            .map_or(STATIC_STALL, |timeout| timeout / 2),
+    };
+    let services = beside.start(listener, rings)?;
     let (reports, from_workers) = bounded(INBOX);
     let limit = group
         .session_timeout()
@@ -114,28 +118,6 @@ pub(crate) fn start(
             .map(|count| Arc::new(CountBudget::new(count))),
         memory,
     });
-    let (shared, rings) = Shared::new(clock.coarse());
-    let shared = Arc::new(shared);
-    let services = Services::start(
-        &settings,
-        listener,
-        ReporterParts {
-            group: Arc::from(settings.group.as_str()),
-            client_id: Arc::from(properties::client_id(&settings)),
-            clock: clock.clone(),
-            shared: Arc::clone(&shared),
-            rings,
-            ends: Box::new(ends),
-            events: events.clone(),
-            stuck_after: settings.stuck_after,
-            stall_after: group
-                .session_timeout()
-                .map_or(STATIC_STALL, |timeout| timeout / 2),
-            viewers: Vec::new(),
-        },
-        stop_asking,
-    )
-    .map_err(no_thread)?;
     let starts = KafkaStarts {
         lookup,
         policy: settings.start_from,
@@ -164,6 +146,46 @@ pub(crate) fn start(
         })
         .map_err(no_thread)?;
     Ok(Some(Handle::new(member, to_member, shared, services)))
+}
+
+/// What the reporter and the endpoints need of a run.
+struct Beside<'a> {
+    settings: &'a Settings,
+    connections: &'a ConnectionSettings,
+    clock: &'a Clock,
+    cluster: &'a Cluster,
+    events: &'a EventSink,
+    shared: &'a Arc<Shared>,
+    stall_after: Duration,
+}
+
+impl Beside<'_> {
+    fn start(&self, listener: Listener, rings: Receiver<()>) -> Result<Services, Error> {
+        let stop_asking = StopFlag::default();
+        let ends = KafkaEnds::new(
+            self.connections.clone(),
+            self.clock.clone(),
+            self.cluster.clone(),
+            stop_asking.clone(),
+        )
+        .map_err(|error| Error::Client {
+            message: error.to_string(),
+        })?;
+        let reporter = ReporterParts {
+            group: Arc::from(self.settings.group.as_str()),
+            client_id: Arc::from(properties::client_id(self.settings)),
+            isolation: self.connections.isolation,
+            clock: self.clock.clone(),
+            shared: Arc::clone(self.shared),
+            rings,
+            ends: Box::new(ends),
+            events: self.events.clone(),
+            stuck_after: self.settings.stuck_after,
+            stall_after: self.stall_after,
+            viewers: Vec::new(),
+        };
+        Services::start(self.settings, listener, reporter, stop_asking).map_err(no_thread)
+    }
 }
 
 /// Topics and how many partitions they have.

@@ -30,7 +30,7 @@ pub(crate) fn render(snapshot: &LagSnapshot, labels: &[(String, String)], out: &
     topics(snapshot, &common, out);
     client(snapshot, &common, out);
     workers(snapshot, &common, out);
-    build(&common, out);
+    build(snapshot, &common, out);
 }
 
 fn partitions(snapshot: &LagSnapshot, common: &str, out: &mut String) {
@@ -171,9 +171,9 @@ fn workers(snapshot: &LagSnapshot, common: &str, out: &mut String) {
     }
 }
 
-fn build(common: &str, out: &mut String) {
+fn build(snapshot: &LagSnapshot, common: &str, out: &mut String) {
     let mut labels = String::new();
-    with(&mut labels, common, &values::build());
+    with(&mut labels, common, &values::build(snapshot));
     Family::new(&names::BUILD_INFO, out).sample("", &labels, 1);
 }
 

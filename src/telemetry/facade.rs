@@ -64,10 +64,11 @@ impl Facade {
                 Label::new(names::CLIENT_ID, Arc::clone(&snapshot.client_id)),
             ];
             labels.extend_from_slice(&self.labels);
-            self.told = Some(Told::new(Registrar {
+            let registrar = Registrar {
                 recorder,
                 labels: &labels,
-            }));
+            };
+            self.told = Some(Told::new(registrar, snapshot));
         }
         if let Some(told) = &mut self.told {
             told.tell(recorder, snapshot);
@@ -210,11 +211,11 @@ struct Told {
 }
 
 impl Told {
-    fn new(registrar: Registrar<'_>) -> Self {
+    fn new(registrar: Registrar<'_>, snapshot: &LagSnapshot) -> Self {
         for metric in names::ALL {
             registrar.describe(metric);
         }
-        let labels = values::build().map(|(name, value)| Label::new(name, value));
+        let labels = values::build(snapshot).map(|(name, value)| Label::new(name, value));
         let build = registrar.gauge(&names::BUILD_INFO, &labels);
         build.set(1.0);
         Self {

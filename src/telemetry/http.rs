@@ -14,8 +14,9 @@
 //!
 //! A health check must be answered while somebody holds connections open, or
 //! the orchestrator restarts a process that works. So there are [`Limits`], and
-//! where all connections are taken a new one takes the place of that which
-//! asked for something the longest time ago.
+//! where all connections are taken, or the answers that wait for slow readers
+//! are too large together, a new one takes the place of that which asked for
+//! something the longest time ago.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -77,6 +78,9 @@ struct Limits {
     head_bytes: usize,
     /// How long a connection is kept; a reader that is slower is cut off.
     lifetime: Duration,
+    /// Bytes of the last answers of all connections together: what readers who
+    /// do not read can make us hold.
+    answer_bytes: u64,
 }
 
 impl Limits {
@@ -84,7 +88,8 @@ impl Limits {
         connections: 64,
         head_wait: Duration::from_secs(5),
         head_bytes: 8 * 1024,
-        lifetime: Duration::from_secs(60),
+        lifetime: Duration::from_mins(1),
+        answer_bytes: 16 << 20,
     };
 }
 
@@ -148,7 +153,9 @@ impl Server {
             .spawn(move || {
                 // Dropped at the end of the thread, also by a panic.
                 let _ended: crossbeam_channel::Sender<Infallible> = ended;
-                serve(runtime, listener, &router, limits, stopped);
+                // Dropped before that, with the connections that are left.
+                let runtime = runtime;
+                serve(&runtime, listener, &router, limits, stopped);
             })?;
         Ok(Running {
             address: self.address,
@@ -207,7 +214,7 @@ impl Drop for Running {
 
 /// The body of the thread.
 fn serve(
-    runtime: Runtime,
+    runtime: &Runtime,
     listener: tokio::net::TcpListener,
     router: &Router,
     limits: Limits,
@@ -272,42 +279,79 @@ struct Taken {
     next: u64,
     /// Raised by every request.
     turn: u64,
-    /// By connection: the turn of its last request, and how to end it.
-    connections: BTreeMap<u64, (u64, AbortHandle)>,
+    places: BTreeMap<u64, Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    /// The turn of its last request.
+    turn: u64,
+    /// The size of its last answer. Whether that was taken is not known, so it
+    /// counts until there is another one.
+    answer_bytes: u64,
+    task: AbortHandle,
+}
+
+impl Taken {
+    fn next_turn(&mut self) -> u64 {
+        self.turn += 1;
+        self.turn
+    }
+
+    fn answer_bytes(&self) -> u64 {
+        self.places.values().map(|place| place.answer_bytes).sum()
+    }
+
+    /// Ends the connection that asked for something the longest time ago.
+    fn end_the_oldest(&mut self) {
+        let by_turn = |(_, place): &(&u64, &Place)| place.turn;
+        let oldest = self.places.iter().min_by_key(by_turn);
+        let oldest = oldest.map(|(&number, _)| number);
+        if let Some(place) = oldest.and_then(|number| self.places.remove(&number)) {
+            place.task.abort();
+        }
+    }
 }
 
 impl Places {
     /// Ends connections until there are fewer than `limit`.
     fn make_room(&self, limit: usize) {
         let mut taken = self.0.lock();
-        while taken.connections.len() >= limit {
-            let oldest = taken
-                .connections
-                .iter()
-                .min_by_key(|(_, (turn, _))| *turn)
-                .map(|(&number, _)| number);
-            let Some((_, task)) = oldest.and_then(|number| taken.connections.remove(&number))
-            else {
-                return;
-            };
-            task.abort();
+        while !taken.places.is_empty() && taken.places.len() >= limit {
+            taken.end_the_oldest();
         }
     }
 
     fn take(&self, number: u64, task: AbortHandle) {
         let mut taken = self.0.lock();
-        taken.turn += 1;
-        let turn = taken.turn;
-        taken.connections.insert(number, (turn, task));
+        let turn = taken.next_turn();
+        let place = Place {
+            turn,
+            answer_bytes: 0,
+            task,
+        };
+        taken.places.insert(number, place);
     }
 
     /// A connection asks for something.
-    fn touch(&self, number: u64) {
+    fn asks(&self, number: u64) {
         let mut taken = self.0.lock();
-        taken.turn += 1;
-        let turn = taken.turn;
-        if let Some((last, _)) = taken.connections.get_mut(&number) {
-            *last = turn;
+        let turn = taken.next_turn();
+        if let Some(place) = taken.places.get_mut(&number) {
+            place.turn = turn;
+            place.answer_bytes = 0;
+        }
+    }
+
+    /// A connection is about to get so much. Others end until all together is
+    /// below `limit`.
+    fn gets(&self, number: u64, bytes: u64, limit: u64) {
+        let mut taken = self.0.lock();
+        if let Some(place) = taken.places.get_mut(&number) {
+            place.answer_bytes = bytes;
+        }
+        while taken.places.len() > 1 && taken.answer_bytes() > limit {
+            taken.end_the_oldest();
         }
     }
 }
@@ -332,7 +376,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.places.0.lock().connections.remove(&self.number);
+        self.places.0.lock().places.remove(&self.number);
     }
 }
 
@@ -346,8 +390,16 @@ async fn connection(
 ) {
     let service = TowerToHyperService::new(router);
     let service = hyper::service::service_fn(|request: hyper::Request<Incoming>| {
-        ticket.places.touch(ticket.number);
-        hyper::service::Service::call(&service, request)
+        ticket.places.asks(ticket.number);
+        let answer = hyper::service::Service::call(&service, request);
+        async {
+            let answer = answer.await?;
+            let bytes = answer.body().size_hint().lower();
+            ticket
+                .places
+                .gets(ticket.number, bytes, limits.answer_bytes);
+            Ok::<Response, Infallible>(answer)
+        }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())

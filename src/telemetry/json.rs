@@ -14,14 +14,14 @@ use crate::record::TopicPartition;
 
 /// The document of `/lag`.
 pub(crate) fn lag(snapshot: &LagSnapshot, pid: u32) -> serde_json::Result<Vec<u8>> {
-    let workers = snapshot.workers.iter().map(|worker| Worker {
+    let workers = snapshot.workers.iter().map(|worker| WorkerEntry {
         worker: worker.worker,
         pid,
         state: worker.state.name(),
         partitions: worker.partitions,
         restarts: worker.restarts,
     });
-    serde_json::to_vec(&Lag {
+    serde_json::to_vec(&LagDocument {
         group: &snapshot.group,
         model: "threads",
         total_lag: snapshot.total_lag(),
@@ -31,16 +31,16 @@ pub(crate) fn lag(snapshot: &LagSnapshot, pid: u32) -> serde_json::Result<Vec<u8
 }
 
 #[derive(Serialize)]
-struct Lag<'a> {
+struct LagDocument<'a> {
     group: &'a str,
     model: &'static str,
     total_lag: Option<u64>,
-    workers: Vec<Worker>,
-    partitions: Vec<Partition<'a>>,
+    workers: Vec<WorkerEntry>,
+    partitions: Vec<PartitionEntry<'a>>,
 }
 
 #[derive(Serialize)]
-struct Worker {
+struct WorkerEntry {
     worker: usize,
     pid: u32,
     state: &'static str,
@@ -49,7 +49,7 @@ struct Worker {
 }
 
 #[derive(Serialize)]
-struct Partition<'a> {
+struct PartitionEntry<'a> {
     topic: &'a str,
     partition: i32,
     worker: Option<usize>,
@@ -67,8 +67,8 @@ struct Partition<'a> {
     time_lag_ms: Option<Duration>,
 }
 
-fn partition(lag: &PartitionLag) -> Partition<'_> {
-    Partition {
+fn partition(lag: &PartitionLag) -> PartitionEntry<'_> {
+    PartitionEntry {
         topic: lag.partition.topic(),
         partition: lag.partition.partition(),
         worker: lag.worker,
@@ -99,7 +99,7 @@ pub(crate) fn history(since: &Since, snapshot: &LagSnapshot) -> serde_json::Resu
         partition: TopicPartition::partition(partition),
         records_lag,
     });
-    serde_json::to_vec(&History {
+    serde_json::to_vec(&HistoryDocument {
         first: since.first,
         began_at_ms: since.began_at_ms,
         taken_at_ms: &since.taken_at_ms,
@@ -112,7 +112,7 @@ pub(crate) fn history(since: &Since, snapshot: &LagSnapshot) -> serde_json::Resu
 }
 
 #[derive(Serialize)]
-struct History<'a> {
+struct HistoryDocument<'a> {
     first: u64,
     began_at_ms: i64,
     taken_at_ms: &'a [i64],
@@ -135,13 +135,33 @@ struct Curve<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lag::WorkerState;
-    use crate::lag::history;
-    use crate::lag::snapshot::fixture;
+    use crate::lag::{WorkerState, WorkerStatus, history};
+
+    fn snapshot() -> LagSnapshot {
+        LagSnapshot {
+            group: "billing".into(),
+            taken_at_ms: 1_700_000_000_000,
+            ..LagSnapshot::default()
+        }
+    }
+
+    fn unknown(topic: &str, number: i32) -> PartitionLag {
+        PartitionLag::unknown(TopicPartition::new(topic, number))
+    }
+
+    fn worker(worker: usize, state: WorkerState, partitions: usize, restarts: u32) -> WorkerStatus {
+        WorkerStatus {
+            worker,
+            state,
+            partitions,
+            restarts,
+        }
+    }
 
     #[test]
     fn the_document_of_lag_is_as_scripts_know_it() {
-        let mut known = fixture::partition("orders", 3, Some(100));
+        let mut known = unknown("orders", 3);
+        known.records_lag = Some(100);
         known.worker = Some(0);
         known.last_worker = Some(0);
         known.position = Some(5_000);
@@ -154,12 +174,13 @@ mod tests {
         known.committed_lag = Some(110);
         known.in_flight = 10;
         known.time_lag = Some(Duration::from_millis(1_500));
-        let mut replaced = fixture::worker(0, WorkerState::Running, 1);
-        replaced.restarts = 2;
         let snapshot = LagSnapshot {
-            workers: vec![replaced, fixture::worker(1, WorkerState::Restarting, 0)],
-            partitions: vec![known, fixture::partition("quote\"<b>", 0, None)],
-            ..fixture::snapshot()
+            workers: vec![
+                worker(0, WorkerState::Running, 1, 2),
+                worker(1, WorkerState::Restarting, 0, 0),
+            ],
+            partitions: vec![known, unknown("quote\"<b>", 0)],
+            ..self::snapshot()
         };
         let text = String::from_utf8(lag(&snapshot, 4_711).expect("it is written")).expect("UTF-8");
         assert_eq!(
@@ -182,7 +203,7 @@ mod tests {
 
     #[test]
     fn before_anything_is_known_there_is_no_total() {
-        let text = lag(&fixture::snapshot(), 1).expect("it is written");
+        let text = lag(&snapshot(), 1).expect("it is written");
         assert_eq!(
             String::from_utf8(text).expect("UTF-8"),
             r#"{"group":"billing","model":"threads","total_lag":null,"workers":[],"partitions":[]}"#
@@ -195,10 +216,13 @@ mod tests {
         let mut snapshot = LagSnapshot {
             rebalances: 1,
             partitions: vec![
-                fixture::partition("orders", 3, Some(7)),
-                fixture::partition("orders", 4, None),
+                PartitionLag {
+                    records_lag: Some(7),
+                    ..unknown("orders", 3)
+                },
+                unknown("orders", 4),
             ],
-            ..fixture::snapshot()
+            ..self::snapshot()
         };
         snapshot.health.not_live = vec!["stuck".to_owned()];
         past.push(&snapshot);

@@ -87,6 +87,7 @@ pub(crate) const RESULT: &str = "result";
 pub(crate) const REASON: &str = "reason";
 pub(crate) const VERSION: &str = "version";
 pub(crate) const LIBRDKAFKA: &str = "librdkafka";
+pub(crate) const ISOLATION: &str = "isolation";
 /// The bound of a histogram's bucket.
 pub(crate) const LE: &str = "le";
 
@@ -97,7 +98,7 @@ const BY_OUTCOME: &[&str] = &[GROUP_ID, CLIENT_ID, TOPIC, OUTCOME];
 const BY_WORKER: &[&str] = &[GROUP_ID, CLIENT_ID, WORKER];
 const BY_RESULT: &[&str] = &[GROUP_ID, CLIENT_ID, RESULT];
 const BY_REASON: &[&str] = &[GROUP_ID, CLIENT_ID, REASON];
-const BY_BUILD: &[&str] = &[GROUP_ID, CLIENT_ID, VERSION, LIBRDKAFKA];
+const BY_BUILD: &[&str] = &[GROUP_ID, CLIENT_ID, VERSION, LIBRDKAFKA, ISOLATION];
 
 macro_rules! metrics {
     ($($constant:ident = $kind:ident $name:literal, $unit:ident, $labels:ident, $help:literal, $source:literal;)*) => {
@@ -183,7 +184,7 @@ metrics! {
         "What kept the lag reporter from an exact answer, by reason.",
         "keepup";
     BUILD_INFO = Gauge "keepup_build_info", Flag, BY_BUILD,
-        "Always 1; the labels tell the versions.",
+        "Always 1; the labels tell the versions and the isolation level, which says what an end offset is.",
         "keepup";
 }
 

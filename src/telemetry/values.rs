@@ -133,12 +133,13 @@ pub(crate) fn worker_of(partition: &PartitionLag) -> Option<usize> {
     partition.worker.or(partition.last_worker)
 }
 
-/// The labels that tell the versions.
-pub(crate) fn build() -> [(&'static str, &'static str); 2] {
+/// The labels that tell the versions, and what an end offset is here.
+pub(crate) fn build(snapshot: &LagSnapshot) -> [(&'static str, &'static str); 3] {
     static LIBRDKAFKA: OnceLock<String> = OnceLock::new();
     [
         (names::VERSION, env!("CARGO_PKG_VERSION")),
         (names::LIBRDKAFKA, LIBRDKAFKA.get_or_init(librdkafka)),
+        (names::ISOLATION, snapshot.isolation.name()),
     ]
 }
 

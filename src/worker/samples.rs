@@ -160,8 +160,7 @@ mod tests {
         loop {
             let last = done.load(Ordering::Acquire);
             let news = samples.collect(&mut collected);
-            if news.count > 0 {
-                let mean = news.sum / news.count;
+            if let Some(mean) = news.sum.checked_div(news.count) {
                 assert!(news.max + 1 >= mean, "{news:?}");
                 // The values rise by one: count and sum must be of the same.
                 let first = count + 1;

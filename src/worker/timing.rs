@@ -164,7 +164,7 @@ impl<'a> Stopwatch<'a> {
             // clock: the rest is the last call's.
             let before = (self.mean * others).min(COARSE_TICK);
             self.times.done.add(calls as u64 - 1, before);
-            self.times.done.add(1, took - before);
+            self.times.done.add(1, took.saturating_sub(before));
             self.mean = before / others;
         } else {
             self.times.done.add(calls as u64, took);
@@ -192,7 +192,7 @@ impl<'a> Stopwatch<'a> {
         let took = self.take_time(last);
         let before = (self.mean * u32::try_from(done).unwrap_or(u32::MAX)).min(took);
         self.times.done.add(done as u64, before);
-        times.add(1, took - before);
+        times.add(1, took.saturating_sub(before));
     }
 }
 

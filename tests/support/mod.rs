@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+pub(crate) mod chromium;
 pub(crate) mod cluster;
 pub(crate) mod deliveries;
 pub(crate) mod kafka;

@@ -70,6 +70,7 @@ impl Scene {
         let reporter = Reporter::new(ReporterParts {
             group: Arc::from("g"),
             client_id: Arc::from("c"),
+            isolation: Isolation::ReadCommitted,
             clock: clock.clone(),
             shared: Arc::clone(&shared),
             rings,
@@ -104,10 +105,10 @@ impl Scene {
         self.shared.set_owned(self.owned.clone());
     }
 
-    fn replace(&mut self, number: i32, tracker: Arc<Tracker>) {
+    fn replace(&mut self, number: i32, tracker: &Arc<Tracker>) {
         for (partition, owned) in &mut self.owned {
             if *partition == tp(number) {
-                *owned = Arc::clone(&tracker);
+                *owned = Arc::clone(tracker);
             }
         }
         self.shared.set_owned(self.owned.clone());
@@ -193,7 +194,7 @@ fn a_broker_that_does_not_answer_makes_end_offsets_old_and_nothing_else() {
 fn what_is_not_known_is_not_zero() {
     let mut scene = Scene::new();
     scene.own(&[0]);
-    scene.replace(0, Arc::new(Tracker::new(AssignmentEpoch(1))));
+    scene.replace(0, &Arc::new(Tracker::new(AssignmentEpoch(1))));
     let snapshot = scene.tick();
     let partition = &snapshot.partitions[0];
     let known = [
@@ -226,7 +227,7 @@ fn a_partition_that_comes_back_between_two_ticks_begins_its_windows_anew() {
     scene.own(&[0]);
     scene.fetched(0, 1_000);
     assert_eq!(scene.tick().partitions[0].records_lag_max, Some(1_000));
-    scene.replace(0, begun(2, 990));
+    scene.replace(0, &begun(2, 990));
     scene.fetched(0, 1_000);
     assert_eq!(scene.tick().partitions[0].records_lag_max, Some(10));
 }
@@ -237,7 +238,7 @@ fn a_seek_keeps_the_windows() {
     scene.own(&[0]);
     scene.fetched(0, 1_000);
     scene.tick();
-    scene.replace(0, begun(1, 990));
+    scene.replace(0, &begun(1, 990));
     scene.fetched(0, 1_000);
     let snapshot = scene.tick();
     assert_eq!(snapshot.partitions[0].records_lag, Some(10));
@@ -370,7 +371,6 @@ fn a_tick_of_a_thousand_partitions_allocates_nothing() {
 /// ```
 #[test]
 #[ignore = "a measurement"]
-#[expect(clippy::print_stdout, reason = "the figures are what it is for")]
 fn cost_of_a_tick() {
     for partitions in [1_000, 10_000] {
         let mut scene = busy(partitions);

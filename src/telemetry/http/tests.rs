@@ -3,7 +3,7 @@ use std::net::TcpStream;
 
 use super::*;
 use crate::clock::Clock;
-use crate::lag::snapshot::fixture;
+use crate::telemetry::fixture;
 
 /// Long enough for anything on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -67,7 +67,7 @@ fn get(to: &Running, path: &str) -> (u16, String, String) {
 
 #[test]
 fn every_path_answers_in_its_type_and_is_not_stored() {
-    let running = start(fixture::snapshot());
+    let running = start(fixture::snapshot("orders", 2));
     for (path, content_type, begins) in [
         ("/metrics", METRICS_TYPE, "group billing"),
         ("/lag", "application/json", r#"{"group":"billing","#),
@@ -105,7 +105,7 @@ fn every_path_answers_in_its_type_and_is_not_stored() {
 
 #[test]
 fn health_is_told_with_a_reason_on_each_line() {
-    let mut snapshot = fixture::snapshot();
+    let mut snapshot = fixture::snapshot("orders", 2);
     snapshot.health.not_live = vec!["stuck\nsince noon".to_owned(), "dead".to_owned()];
     snapshot.health.not_ready = Some("not joined".to_owned());
     let running = start(snapshot);
@@ -117,7 +117,7 @@ fn health_is_told_with_a_reason_on_each_line() {
 
 #[test]
 fn the_page_allows_its_own_script_and_nothing_else() {
-    let running = start(fixture::snapshot());
+    let running = start(fixture::snapshot("orders", 2));
     let nonce = || {
         let (_, head, body) = get(&running, "/");
         let policy = head
@@ -138,7 +138,7 @@ fn the_page_allows_its_own_script_and_nothing_else() {
 
 #[test]
 fn other_paths_and_other_methods_are_refused_with_what_there_is() {
-    let running = start(fixture::snapshot());
+    let running = start(fixture::snapshot("orders", 2));
     let (status, _, body) = get(&running, "/lags");
     assert_eq!(status, 404);
     for path in PATHS.lines() {
@@ -155,7 +155,7 @@ fn other_paths_and_other_methods_are_refused_with_what_there_is() {
 
 #[test]
 fn a_body_is_not_read_and_closes_the_connection() {
-    let running = start(fixture::snapshot());
+    let running = start(fixture::snapshot("orders", 2));
     for body in ["Content-Length: 1000000000", "Transfer-Encoding: chunked"] {
         let answer = exchange(
             &running,
@@ -168,7 +168,7 @@ fn a_body_is_not_read_and_closes_the_connection() {
 
 #[test]
 fn what_is_not_http_or_too_long_is_refused() {
-    let running = start(fixture::snapshot());
+    let running = start(fixture::snapshot("orders", 2));
     let path = format!("/{}", "a".repeat(9_000));
     assert_eq!(get(&running, &path).0, 431);
     let many = "X-A: b\r\n".repeat(200);
@@ -183,7 +183,9 @@ fn what_is_not_http_or_too_long_is_refused() {
 fn a_head_that_does_not_come_ends_the_connection() {
     let mut server = bind();
     server.limits.head_wait = Duration::from_millis(200);
-    let running = server.start(pages(fixture::snapshot())).expect("starts");
+    let running = server
+        .start(pages(fixture::snapshot("orders", 2)))
+        .expect("starts");
     let mut silent = connect(&running);
     let mut slow = connect(&running);
     slow.write_all(b"GET / HTTP/1.1\r\nX: ").expect("it reads");
@@ -199,7 +201,7 @@ fn a_head_that_does_not_come_ends_the_connection() {
 fn a_reader_that_does_not_read_is_cut_off() {
     let mut server = bind();
     server.limits.lifetime = Duration::from_millis(400);
-    let mut pages = pages(fixture::snapshot());
+    let mut pages = pages(fixture::snapshot("orders", 2));
     // More than the system's buffers hold.
     pages.metrics = Box::new(|_, text| *text = "a".repeat(64 << 20));
     let running = server.start(pages).expect("starts");
@@ -217,8 +219,33 @@ fn a_reader_that_does_not_read_is_cut_off() {
 }
 
 #[test]
+fn answers_that_nobody_reads_do_not_pile_up() {
+    const SIZE: usize = 16 << 20;
+    let mut server = bind();
+    server.limits.answer_bytes = 40 << 20;
+    let mut pages = pages(fixture::snapshot("orders", 2));
+    pages.metrics = Box::new(|_, text| *text = "a".repeat(SIZE));
+    let running = server.start(pages).expect("starts");
+    let mut asked: Vec<_> = (0..6)
+        .map(|_| {
+            let mut stream = connect(&running);
+            let request = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+            stream.write_all(request).expect("it reads");
+            // Not before the answer began: they come in this order.
+            stream.read_exact(&mut [0]).expect("an answer");
+            stream
+        })
+        .collect();
+    let whole: Vec<bool> = asked
+        .iter_mut()
+        .map(|stream| rest(stream).is_ok_and(|answer| answer.len() > SIZE))
+        .collect();
+    assert_eq!(whole, [false, false, false, false, true, true]);
+}
+
+#[test]
 fn two_hundred_idle_connections_do_not_keep_a_health_check_waiting() {
-    let running = start(fixture::snapshot());
+    let running = start(fixture::snapshot("orders", 2));
     let mut held: Vec<_> = (0..200).map(|_| connect(&running)).collect();
     let start = Clock::System.now();
     assert_eq!(get(&running, "/health/live").0, 200);
@@ -235,9 +262,9 @@ fn two_hundred_idle_connections_do_not_keep_a_health_check_waiting() {
 
 #[test]
 fn a_connection_in_use_survives_those_that_only_hold_theirs() {
-    let running = start(fixture::snapshot());
+    let running = start(fixture::snapshot("orders", 2));
     let mut used = connect(&running);
-    let mut held = Vec::new();
+    let mut idle = Vec::new();
     for _ in 0..10 {
         used.write_all(b"HEAD /lag HTTP/1.1\r\nHost: a\r\n\r\n")
             .expect("it is open");
@@ -248,13 +275,13 @@ fn a_connection_in_use_survives_those_that_only_hold_theirs() {
             head.extend(byte);
         }
         assert!(head.starts_with(b"HTTP/1.1 200"));
-        held.extend((0..20).map(|_| connect(&running)));
+        idle.extend((0..20).map(|_| connect(&running)));
     }
 }
 
 #[test]
 fn a_panic_in_an_answer_ends_one_connection() {
-    let mut pages = pages(fixture::snapshot());
+    let mut pages = pages(fixture::snapshot("orders", 2));
     pages.metrics = Box::new(|_, _| panic!("on purpose"));
     let running = bind().start(pages).expect("starts");
     assert_eq!(
@@ -266,7 +293,7 @@ fn a_panic_in_an_answer_ends_one_connection() {
 
 #[test]
 fn a_stop_does_not_wait_for_open_connections() {
-    let running = start(fixture::snapshot());
+    let running = start(fixture::snapshot("orders", 2));
     let mut held: Vec<_> = (0..3).map(|_| connect(&running)).collect();
     let mut half = connect(&running);
     half.write_all(b"GET /lag HTTP/1.1\r\n").expect("it reads");
@@ -285,7 +312,7 @@ fn a_stop_does_not_wait_for_open_connections() {
 
 #[test]
 fn dropping_it_stops_it_too() {
-    let running = start(fixture::snapshot());
+    let running = start(fixture::snapshot("orders", 2));
     let address = running.local_addr();
     drop(running);
     assert!(TcpStream::connect(address).is_err());
