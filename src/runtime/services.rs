@@ -80,6 +80,13 @@ pub(crate) struct Services {
 
 impl Services {
     /// `stop_asking` interrupts the questions of the reporter.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(
+            clippy::needless_pass_by_value,
+            reason = "there is nothing in a listener then"
+        )
+    )]
     pub(crate) fn start(
         settings: &Settings,
         listener: Listener,
@@ -144,6 +151,10 @@ impl Services {
     }
 
     /// Where the endpoints are, if anywhere.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(clippy::unused_self, reason = "there are none then")
+    )]
     pub(crate) fn listens_at(&self) -> Option<SocketAddr> {
         #[cfg(feature = "http")]
         return self.http.as_ref().map(Running::local_addr);
