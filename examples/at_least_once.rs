@@ -2,7 +2,7 @@
 //! and a record that fails is handed over again.
 //!
 //! Runs on a cluster inside the process:
-//! `cargo run --features testing --example at_least_once`
+//! `cargo run -p keepup --features testing --example at_least_once`
 
 #![expect(clippy::print_stdout, reason = "an example shows its result")]
 

@@ -2,7 +2,7 @@
 //! own (a database, an HTTP request), and keeps a connection per worker.
 //!
 //! Runs on a cluster inside the process:
-//! `cargo run --features testing --example batches`
+//! `cargo run -p keepup --features testing --example batches`
 
 #![expect(clippy::print_stdout, reason = "an example shows its result")]
 

@@ -5,7 +5,7 @@
 //! own, without doing anything.
 //!
 //! Runs on a cluster inside the process:
-//! `cargo run --features testing --example own_recorder`
+//! `cargo run -p keepup --features testing --example own_recorder`
 
 #![expect(clippy::print_stdout, reason = "an example shows its result")]
 

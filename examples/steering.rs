@@ -1,7 +1,7 @@
 //! Steers a run from outside: more workers, a pause, a seek, a stop.
 //!
 //! Runs on a cluster inside the process:
-//! `cargo run --features testing --example steering`
+//! `cargo run -p keepup --features testing --example steering`
 
 #![expect(clippy::print_stdout, reason = "an example shows its result")]
 

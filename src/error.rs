@@ -5,6 +5,8 @@
 //! [`StopReason`](crate::StopReason).
 
 use std::fmt;
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Why a run could not begin.
@@ -57,16 +59,14 @@ pub enum Error {
         /// What it said.
         message: String,
     },
-    /// The address for the endpoints cannot be had; nothing was started.
-    #[error(
-        "cannot listen at {address}: {source}; give an address of this machine and a port that no \
-         other program uses"
-    )]
+    /// The endpoints cannot be served at the address that was given; nothing was
+    /// started.
+    #[error("cannot listen at {address}: {source}; {}", listen_remedy(.source))]
     Listen {
-        /// Where the run should listen.
-        address: std::net::SocketAddr,
+        /// The address.
+        address: SocketAddr,
         /// The operating system's answer.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The operating system refused a thread, a socket or a signal handler.
     #[error("cannot {what}: {source}")]
@@ -74,19 +74,34 @@ pub enum Error {
         /// What was tried.
         what: &'static str,
         /// The operating system's answer.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
 impl Error {
-    /// The exit code that the command ends with: 2 for wrong settings, 4 for
-    /// no contact, else 1.
+    /// The exit code that the command ends with: 2 for wrong settings and an
+    /// address that cannot be listened at, 4 for no contact, else 1.
     pub fn exit_code(&self) -> i32 {
         match self {
-            Self::InvalidSettings(_) => 2,
+            Self::InvalidSettings(_) | Self::Listen { .. } => 2,
             Self::NoContact { .. } => 4,
             _ => 1,
         }
+    }
+}
+
+/// What helps against an address that cannot be listened at.
+fn listen_remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => "another program uses that port: give another",
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this machine has that address: give one that it has"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "this user may not listen at ports that low: give one from 1024 up"
+        }
+        io::ErrorKind::Unsupported => "build it with that feature, or listen nowhere",
+        _ => "give another address",
     }
 }
 

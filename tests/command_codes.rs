@@ -39,6 +39,10 @@ fn wrong_usage_ends_with_2_and_every_problem_in_the_message() {
     assert_refused(&index, &["index = 3", "below the number of processes, 3"]);
     let reserved = ["-X", "enable.auto.commit=false"];
     assert_refused(&reserved, &["enable.auto.commit = false", "leave it out"]);
+    let everywhere = ["--listen", ":9464"];
+    assert_refused(&everywhere, &["listen = \":9464\"", "0.0.0.0:9464"]);
+    let unfit = ["--label", "le=1"];
+    assert_refused(&unfit, &["label = \"le\""]);
     let misspelled = ["-X", "sesion.timeout.ms=6000"];
     assert_refused(
         &misspelled,
@@ -72,6 +76,28 @@ fn wrong_usage_ends_with_2_and_every_problem_in_the_message() {
             "{word} is missing in {output:?}"
         );
     }
+}
+
+#[test]
+fn an_address_in_use_ends_with_2_before_anything_is_started() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    // With a broker that nobody is, a run that had begun would end with 4.
+    let output = keepup_run(NOBODY, &["--listen", &address, "--timeout", "5s"]);
+    assert_eq!(output.code, Some(2), "{output:?}");
+    assert_eq!(output.stdout, "");
+    for word in [
+        "cannot listen at",
+        &address,
+        "another program",
+        "with --listen",
+    ] {
+        assert!(output.stderr.contains(word), "{word}: {output:?}");
+    }
+    let nowhere = ["--listen", "192.0.2.1:9464", "--timeout", "5s"];
+    let output = keepup_run(NOBODY, &nowhere);
+    assert_eq!(output.code, Some(2), "{output:?}");
+    assert!(output.stderr.contains("no interface"), "{output:?}");
 }
 
 #[test]

@@ -177,6 +177,19 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DUR")]
     pub(crate) drain: Option<String>,
 
+    /// Serve /metrics, /lag, /health/live, /health/ready and a page there, to whoever reaches
+    /// it; a PORT alone is on 127.0.0.1 [default: off]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<String>,
+
+    /// How long a handler may be at one record before /health/live fails [default: 5m]
+    #[arg(long, value_name = "DUR")]
+    pub(crate) stuck_after: Option<String>,
+
+    /// A label on every metric (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) label: Vec<String>,
+
     /// Print what happens on stdout, one JSON object per line
     #[arg(long, value_name = "json")]
     pub(crate) events: Option<String>,
@@ -226,6 +239,11 @@ pub(crate) struct DemoArgs {
     /// How long the load lasts
     #[arg(long, value_name = "N", default_value = "20")]
     pub(crate) seconds: String,
+
+    /// Where the page, /metrics and /lag are served, or off; a PORT alone is on 127.0.0.1
+    /// [default: 127.0.0.1:9464, or a free port where that is taken]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<String>,
 }
 
 static VERSION: LazyLock<String> = LazyLock::new(|| keepup::build_info().to_string());
@@ -274,12 +292,9 @@ fn command() -> clap::Command {
 impl ClusterArgs {
     /// These, and the file's where there are none.
     pub(crate) fn or(self, file: Self) -> Self {
-        let mut property = file.property;
-        property.extend(self.property);
         Self {
             bootstrap: self.bootstrap.or(file.bootstrap),
-            // Later ones win, so the file's come first.
-            property,
+            property: all_given(self.property, file.property),
             config: self.config,
             timeout: self.timeout.or(file.timeout),
         }
@@ -320,6 +335,9 @@ impl RunArgs {
             count: self.count.or(file.count),
             until_end: self.until_end || file.until_end,
             drain: self.drain.or(file.drain),
+            listen: self.listen.or(file.listen),
+            stuck_after: self.stuck_after.or(file.stuck_after),
+            label: all_given(self.label, file.label),
             events: self.events.or(file.events),
             records: self.records || file.records,
         }
@@ -337,6 +355,12 @@ impl PerfArgs {
             sleep: self.sleep,
         }
     }
+}
+
+/// Both, of things with a name: later ones win, so the file's come first.
+fn all_given(here: Vec<String>, mut file: Vec<String>) -> Vec<String> {
+    file.extend(here);
+    file
 }
 
 fn first_given(here: Vec<String>, file: Vec<String>) -> Vec<String> {
@@ -379,15 +403,18 @@ mod tests {
     fn the_command_line_wins_over_the_file() {
         let here = RunArgs {
             group: Some("here".into()),
+            label: vec!["env=prod".into()],
             ..RunArgs::default()
         };
         let file = RunArgs {
             group: Some("file".into()),
             topic: vec!["orders".into()],
+            label: vec!["env=test".into()],
             ..RunArgs::default()
         };
         let both = here.or(file);
         assert_eq!(both.group.as_deref(), Some("here"));
         assert_eq!(both.topic, ["orders"]);
+        assert_eq!(both.label, ["env=test", "env=prod"], "the last one wins");
     }
 }

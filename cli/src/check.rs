@@ -40,10 +40,14 @@ struct Effective<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
     until_end: bool,
+    listen: String,
+    stuck_after: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     events: Option<&'static str>,
     records: bool,
-    // A table comes last in TOML.
+    // Tables come last in TOML.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    label: &'a BTreeMap<String, String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     property: BTreeMap<&'a str, &'a str>,
 }
@@ -111,8 +115,13 @@ impl<'a> From<&'a RunPlan> for Effective<'a> {
             timeout: show_duration(settings.contact_timeout),
             count: settings.count,
             until_end: settings.until_end,
+            listen: settings
+                .listen
+                .map_or_else(|| "off".to_owned(), |address| address.to_string()),
+            stuck_after: show_duration(settings.stuck_after),
             events: plan.events.then_some("json"),
             records: plan.records,
+            label: &settings.labels,
             property: settings
                 .properties
                 .iter()

@@ -12,6 +12,7 @@ mod screen;
 mod summary;
 mod tally;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
@@ -25,7 +26,7 @@ use signal_hook::flag;
 
 use crate::exit::{Ending, Failure};
 use crate::output;
-use crate::plan::{DemoPlan, OutputPlan};
+use crate::plan::{DemoListen, DemoPlan, OutputPlan};
 use crate::report::{self, grouped, plural};
 use crate::time;
 use handler::SlowHandler;
@@ -74,7 +75,8 @@ pub(crate) fn demo(plan: &DemoPlan, how: OutputPlan) -> Result<Ending, Failure> 
         lag: 0,
         workers: 0,
     };
-    stage.screen.say(&introduction(plan, cost));
+    let page = stage.handle.listens_at();
+    stage.screen.say(&introduction(plan, cost, page));
     if !stage.join(plan.partitions as usize) {
         return Err(stage.ended_early());
     }
@@ -96,9 +98,10 @@ impl DemoPlan {
     }
 }
 
-fn introduction(plan: &DemoPlan, cost: Duration) -> String {
+fn introduction(plan: &DemoPlan, cost: Duration, page: Option<SocketAddr>) -> String {
+    let page = page.map_or_else(String::new, |page| page_line(plan.listen, page));
     format!(
-        "A cluster in this process, a topic with {} {}, {} {} per second in waves.\n\
+        "{page}A cluster in this process, a topic with {} {}, {} {} per second in waves.\n\
          A record keeps its worker busy for {} µs: a worker manages {} of them per second.\n\
          The group joins, which takes about three seconds.\n",
         plan.partitions,
@@ -108,6 +111,17 @@ fn introduction(plan: &DemoPlan, cost: Duration) -> String {
         grouped(u64::try_from(cost.as_micros()).unwrap_or(u64::MAX)),
         grouped(per_second(cost)),
     )
+}
+
+/// Where to look, and why it is not where it usually is.
+fn page_line(wanted: DemoListen, page: SocketAddr) -> String {
+    let elsewhere = match wanted {
+        DemoListen::Preferably(address) if address != page => {
+            format!("   ({} is taken)", address.port())
+        }
+        _ => String::new(),
+    };
+    format!("Page: http://{page}/   metrics: /metrics   lag: /lag{elsewhere}\n\n")
 }
 
 /// How long a record keeps its worker busy.
@@ -158,8 +172,28 @@ impl Interrupts {
     }
 }
 
-/// Starts the group: what a user of the library would write.
+/// Starts the group with its page: at a free port where nobody asked for one
+/// and the usual one is taken, so that a second demo works like the first.
 fn group(
+    plan: &DemoPlan,
+    cluster: &EmbeddedCluster,
+    tally: &Arc<Tally>,
+    cost: Duration,
+) -> Result<Handle, keepup::Error> {
+    let at = |listen| group_at(listen, plan, cluster, tally, cost);
+    match plan.listen {
+        DemoListen::Off => at(None),
+        DemoListen::At(address) => at(Some(address)),
+        DemoListen::Preferably(address) => match at(Some(address)) {
+            Err(keepup::Error::Listen { .. }) => at(Some(SocketAddr::new(address.ip(), 0))),
+            started => started,
+        },
+    }
+}
+
+/// Starts the group: what a user of the library would write.
+fn group_at(
+    listen: Option<SocketAddr>,
     plan: &DemoPlan,
     cluster: &EmbeddedCluster,
     tally: &Arc<Tally>,
@@ -169,6 +203,9 @@ fn group(
         .topic(TOPIC)
         .workers(plan.workers)
         .contact_timeout(plan.timeout);
+    if let Some(address) = listen {
+        builder = builder.listen(address);
+    }
     for (name, value) in &plan.properties {
         builder = builder.property(name, value);
     }
@@ -252,7 +289,7 @@ impl Stage {
         self.max_lag = self.max_lag.max(lag);
         self.workers = self.workers.max(self.handle.workers());
         let elapsed = self.elapsed();
-        self.screen.see(&views, elapsed, status);
+        self.screen.see(&views, &self.handle.lag(), elapsed, status);
     }
 
     fn watch_load(&mut self, load: &LoadThread, length: Duration) {

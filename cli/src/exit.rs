@@ -5,7 +5,7 @@
 //! |---|---|
 //! | 0 | did what was asked; a stop by signal that drained; a closed pipe |
 //! | 1 | failed while running, or refused by the broker at the start |
-//! | 2 | usage or configuration: nothing was started |
+//! | 2 | usage or configuration, an address in use included: nothing was started |
 //! | 3 | stopped with work left uncommitted: it is delivered again |
 //! | 4 | no contact with the cluster at the start |
 //!
@@ -126,6 +126,10 @@ pub(crate) fn tell(failure: &Failure) {
                 say(&format!("error: {problem}\n"));
             }
         }
+        // The library says what to give, and does not know the option.
+        Failure::Start(error @ keepup::Error::Listen { .. }) => {
+            say(&format!("error: {error} with --listen\n"));
+        }
         Failure::Start(error) => say(&format!("error: {error}\n")),
         Failure::Output(error) if is_closed_pipe(error) => {}
         Failure::Output(error) => say(&format!("error: stdout cannot be written: {error}\n")),
@@ -159,9 +163,14 @@ mod tests {
             topics: vec!["orders".into()],
         };
         let invalid = keepup::Error::InvalidSettings(Vec::new());
+        let in_use = keepup::Error::Listen {
+            address: ([127, 0, 0, 1], 9464).into(),
+            source: io::Error::from(ErrorKind::AddrInUse),
+        };
         for (failure, expected) in [
             (Failure::from(Vec::new()), 2),
             (Failure::from(invalid), 2),
+            (Failure::from(in_use), 2),
             (Failure::from(no_contact), 4),
             (Failure::from(unknown), 1),
             (Failure::from(io::Error::from(ErrorKind::BrokenPipe)), 0),

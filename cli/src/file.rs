@@ -125,29 +125,38 @@ fn words(argument: &Arg, key: &str, value: &Value) -> Result<Vec<String>, Proble
         (ArgAction::SetTrue | ArgAction::Count, _) => {
             Err(wrong("this is on or off", "write true or false"))
         }
-        (ArgAction::Append, Value::Table(properties)) if key == "property" => {
+        (ArgAction::Append, Value::Table(pairs)) if is_table(key) => {
             let mut words = Vec::new();
-            flatten(properties, "", &mut |name, value| {
+            flatten(pairs, "", &mut |name, value| {
                 words.push(format!("{flag}={name}={value}"));
             });
             Ok(words)
         }
-        (ArgAction::Append, Value::Array(values)) if key != "property" => values
+        (ArgAction::Append, Value::Array(values)) if !is_table(key) => values
             .iter()
             .map(|value| match scalar(value) {
                 Some(text) => Ok(format!("{flag}={text}")),
                 None => Err(wrong("a list holds strings", "write [\"one\", \"two\"]")),
             })
             .collect(),
-        (_, value) if key != "property" => match scalar(value) {
+        (_, value) if !is_table(key) => match scalar(value) {
             Some(text) => Ok(vec![format!("{flag}={text}")]),
             None => Err(wrong("this takes one value", "write a string or a number")),
         },
+        _ if key == "label" => Err(wrong(
+            "labels are a table",
+            "write [label] and below it lines such as env = \"prod\"",
+        )),
         _ => Err(wrong(
             "properties are a table",
             "write [property] and below it lines such as client.rack = \"a\"",
         )),
     }
+}
+
+/// True for options that are NAME=VALUE on the command line.
+fn is_table(key: &str) -> bool {
+    matches!(key, "property" | "label")
 }
 
 fn scalar(value: &Value) -> Option<String> {
@@ -192,6 +201,10 @@ mod tests {
             [property]
             client.rack = "a"
             "fetch.min.bytes" = 5
+
+            [label]
+            env = "prod"
+            shard = 3
             "#,
         )
         .unwrap();
@@ -202,6 +215,7 @@ mod tests {
         assert_eq!(file.run.from.as_deref(), Some("2026-01-31T12:00:00Z"));
         assert!(file.run.until_end && !file.run.records);
         assert_eq!(file.output.verbose, 2);
+        assert_eq!(file.run.label, ["env=prod", "shard=3"]);
         assert_eq!(
             file.cluster.property,
             ["client.rack=a", "fetch.min.bytes=5"]
@@ -217,6 +231,7 @@ mod tests {
             until-end = "yes"
             group = ["a", "b"]
             property = "a=b"
+            label = ["env=prod"]
             config = "other.toml"
             "#,
         )
@@ -228,6 +243,7 @@ mod tests {
             [
                 "config",
                 "group",
+                "label",
                 "property",
                 "retry_attempts",
                 "source",

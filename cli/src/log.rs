@@ -2,14 +2,21 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
 
+use crate::args::Command;
 use crate::output::Stderr;
 use crate::plan::OutputPlan;
 
-/// Begins to write the log of this process.
-pub(crate) fn start(plan: OutputPlan) {
+/// Where the library says at which address a run listens. Shown without -v:
+/// with port 0 there is no other way to learn the port.
+const ADDRESS: &str = "keepup::listen";
+
+/// Begins to write the log of this process. The demo tells the address itself.
+pub(crate) fn start(plan: OutputPlan, command: &Command) {
     let level = match (plan.quiet, plan.verbose) {
         (true, _) => LevelFilter::ERROR,
         (false, 0) => LevelFilter::WARN,
@@ -17,14 +24,19 @@ pub(crate) fn start(plan: OutputPlan) {
         (false, _) => LevelFilter::DEBUG,
     };
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let log = fmt()
-        .with_max_level(level)
-        .with_ansi(colour)
-        .with_writer(|| Stderr);
-    // A second subscriber cannot exist: this is called once, by main.
-    let _ = if plan.log_json {
-        log.json().try_init()
-    } else {
-        log.try_init()
+    let address = match command {
+        Command::Run(_) if !plan.quiet => level.max(LevelFilter::INFO),
+        _ => level,
     };
+    let shown = Targets::new()
+        .with_default(level)
+        .with_target(ADDRESS, address);
+    let log = fmt::layer().with_ansi(colour).with_writer(|| Stderr);
+    let log = if plan.log_json {
+        log.json().with_filter(shown).boxed()
+    } else {
+        log.with_filter(shown).boxed()
+    };
+    // A second subscriber cannot exist: this is called once, by main.
+    let _ = tracing_subscriber::registry().with(log).try_init();
 }

@@ -45,7 +45,7 @@ fn carry_out(cli: Cli, started: Instant) -> Result<Ending, Failure> {
         Err(problems) => return Err(problems.into()),
     };
     let how = plan::output(&cli.output.or(file.output))?;
-    log::start(how);
+    log::start(how, &cli.command);
     let cluster = cli.cluster.or(file.cluster);
     match cli.command {
         Command::Run(args) => run::run(&plan::run(&cluster, &args.or(file.run))?, how),

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
@@ -45,8 +46,25 @@ pub(crate) struct DemoPlan {
     pub(crate) rate: u32,
     /// How long the load lasts.
     pub(crate) length: Duration,
+    pub(crate) listen: DemoListen,
     pub(crate) timeout: Duration,
     pub(crate) properties: BTreeMap<String, String>,
+}
+
+/// Where the demo's page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DemoListen {
+    Off,
+    /// There, or the demo is refused.
+    At(SocketAddr),
+    /// Nobody asked for an address: there, or anywhere.
+    Preferably(SocketAddr),
+}
+
+impl DemoListen {
+    /// The port of OpenTelemetry's Prometheus exporter, on loopback: nobody who
+    /// just tries something wants to be seen by the network.
+    const DEFAULT: Self = Self::Preferably(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464));
 }
 
 /// How the log and the results are written.
@@ -108,6 +126,18 @@ pub(crate) fn run(cluster: &ClusterArgs, args: &RunArgs) -> Result<RunPlan, Vec<
     );
     settings.stop_deadline =
         reader.duration("drain", args.drain.as_deref(), settings.stop_deadline);
+    settings.listen = reader.listen(args.listen.as_deref());
+    settings.stuck_after = reader.duration(
+        "stuck-after",
+        args.stuck_after.as_deref(),
+        settings.stuck_after,
+    );
+    settings.labels = reader.pairs(
+        "label",
+        &args.label,
+        "a label is NAME=VALUE",
+        "write it as env=prod",
+    );
     settings.assignment = reader.assignment(args);
     settings.until_end = args.until_end;
     settings.count = reader.count(args.count.as_deref());
@@ -159,12 +189,17 @@ pub(crate) fn demo(cluster: &ClusterArgs, args: &DemoArgs) -> Result<DemoPlan, V
     let partitions = reader.within("partitions", &args.partitions, 1..=1_000);
     let rate = reader.within("rate", &args.rate, 1..=1_000_000);
     let seconds = reader.within("seconds", &args.seconds, 1..=86_400);
+    let listen = match args.listen.as_deref() {
+        None => DemoListen::DEFAULT,
+        given => reader.listen(given).map_or(DemoListen::Off, DemoListen::At),
+    };
     reader.library(&settings);
     reader.finish(DemoPlan {
         workers: settings.workers,
         partitions,
         rate,
         length: Duration::from_secs(u64::from(seconds)),
+        listen,
         timeout: settings.contact_timeout,
         properties: settings.properties,
     })
@@ -245,6 +280,14 @@ impl Reader {
         })
     }
 
+    fn listen(&mut self, text: Option<&str>) -> Option<SocketAddr> {
+        let text = text?;
+        values::listen(text).unwrap_or_else(|wrong| {
+            self.wrong("listen", text, wrong.rule, wrong.remedy);
+            None
+        })
+    }
+
     fn count(&mut self, text: Option<&str>) -> Option<u64> {
         let text = text?;
         // A wrong one must not also be told to be zero.
@@ -257,22 +300,33 @@ impl Reader {
         let mut settings = Settings::new(bootstrap, group.unwrap_or_default());
         settings.contact_timeout =
             self.duration("timeout", args.timeout.as_deref(), settings.contact_timeout);
-        for property in &args.property {
-            match property.split_once('=') {
+        settings.properties = self.pairs(
+            "property",
+            &args.property,
+            "a property is KEY=VALUE",
+            "write it as client.rack=a",
+        );
+        settings
+    }
+
+    /// What was given as name and value.
+    fn pairs(
+        &mut self,
+        setting: &str,
+        given: &[String],
+        rule: &str,
+        remedy: &str,
+    ) -> BTreeMap<String, String> {
+        let mut pairs = BTreeMap::new();
+        for pair in given {
+            match pair.split_once('=') {
                 Some((name, value)) if !name.trim().is_empty() => {
-                    settings
-                        .properties
-                        .insert(name.trim().to_owned(), value.to_owned());
+                    pairs.insert(name.trim().to_owned(), value.to_owned());
                 }
-                _ => self.wrong(
-                    "property",
-                    property,
-                    "a property is KEY=VALUE",
-                    "write it as client.rack=a",
-                ),
+                _ => self.wrong(setting, pair, rule, remedy),
             }
         }
-        settings
+        pairs
     }
 
     fn assignment(&mut self, args: &RunArgs) -> Assignment {

@@ -54,6 +54,7 @@ fn option_name(setting: &str) -> &str {
         "retry backoff" => "retry-backoff",
         "stop deadline" => "drain",
         "contact timeout" => "timeout",
+        "stuck after" => "stuck-after",
         same => same,
     }
 }

@@ -1,6 +1,8 @@
-//! Values as people write them: durations, places to start from, handlers.
+//! Values as people write them: durations, places to start from, handlers,
+//! addresses.
 
 use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -100,6 +102,30 @@ pub(crate) fn start_from(text: &str, now_ms: i64) -> Result<StartFrom, Wrong> {
     Ok(StartFrom::Timestamp(now_ms.saturating_sub(ago_ms).max(0)))
 }
 
+/// Where to listen: an address with a port, a port of the loopback interface,
+/// or `off`.
+///
+/// `:PORT` is refused: elsewhere it means every interface, and numbers that
+/// anyone on the network can read should be asked for in so many words. Names
+/// but `localhost` are refused too, since what they stand for is known only to
+/// the resolver of the day.
+pub(crate) fn listen(text: &str) -> Result<Option<SocketAddr>, Wrong> {
+    if text == "off" {
+        return Ok(None);
+    }
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok(Some((Ipv4Addr::LOCALHOST, port).into()));
+    }
+    let number = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    number.parse().map(Some).map_err(|_| Wrong {
+        rule: "an address to listen at is IP:PORT, localhost:PORT or PORT alone (on 127.0.0.1)",
+        remedy: "write it as 127.0.0.1:9464, or as 0.0.0.0:9464 for every interface; off for none",
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,6 +182,36 @@ mod tests {
         }
         for text in ["", "yesterday", "-1", "2023-11-14", "-2h"] {
             assert!(start_from(text, now).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn an_address_is_taken_as_it_is_meant_and_never_wider() {
+        for (text, address) in [
+            ("9464", Some("127.0.0.1:9464")),
+            ("0", Some("127.0.0.1:0")),
+            ("localhost:9464", Some("127.0.0.1:9464")),
+            ("0.0.0.0:9464", Some("0.0.0.0:9464")),
+            ("[::1]:9464", Some("[::1]:9464")),
+            ("off", None),
+        ] {
+            let address = address.map(|address| address.parse().unwrap());
+            assert_eq!(listen(text), Ok(address), "{text}");
+        }
+        for text in [
+            "",
+            ":9464",
+            "127.0.0.1",
+            "localhost",
+            "localhost:",
+            "host:9464",
+            "127.0.0.1:65536",
+            "99999",
+            "::1:9464x",
+            "http://127.0.0.1:9464",
+            "none",
+        ] {
+            assert!(listen(text).is_err(), "{text:?} was taken");
         }
     }
 

@@ -19,6 +19,7 @@
 //! | [`estimate`] | lag, lead, time lag, staleness, being stuck: pure functions |
 //! | [`partition`] | one partition from tick to tick |
 //! | [`health`] | what liveness and readiness say, and why |
+//! | `history` | the last minutes, for the page (feature `http`) |
 //! | [`topics`] | what happened to the records of a topic |
 //! | [`snapshot`] | what one tick found: the public types |
 //! | [`board`] | where the latest snapshot hangs, for all who want to see it |

@@ -343,9 +343,13 @@ impl ReporterThread {
     pub(crate) fn start(parts: ReporterParts) -> std::io::Result<Self> {
         let (stop, stopped) = bounded::<()>(0);
         let shared = Arc::clone(&parts.shared);
+        let mut reporter = Reporter::new(parts);
+        // Before this returns, so that nobody is shown what there is before the
+        // first look: a group without a name, and ready.
+        reporter.look_again();
         let thread = std::thread::Builder::new()
             .name("keepup-reporter".into())
-            .spawn(move || report(parts, &stopped))?;
+            .spawn(move || report(reporter, &stopped))?;
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),
@@ -372,10 +376,9 @@ impl Drop for ReporterThread {
     }
 }
 
-fn report(parts: ReporterParts, stopped: &Receiver<()>) {
-    let clock = parts.clock.clone();
-    let rings = parts.rings.clone();
-    let mut reporter = Reporter::new(parts);
+fn report(mut reporter: Reporter, stopped: &Receiver<()>) {
+    let clock = reporter.parts.clock.clone();
+    let rings = reporter.parts.rings.clone();
     let mut next = clock.now();
     loop {
         let now = clock.now();

@@ -22,7 +22,7 @@ pub struct LagSnapshot {
     /// Whose end offsets are meant: the last stable ones under `read_committed`,
     /// else the high watermarks.
     pub isolation: Isolation,
-    /// When it was taken, in milliseconds since 1970; 0 before the first tick.
+    /// When it was taken, in milliseconds since 1970.
     pub taken_at_ms: i64,
     /// The partitions that this process owns, in order.
     pub partitions: Vec<PartitionLag>,

@@ -418,8 +418,9 @@ impl Member {
             return;
         }
         self.first_assigned.get_or_insert(self.clock.now());
-        MemberCounters::count(&self.shared.counters.rebalances);
-        self.shared.set_phase(Phase::Joined);
+        if self.ladder.rung() == Rung::Running {
+            self.shared.set_phase(Phase::Joined);
+        }
         let mut actions = Vec::new();
         self.assignment.assigned(partitions, &mut actions);
         self.carry_out(actions);
@@ -434,6 +435,7 @@ impl Member {
     fn group_says(&mut self, event: GroupEvent) {
         match event {
             GroupEvent::Assigned(partitions) => {
+                MemberCounters::count(&self.shared.counters.rebalances);
                 self.group_answered();
                 self.assigned(partitions);
             }

@@ -23,6 +23,11 @@ use crate::telemetry::recorder;
 #[cfg(feature = "http")]
 const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
+/// What the address is logged under: with port 0 the log is where a program that
+/// calls `run` learns the port, so the command shows it at any verbosity.
+#[cfg(feature = "http")]
+const LISTEN: &str = "keepup::listen";
+
 /// In every so many looks the process-wide recorder is tidied up.
 #[cfg(feature = "http")]
 const UPKEEP_EVERY: u32 = 5;
@@ -98,28 +103,39 @@ impl Services {
             .viewers
             .push(Box::new(move |snapshot| facade.publish(snapshot)));
         #[cfg(feature = "http")]
+        if listener.server.is_some() {
+            // So that the program's own metrics are on the page as well.
+            recorder::install();
+            reporter.viewers.push(upkeep());
+        }
+        #[cfg(feature = "http")]
+        let board = Arc::clone(&reporter.shared.board);
+        // Before anybody can ask: a scrape of the first moment finds its look.
+        let reporter = ReporterThread::start(reporter)?;
+        #[cfg(feature = "http")]
         let http = match listener.server {
             None => None,
             Some(server) => {
-                // So that the program's own metrics are on the page as well.
-                recorder::install();
-                reporter.viewers.push(upkeep());
                 let labels = Arc::clone(&labels);
                 let running = server.start(Pages {
-                    board: Arc::clone(&reporter.shared.board),
+                    board,
                     metrics: Box::new(move |snapshot, out| {
                         exposition::render(snapshot, &labels, out);
                         recorder::render_foreign(out);
                     }),
                 })?;
-                tracing::info!("listening at http://{}/", running.local_addr());
+                tracing::info!(
+                    target: LISTEN,
+                    "listening at http://{}/",
+                    running.local_addr()
+                );
                 Some(running)
             }
         };
         #[cfg(not(feature = "http"))]
         let Listener {} = listener;
         Ok(Self {
-            reporter: ReporterThread::start(reporter)?,
+            reporter,
             stop_asking,
             labels,
             #[cfg(feature = "http")]

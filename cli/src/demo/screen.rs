@@ -1,6 +1,11 @@
 //! The demo's live table: who reads which partition, how far it is, and how the
 //! lag went.
 //!
+//! Position, end and lag are those of the moment, so that a wave is seen to come;
+//! what needs a window (maximum, mean, the age of the oldest record) is from the
+//! latest snapshot, which is up to a second old. A narrow terminal shows fewer
+//! columns rather than cut ones.
+//!
 //! On a terminal the table is drawn over itself. Elsewhere (a file, a CI log)
 //! it would be noise: there a line per second says the totals.
 
@@ -9,7 +14,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use keepup::PartitionView;
+use keepup::{LagSnapshot, PartitionLag, PartitionView};
 use terminal_size::{Height, Width};
 
 use crate::output::say;
@@ -27,8 +32,12 @@ const LINE: Duration = Duration::from_secs(1);
 /// The most columns that a course of the lag has.
 const MOST_COLUMNS: usize = 60;
 
-/// What the table takes without the course of the lag.
-const OTHER_COLUMNS: usize = 58;
+/// What stands above the course of the lag: the first that has room there.
+/// Without room for either there is no course.
+const COURSE: [&str; 2] = ["lag over time", "over time"];
+
+/// What is between two columns.
+const GAP: &str = "  ";
 
 /// Over how many columns a rate is taken.
 const RATE_COLUMNS: usize = 2;
@@ -55,24 +64,130 @@ enum Target {
     Terminal,
 }
 
-/// A partition now, and what led there.
+/// A partition or all of them: now, and what led there.
 #[derive(Clone, Debug, Default)]
 struct Course {
+    name: String,
+    is_total: bool,
     worker: Option<usize>,
     position: Option<i64>,
     end: Option<i64>,
     lag: Option<u64>,
+    lag_max: Option<u64>,
+    lag_avg: Option<f64>,
+    /// The age of the oldest record that is not completed.
+    oldest: Option<Duration>,
     /// One per column, the newest last.
     lags: VecDeque<u64>,
     positions: VecDeque<i64>,
 }
 
+/// A column of the table.
+struct Column {
+    name: &'static str,
+    width: usize,
+    /// The width of a terminal from which on it is shown.
+    from: usize,
+    /// False where a sum over the partitions would mean nothing.
+    adds_up: bool,
+    show: fn(&Course) -> String,
+}
+
+const COLUMNS: [Column; 9] = [
+    Column {
+        name: "partition",
+        width: 9,
+        from: 0,
+        adds_up: true,
+        show: |course| course.name.clone(),
+    },
+    Column {
+        name: "worker",
+        width: 6,
+        from: 0,
+        adds_up: false,
+        show: |course| count(course.worker.map(|worker| worker as u64)),
+    },
+    Column {
+        name: "position",
+        width: 9,
+        from: 80,
+        adds_up: true,
+        show: |course| offset(course.position),
+    },
+    Column {
+        name: "end",
+        width: 9,
+        from: 80,
+        adds_up: true,
+        show: |course| offset(course.end),
+    },
+    Column {
+        name: "lag",
+        width: 7,
+        from: 0,
+        adds_up: true,
+        show: |course| count(course.lag),
+    },
+    Column {
+        name: "max",
+        width: 7,
+        from: 0,
+        adds_up: false,
+        // A second of rising lag must not stand above its own maximum.
+        show: |course| count(course.lag_max.max(course.lag)),
+    },
+    Column {
+        name: "avg",
+        width: 7,
+        from: 48,
+        adds_up: false,
+        show: |course| count(course.lag_avg.map(rounded)),
+    },
+    Column {
+        name: "oldest",
+        width: 7,
+        from: 90,
+        adds_up: false,
+        show: |course| {
+            course
+                .oldest
+                .map_or("-".to_owned(), |age| format!("{:.1} s", age.as_secs_f64()))
+        },
+    },
+    Column {
+        name: "records/s",
+        width: 9,
+        from: 104,
+        adds_up: true,
+        show: |course| count(course.rate()),
+    },
+];
+
 impl Course {
-    fn see(&mut self, view: Option<&PartitionView>) {
+    fn of_partition(number: u32) -> Self {
+        Self {
+            name: number.to_string(),
+            ..Self::default()
+        }
+    }
+
+    fn of_all() -> Self {
+        Self {
+            name: "all".to_owned(),
+            is_total: true,
+            ..Self::default()
+        }
+    }
+
+    fn see(&mut self, view: Option<&PartitionView>, lag: Option<&PartitionLag>) {
         self.worker = view.and_then(|view| view.worker);
         self.position = view.and_then(|view| view.position);
         self.end = view.and_then(|view| view.end_offset);
         self.lag = view.and_then(PartitionView::records_lag);
+        self.lag_max = lag.and_then(|lag| lag.records_lag_max);
+        self.lag_avg = lag.and_then(|lag| lag.records_lag_avg);
+        self.oldest = lag.and_then(|lag| lag.time_lag);
     }
 
     fn add_column(&mut self) {
@@ -125,8 +240,8 @@ impl Screen {
         };
         Self {
             target,
-            partitions: vec![Course::default(); partitions as usize],
-            total: Course::default(),
+            partitions: (0..partitions).map(Course::of_partition).collect(),
+            total: Course::of_all(),
             column_at: None,
             shown_at: None,
             drawn_lines: 0,
@@ -143,8 +258,14 @@ impl Screen {
 
     /// Takes a look at the partitions, `elapsed` into the demo, and shows them
     /// if it is time to.
-    pub(super) fn see(&mut self, views: &[PartitionView], elapsed: Duration, status: &str) {
-        self.look(views);
+    pub(super) fn see(
+        &mut self,
+        views: &[PartitionView],
+        lag: &LagSnapshot,
+        elapsed: Duration,
+        status: &str,
+    ) {
+        self.look(views, lag);
         if is_due(self.column_at, elapsed, COLUMN) {
             self.column_at = Some(elapsed);
             for course in self.partitions.iter_mut().chain([&mut self.total]) {
@@ -170,12 +291,15 @@ impl Screen {
         }
     }
 
-    fn look(&mut self, views: &[PartitionView]) {
+    fn look(&mut self, views: &[PartitionView], lag: &LagSnapshot) {
         for (number, course) in (0..).zip(&mut self.partitions) {
             course.see(
                 views
                     .iter()
                     .find(|view| view.partition.partition() == number),
+                lag.partitions
+                    .iter()
+                    .find(|lag| lag.partition.partition() == number),
             );
         }
         let all = |part: fn(&Course) -> Option<i64>| -> Option<i64> {
@@ -221,47 +345,37 @@ impl Screen {
 
     /// The table, not wider or higher than the terminal.
     fn table(&self, width: usize, height: usize, status: &str) -> String {
-        let columns = width.saturating_sub(OTHER_COLUMNS + 1).min(MOST_COLUMNS);
+        let shown: Vec<&Column> = COLUMNS
+            .iter()
+            .filter(|column| column.from <= width)
+            .collect();
+        let taken: usize = shown.iter().map(|column| column.width + GAP.len()).sum();
+        let left = width.saturating_sub(taken + 1);
+        let title = COURSE.into_iter().find(|title| title.len() <= left);
+        let columns = title.map_or(0, |_| left.min(MOST_COLUMNS));
         let room = height.saturating_sub(OTHER_LINES).max(1);
         let hidden = match self.partitions.len().saturating_sub(room) {
             0 => 0,
             // The line that tells of them takes room too.
             more => more + 1,
         };
-        let shown = &self.partitions[..self.partitions.len() - hidden];
-        let mut lines = vec![format!(
-            "{:>9}  {:>6}  {:>10}  {:>10}  {:>7}  {:>9}  {}",
-            "partition",
-            "worker",
-            "position",
-            "end",
-            "lag",
-            "records/s",
-            cut("lag over time", columns)
+        let mut lines = vec![line_of(
+            &shown,
+            |column| column.name.to_owned(),
+            title.unwrap_or_default(),
         )];
         let highest = self.partitions.iter().flat_map(|course| &course.lags);
         let highest = highest.copied().max().unwrap_or(0);
-        for (number, course) in shown.iter().enumerate() {
-            lines.push(row(
-                &number.to_string(),
-                &course
-                    .worker
-                    .map_or("-".to_owned(), |worker| worker.to_string()),
-                course,
-                &course.course(columns, highest),
-            ));
+        for course in &self.partitions[..self.partitions.len() - hidden] {
+            lines.push(row(&shown, course, &course.course(columns, highest)));
         }
         if hidden > 0 {
             lines.push(format!("{:>9}  and {hidden} more", "…"));
         }
         let highest = self.total.lags.iter().copied().max().unwrap_or(0);
-        lines.push(row(
-            "all",
-            "",
-            &self.total,
-            &self.total.course(columns, highest),
-        ));
-        lines.push(cut(status, width.saturating_sub(1)));
+        let total = self.total.course(columns, highest);
+        lines.push(row(&shown, &self.total, &total));
+        lines.push(status.to_owned());
         let mut text = String::new();
         for line in lines {
             text.push_str(cut(line.trim_end(), width.saturating_sub(1)).as_str());
@@ -271,14 +385,32 @@ impl Screen {
     }
 }
 
-fn row(partition: &str, worker: &str, course: &Course, lags: &str) -> String {
-    format!(
-        "{partition:>9}  {worker:>6}  {:>10}  {:>10}  {:>7}  {:>9}  {lags}",
-        offset(course.position),
-        offset(course.end),
-        count(course.lag),
-        count(course.rate()),
-    )
+fn row(columns: &[&Column], course: &Course, lags: &str) -> String {
+    let cell = |column: &Column| {
+        if course.is_total && !column.adds_up {
+            String::new()
+        } else {
+            (column.show)(course)
+        }
+    };
+    line_of(columns, cell, lags)
+}
+
+fn line_of(columns: &[&Column], cell: impl Fn(&Column) -> String, last: &str) -> String {
+    let mut line = String::new();
+    for column in columns {
+        let _ = write!(line, "{:>width$}{GAP}", cell(column), width = column.width);
+    }
+    line + last
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a mean of lags: positive and far below 2^53"
+)]
+fn rounded(mean: f64) -> u64 {
+    mean.round() as u64
 }
 
 fn is_due(last: Option<Duration>, now: Duration, every: Duration) -> bool {
@@ -310,20 +442,32 @@ mod tests {
             position: Some(position),
             end: Some(end),
             lag: Some(lag),
+            lag_max: lags.iter().copied().max(),
+            lag_avg: Some(512.4),
+            oldest: Some(Duration::from_millis(1_250)),
             lags: lags.iter().copied().collect(),
             positions: (0..).map(|n| n * 1_000).take(lags.len()).collect(),
+            ..Course::default()
         }
     }
 
     fn screen() -> Screen {
+        let mut partitions = vec![
+            course(0, 12_345, &[0, 10, 250, 900, 1_800, 700, 45]),
+            course(1, 12_400, &[0, 0, 120, 500, 900, 300, 0]),
+            Course::default(),
+        ];
+        for (number, course) in partitions.iter_mut().enumerate() {
+            course.name = number.to_string();
+        }
         Screen {
             target: Target::Terminal,
-            partitions: vec![
-                course(0, 12_345, &[0, 10, 250, 900, 1_800, 700, 45]),
-                course(1, 12_400, &[0, 0, 120, 500, 900, 300, 0]),
-                Course::default(),
-            ],
-            total: course(0, 24_745, &[0, 10, 370, 1_400, 2_700, 1_000, 45]),
+            partitions,
+            total: Course {
+                name: "all".to_owned(),
+                is_total: true,
+                ..course(0, 24_745, &[0, 10, 370, 1_400, 2_700, 1_000, 45])
+            },
             column_at: None,
             shown_at: None,
             drawn_lines: 0,
@@ -332,9 +476,33 @@ mod tests {
 
     #[test]
     fn the_table_says_who_reads_what_and_how_far_behind_it_is() {
-        let table = screen().table(80, 24, "3.5 s of 20 s");
-        insta::assert_snapshot!("table", table);
-        assert!(table.lines().all(|line| line.chars().count() < 80));
+        for width in [40, 80, 120] {
+            let table = screen().table(width, 24, "3.5 s of 20 s");
+            insta::assert_snapshot!(format!("table_{width}"), table);
+            assert!(table.lines().all(|line| line.chars().count() < width));
+        }
+    }
+
+    #[test]
+    fn no_column_is_shown_that_would_be_cut() {
+        for width in 40..130 {
+            let taken: usize = COLUMNS
+                .iter()
+                .filter(|column| column.from <= width)
+                .map(|column| column.width + GAP.len())
+                .sum();
+            assert!(taken <= width + 1, "{taken} of {width}");
+        }
+    }
+
+    #[test]
+    fn a_lag_never_stands_above_its_maximum() {
+        let behind = Course {
+            lag_max: Some(10),
+            ..course(0, 500, &[300])
+        };
+        let max = COLUMNS.iter().find(|column| column.name == "max").unwrap();
+        assert_eq!((max.show)(&behind), "300");
     }
 
     #[test]

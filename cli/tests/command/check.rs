@@ -11,6 +11,11 @@ group = "billing"
 workers = "auto:8"
 drain = "1m 30s"
 retry-attempts = 3
+listen = "localhost:9464"
+stuck-after = "90s"
+
+[label]
+env = "prod"
 
 [property]
 client.rack = "a"
@@ -24,7 +29,14 @@ fn effective_settings_are_shown_without_secrets_and_can_be_read_again() {
     let file = folder.path().join("billing.toml");
     fs::write(&file, FILE).unwrap();
     let path = file.to_str().unwrap();
-    let (stdout, stderr, code) = output(&["check", "--config", path, "--until-end"]);
+    let (stdout, stderr, code) = output(&[
+        "check",
+        "--config",
+        path,
+        "--until-end",
+        "--label",
+        "shard=3",
+    ]);
     assert_eq!((stderr.as_str(), code), ("", 0));
     assert!(!stdout.contains("hunter2"), "{stdout}");
     insta::assert_snapshot!("check", stdout);
@@ -87,4 +99,19 @@ fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
         bootstrap(&["-b", "line:9092"], Some("env:9092")),
         "line:9092"
     );
+}
+
+#[test]
+fn what_a_file_switches_on_the_command_line_switches_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("billing.toml");
+    fs::write(&file, FILE).unwrap();
+    let path = file.to_str().unwrap();
+    for (listen, expected) in [("off", "off"), ("0", "127.0.0.1:0")] {
+        let (stdout, stderr, code) =
+            output(&["check", "--json", "--config", path, "--listen", listen]);
+        assert_eq!((stderr.as_str(), code), ("", 0));
+        let settings: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!(settings["listen"], expected);
+    }
 }

@@ -1,5 +1,7 @@
 //! `demo`: nothing lost, and said so.
 
+use std::net::TcpListener;
+
 use serde_json::Value;
 
 use crate::output;
@@ -25,6 +27,45 @@ fn the_demo_loses_nothing_and_its_summary_is_one_line_of_json() {
 }
 
 #[test]
+fn a_demo_whose_usual_port_is_taken_takes_another_and_says_so() {
+    // Where this fails another program has the port, which is as good.
+    let _taken = TcpListener::bind("127.0.0.1:9464");
+    let (_, stderr, code) = output(&[
+        "demo",
+        "--seconds",
+        "1",
+        "--rate",
+        "100",
+        "--partitions",
+        "1",
+    ]);
+    assert_eq!(code, 0, "{stderr}");
+    let first = stderr.lines().next().unwrap();
+    let port = first
+        .strip_prefix("Page: http://127.0.0.1:")
+        .and_then(|rest| rest.split('/').next())
+        .and_then(|port| port.parse::<u16>().ok());
+    assert!(port.is_some_and(|port| port != 9464), "{stderr}");
+    assert!(first.ends_with("(9464 is taken)"), "{stderr}");
+}
+
+#[test]
+fn a_port_that_was_asked_for_and_is_taken_refuses_the_demo() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (stdout, stderr, code) = output(&["demo", "--listen", &address]);
+    assert_eq!((stdout.as_str(), code), ("", 2), "{stderr}");
+    assert!(
+        stderr.starts_with(&format!("error: cannot listen at {address}: ")),
+        "{stderr}"
+    );
+    assert!(
+        stderr.ends_with("another program uses that port: give another with --listen\n"),
+        "{stderr}"
+    );
+}
+
+#[test]
 fn without_a_terminal_the_demo_prints_lines_and_a_verdict() {
     let (stdout, stderr, code) = output(&[
         "demo",
@@ -36,8 +77,11 @@ fn without_a_terminal_the_demo_prints_lines_and_a_verdict() {
         "2",
         "--workers",
         "1",
+        "--listen",
+        "off",
     ]);
     assert_eq!(code, 0, "{stderr}");
+    assert!(!stderr.contains("Page"), "{stderr}");
     assert!(!stderr.contains('\x1b'), "{stderr}");
     assert!(stderr.contains("lag"), "{stderr}");
     assert!(

@@ -1,9 +1,13 @@
 //! `run` against an embedded cluster.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use crossbeam_channel::tick;
+use keepup::testing::EmbeddedCluster;
 use serde_json::Value;
 
 use crate::{cluster, output};
@@ -180,6 +184,106 @@ fn a_reader_that_goes_away_ends_the_run_with_0_and_without_a_word() {
         assert_eq!(child.wait().unwrap().code(), Some(0), "{stderr}");
         assert_eq!(stderr, "", "{options:?}");
     }
+}
+
+/// What is answered at that address and path.
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// A run that listens at a port of its own, until it is dropped.
+struct Listening {
+    child: Child,
+    address: String,
+}
+
+impl Listening {
+    fn start(cluster: &EmbeddedCluster, more: &[&str]) -> Self {
+        let mut child = Command::new(assert_cmd::cargo::cargo_bin!("keepup"))
+            .args(["run", "-b", cluster.bootstrap(), "-t", "orders"])
+            .args(["-g", "billing", "--listen", "0"])
+            .args(more)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        stderr.read_line(&mut line).unwrap();
+        let address = line
+            .trim_end()
+            .rsplit_once("listening at http://")
+            .and_then(|(_, rest)| rest.strip_suffix('/'))
+            .map(str::to_owned);
+        Self {
+            child,
+            address: address.unwrap_or_else(|| panic!("no address in {line:?}")),
+        }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_run_tells_where_it_listens_and_labels_its_metrics() {
+    let cluster = cluster(1);
+    let run = Listening::start(&cluster, &["--label", "env=prod"]);
+    // At once: what is shown before the group is joined has its labels too.
+    let metrics = get(&run.address, "/metrics");
+    assert!(metrics.starts_with("HTTP/1.1 200 OK\r\n"), "{metrics}");
+    let workers = "keepup_workers{group_id=\"billing\",client_id=\"keepup\",env=\"prod\"}";
+    assert!(metrics.contains(workers), "{metrics}");
+    let lag = get(&run.address, "/lag");
+    assert!(lag.contains("\"group\":\"billing\""), "{lag}");
+    let ready = get(&run.address, "/health/ready");
+    assert!(ready.contains("has not joined the group yet"), "{ready}");
+}
+
+#[test]
+fn a_handler_that_is_stuck_ends_the_liveness_after_the_time_that_was_given() {
+    let cluster = cluster(1);
+    let stuck = ["--handler", "sleep=10m", "--stuck-after", "2s"];
+    let run = Listening::start(&cluster, &stuck);
+    let healthy = get(&run.address, "/health/live");
+    assert!(healthy.starts_with("HTTP/1.1 200 "), "{healthy}");
+    let looks = tick(Duration::from_millis(100)).into_iter().take(900);
+    let live = looks
+        .map(|_| get(&run.address, "/health/live"))
+        .find(|live| live.starts_with("HTTP/1.1 503 "));
+    let live = live.unwrap_or_default();
+    assert!(live.contains("has been at offset 0 of orders-"), "{live}");
+    assert!(live.contains("longer than stuck_after (2 s)"), "{live}");
+}
+
+#[test]
+fn a_quiet_run_listens_without_a_word() {
+    let cluster = cluster(1);
+    let (_, stderr, code) = output(&[
+        "run",
+        "-b",
+        cluster.bootstrap(),
+        "-t",
+        "orders",
+        "-g",
+        "billing",
+        "--listen",
+        "0",
+        "--until-end",
+        "-q",
+    ]);
+    assert_eq!((stderr.as_str(), code), ("", 0));
 }
 
 #[test]

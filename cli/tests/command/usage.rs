@@ -32,6 +32,12 @@ fn every_wrong_option_of_a_run_is_told_at_once() {
             "exec=cat",
             "--retry-attempts",
             "0",
+            "--listen",
+            ":9464",
+            "--stuck-after",
+            "0s",
+            "--label",
+            "prod",
             "--assign",
             "static",
             "-X",
@@ -72,6 +78,8 @@ fn wrong_usage_of_any_kind_ends_with_2() {
         &["demo", "-b", "localhost:9092"],
         &["demo", "--partitions", "0"],
         &["demo", "--workers", "0"],
+        &["demo", "--listen", ":9464"],
+        &["demo", "--listen", "metrics.example:9464"],
         &["perf", "-b", "a:1"],
         &["check"],
         &["check", "--log", "xml"],
@@ -84,13 +92,7 @@ fn wrong_usage_of_any_kind_ends_with_2() {
 
 #[test]
 fn what_is_not_there_yet_is_not_accepted() {
-    for option in [
-        "--model",
-        "--source",
-        "--order",
-        "--listen",
-        "--dead-letter",
-    ] {
+    for option in ["--model", "--source", "--order", "--dead-letter"] {
         let stderr = refused(&["run", option, "x"]);
         assert!(stderr.contains("unexpected argument"), "{stderr}");
     }
@@ -102,7 +104,7 @@ fn unknown_keys_of_a_file_are_refused_with_its_name() {
     let file = folder.path().join("billing.toml");
     fs::write(
         &file,
-        "group = \"billing\"\nretry_attempts = 3\nlisten = true\n",
+        "group = \"billing\"\nretry_attempts = 3\nmetrics = true\n",
     )
     .unwrap();
     let path = file.to_str().unwrap();
