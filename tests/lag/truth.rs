@@ -28,9 +28,9 @@ const FASTEST: i64 = 500;
 /// What clocks of 4 ms resolution and rounding to milliseconds may be apart.
 const ROUNDING_MS: i64 = 30;
 
-/// How long an answer may be on its way from one process to the other when other tests have the processors. An end
-/// offset counts as told when it has arrived.
-const ON_ITS_WAY_MS: i64 = 250;
+/// How long an answer may be on its way from the broker to whoever takes it, where other tests have the processors and
+/// a worker is in a turn of 50 ms. An end offset counts as told when it was taken.
+const ON_ITS_WAY_MS: i64 = 400;
 
 /// A thread that does the same again and again until it is dropped.
 struct Again {
@@ -286,7 +286,7 @@ fn assert_moment(history: &[Glance], moment: &Moment, topic: &str) -> (i64, i64,
         assert_eq!(committed_lag, (end - committed).max(0), "{lag:?}");
 
         // Each of these is what was true when it says so. It was read before `at`, and an answer takes a while to
-        // come: that of a commit to the member a turn of its loop, half a second on a busy machine.
+        // come: that of a commit to the member a turn of its loop, up to a second on a busy machine.
         let bound = |of: fn(&Glance) -> &Vec<i64>, from: i64, to: i64| {
             bounds(history, from, to, |glance| of(glance)[index])
         };
@@ -302,7 +302,7 @@ fn assert_moment(history: &[Glance], moment: &Moment, topic: &str) -> (i64, i64,
             0,
             "{position} in {low}..={high}: {lag:?}"
         );
-        let (low, high) = bound(|g| &g.committed, taken - 500 - ROUNDING_MS, at);
+        let (low, high) = bound(|g| &g.committed, taken - 1_000 - ROUNDING_MS, at);
         assert_eq!(
             outside(committed, low, high),
             0,
@@ -352,21 +352,26 @@ fn assert_described(
         assert_eq!(outside(end, low, high), 0, "{low}..={high}: {row:?}");
         let (low, high) = bounds(history, from, to, |glance| glance.committed[index]);
         assert_eq!(outside(committed, low, high), 0, "{low}..={high}: {row:?}");
-        let ours: Vec<i64> = snapshots
-            .iter()
-            .filter(|snapshot| (from - 1_000..=to + 1_000).contains(&snapshot.taken_at_ms))
-            .filter_map(|snapshot| lag_of(snapshot, topic, row.partition)?.committed_lag)
-            .map(|lag| i64::try_from(lag).expect("it fits"))
-            .collect();
-        let (least, most) = (ours.iter().min(), ours.iter().max());
-        let (least, most) = (least.expect("a tick"), most.expect("a tick"));
+        let mut least = i64::MAX;
+        let mut most = 0;
+        for snapshot in snapshots {
+            if !(from - 1_000..=to + 1_000).contains(&snapshot.taken_at_ms) {
+                continue;
+            }
+            let ours = lag_of(snapshot, topic, row.partition).expect("it is ours");
+            let lag = i64::try_from(ours.committed_lag.expect("a lag")).expect("it fits");
+            let age = ours.end_offset_age.expect("an age").as_millis();
+            least = least.min(lag);
+            // What was written since the end was told is behind as well.
+            most = most.max(lag + RATE * i64::try_from(age).expect("it fits") / 1_000);
+        }
         let lag = row.lag.expect("a lag");
         println!(
             "kafka-consumer-groups: {} lags {lag}, keepup {least} to {most} meanwhile",
             row.partition
         );
-        // The tool looked within the time in which keepup saw these, up to a tick's production.
-        assert!(outside(lag, *least, *most) <= RATE, "{ours:?}: {row:?}");
+        // The tool looked somewhen between two of these ticks: a tick's production.
+        assert!(outside(lag, least, most) <= RATE, "{row:?}");
     }
 }
 
