@@ -27,6 +27,7 @@ mod crashes;
 mod faults;
 mod growth;
 mod kafka_smoke;
+mod lag;
 mod page;
 mod prometheus;
 mod rebalance;

@@ -13,10 +13,11 @@
 //!    the reporter looks again at once.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::health::{MemberStatus, judge};
 #[cfg(feature = "http")]
 use super::history::{History, Since};
 use super::snapshot::LagSnapshot;
@@ -32,13 +33,29 @@ pub(crate) struct Board {
     past: Mutex<History>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Hung {
     generation: u64,
     snapshot: Arc<LagSnapshot>,
     /// How many ticks hung something here.
     ticks: u64,
     closed: bool,
+}
+
+impl Default for Hung {
+    /// Before the first tick nothing is known, and nobody is ready.
+    fn default() -> Self {
+        let snapshot = LagSnapshot {
+            health: judge(MemberStatus::default(), &[], Duration::MAX),
+            ..LagSnapshot::default()
+        };
+        Self {
+            generation: 0,
+            snapshot: Arc::new(snapshot),
+            ticks: 0,
+            closed: false,
+        }
+    }
 }
 
 /// A snapshot was refused: what it covers is out of date.
@@ -167,6 +184,13 @@ mod tests {
         assert_eq!(shown(&board), [1]);
         board.hang(8, snapshot(&[1])).unwrap();
         assert_eq!(shown(&board), [1]);
+    }
+
+    #[test]
+    fn before_the_first_tick_it_is_live_and_not_ready() {
+        let health = Board::default().latest().health.clone();
+        assert!(health.is_live());
+        assert_eq!(health.not_ready.unwrap(), "has not joined the group yet");
     }
 
     #[test]

@@ -8,8 +8,10 @@
 
 use std::time::Duration;
 
-/// End offsets older than that are asked for.
-pub(crate) const STALE_AFTER: Duration = Duration::from_secs(1);
+/// End offsets older than that are asked for. Less than a tick: one that was
+/// told at the last tick is a few milliseconds short of a second old by now,
+/// and would be asked for at every other tick only.
+pub(crate) const STALE_AFTER: Duration = Duration::from_millis(900);
 
 /// How far it is from one offset to another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,10 +105,10 @@ mod tests {
     }
 
     #[test]
-    fn an_end_offset_is_asked_for_when_it_is_unknown_or_a_second_old() {
+    fn an_end_offset_is_asked_for_when_it_is_unknown_or_as_old_as_the_last_tick() {
         assert!(is_stale(None));
-        assert!(!is_stale(Some(Duration::from_millis(999))));
-        assert!(is_stale(Some(Duration::from_secs(1))));
+        assert!(!is_stale(Some(Duration::from_millis(899))));
+        assert!(is_stale(Some(Duration::from_millis(996))));
     }
 
     #[test]

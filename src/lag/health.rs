@@ -112,3 +112,99 @@ fn not_ready(member: MemberStatus, partitions: &[PartitionLag]) -> Option<String
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::TopicPartition;
+
+    const STUCK_AFTER: Duration = Duration::from_mins(5);
+
+    fn member(phase: Phase) -> MemberStatus {
+        MemberStatus {
+            phase,
+            ..MemberStatus::default()
+        }
+    }
+
+    /// A partition with a start position, whose handler has been at a record that long.
+    fn partition(number: i32, in_hand_for: Duration) -> PartitionLag {
+        PartitionLag {
+            worker: Some(4),
+            position: Some(78),
+            watermark: Some(77),
+            in_flight: 1,
+            in_hand_for,
+            ..PartitionLag::unknown(TopicPartition::new("orders", number))
+        }
+    }
+
+    #[test]
+    fn it_is_ready_from_its_first_assignment_to_the_stop_be_it_an_empty_one() {
+        let ready = |phase| judge(member(phase), &[], STUCK_AFTER).not_ready;
+        assert_eq!(
+            ready(Phase::Joining).unwrap(),
+            "has not joined the group yet"
+        );
+        assert_eq!(ready(Phase::Joined), None, "a spare");
+        assert_eq!(ready(Phase::Stopping).unwrap(), "is stopping");
+        assert_eq!(ready(Phase::Ended).unwrap(), "the run has ended");
+    }
+
+    #[test]
+    fn it_is_not_ready_while_a_partition_has_no_start_position() {
+        let unplaced = PartitionLag::unknown(TopicPartition::new("orders", 2));
+        let partitions = [partition(1, Duration::ZERO), unplaced];
+        let health = judge(member(Phase::Joined), &partitions, STUCK_AFTER);
+        let reason = health.not_ready.as_deref().unwrap();
+        assert_eq!(reason, "1 of 2 partitions have no start position yet");
+        assert!(health.is_live());
+        assert!(judge(member(Phase::Joined), &partitions[..1], STUCK_AFTER).is_ready());
+    }
+
+    #[test]
+    fn a_handler_is_stuck_when_it_took_stuck_after_and_not_before_and_is_named() {
+        let almost = STUCK_AFTER.saturating_sub(Duration::from_millis(1));
+        let health = judge(member(Phase::Joined), &[partition(3, almost)], STUCK_AFTER);
+        assert!(health.is_live(), "{health:?}");
+        let partitions = [partition(2, Duration::ZERO), partition(3, STUCK_AFTER)];
+        let health = judge(member(Phase::Joined), &partitions, STUCK_AFTER);
+        let reason = "the handler of worker 4 has been at offset 77 of orders-3 for 300 s, longer \
+                      than stuck_after (300 s)";
+        assert_eq!(health.not_live, [reason]);
+        assert!(health.is_ready(), "it takes part all the same");
+    }
+
+    #[test]
+    fn a_loop_that_does_not_turn_is_not_live_after_stuck_after() {
+        let mut held_up = member(Phase::Joined);
+        held_up.turned_ago = Duration::from_secs(299);
+        assert!(judge(held_up, &[], STUCK_AFTER).is_live());
+        held_up.turned_ago = Duration::from_secs(301);
+        let not_live = judge(held_up, &[], STUCK_AFTER).not_live;
+        assert_eq!(not_live.len(), 1);
+        assert!(
+            not_live[0].contains("has not turned for 301 s"),
+            "{not_live:?}"
+        );
+    }
+
+    #[test]
+    fn what_only_a_restart_of_the_process_mends_is_not_live_and_a_stop_is_not_that() {
+        let mut spent = member(Phase::Joined);
+        spent.budget_spent = true;
+        let stuck = [partition(3, 2 * STUCK_AFTER)];
+        let reasons = |member| judge(member, &stuck, STUCK_AFTER).not_live;
+        assert_eq!(reasons(spent).len(), 2);
+        assert!(reasons(spent)[0].contains("restart budget"));
+        spent.phase = Phase::Stopping;
+        assert!(
+            reasons(spent)[0].contains("restart budget"),
+            "it stops because of that"
+        );
+        // A stop has a deadline of its own, after which nothing is stuck any more.
+        assert_eq!(reasons(member(Phase::Stopping)), [""; 0]);
+        let ended = judge(member(Phase::Ended), &[], STUCK_AFTER).not_live;
+        assert_eq!(ended, ["the run has ended: nothing is consumed any more"]);
+    }
+}

@@ -4,20 +4,22 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::{Found, Parts, Shared, StartFinder, ToMember, run};
 use crate::clock::Clock;
-use crate::config::Settings;
+use crate::config::{Isolation, Settings};
+use crate::event::{Event, EventKind};
 use crate::handler::{Handler, Outcome};
+use crate::lag::reporter::{EndFinder, Reporter, ReporterParts, ToldEnds};
 use crate::member::assignment::Resolve;
 use crate::member::group::{Group, GroupEvent};
 use crate::record::{Record, TopicPartition};
 use crate::report::{Report, StopReason};
-use crate::runtime::events::EventSink;
+use crate::runtime::events::{EventSink, EventThread};
 use crate::runtime::threads::{Common, WorkerThreads};
 use crate::source::MemoryBudget;
 use crate::source::memory::{MemoryFactory, MemoryLog, MemoryRecord};
@@ -58,6 +60,9 @@ struct Script {
     is_lost: bool,
     is_closing: bool,
     is_closed: bool,
+    /// A poll does not return before the other end of this is gone.
+    holds_poll: Option<Receiver<()>>,
+    in_held_poll: bool,
 }
 
 impl Script {
@@ -79,6 +84,13 @@ impl Group for ScriptedGroup {
     }
 
     fn poll(&mut self) -> Option<GroupEvent> {
+        let held = self.0.lock().holds_poll.clone();
+        if let Some(held) = held {
+            self.0.lock().in_held_poll = true;
+            let _ = held.recv_timeout(Duration::from_mins(1));
+            let mut script = self.0.lock();
+            (script.holds_poll, script.in_held_poll) = (None, false);
+        }
         self.0.lock().says.pop_front()
     }
 
@@ -239,6 +251,9 @@ struct Scene {
     tally: Tally,
     permits: Sender<()>,
     to_member: Sender<ToMember>,
+    gate: Arc<Gate>,
+    shared: Arc<Shared>,
+    rings: Receiver<()>,
     member: JoinHandle<Report>,
 }
 
@@ -285,6 +300,8 @@ impl Scene {
             group: group.clone(),
             to_member: to_member.clone(),
         };
+        let (shared, rings) = Shared::new(clock.coarse());
+        let shared = Arc::new(shared);
         let parts = Parts {
             settings,
             clock: clock.clone(),
@@ -293,9 +310,9 @@ impl Scene {
             threads,
             reports: from_workers,
             inbox,
-            gate,
+            gate: Arc::clone(&gate),
             events,
-            shared: Arc::new(Shared::new(clock.coarse()).0),
+            shared: Arc::clone(&shared),
             topics: Vec::new(),
         };
         let member = std::thread::Builder::new()
@@ -309,6 +326,9 @@ impl Scene {
             tally,
             permits,
             to_member,
+            gate,
+            shared,
+            rings,
             member,
         };
         scene.says(GroupEvent::Assigned((0..partitions).map(tp).collect()));
@@ -371,6 +391,54 @@ impl Scene {
         self.wait_while_time_passes("a watermark to be stored", step, || {
             self.stored(partition).last() == Some(&offset)
         });
+    }
+
+    /// Holds the loop up inside the group's client until what this gives is dropped.
+    fn hold_up(&self) -> Sender<()> {
+        let (release, held) = bounded(0);
+        self.group.0.lock().holds_poll = Some(held);
+        self.wait_for("the loop to be held up", || {
+            self.group.0.lock().in_held_poll
+        });
+        release
+    }
+
+    /// A reporter that nobody tells where partitions end, and what it warns of.
+    fn reporter(&self, stuck_after: Duration) -> (Reporter, Arc<Mutex<Vec<String>>>) {
+        struct Nobody;
+        impl EndFinder for Nobody {
+            fn ask(
+                &mut self,
+                partitions: &[TopicPartition],
+                _with_log_start: bool,
+                _deadline: Instant,
+                _tell: &mut dyn FnMut(usize, ToldEnds),
+            ) -> u64 {
+                partitions.len() as u64
+            }
+        }
+        let warnings = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&warnings);
+        let observer = Box::new(move |event: &Event| {
+            if let EventKind::Warning { message } = &event.kind {
+                heard.lock().push(message.clone());
+            }
+        });
+        let (_, events) = EventThread::start(Some(observer), &self.clock).unwrap();
+        let reporter = Reporter::new(ReporterParts {
+            group: "g".into(),
+            client_id: "c".into(),
+            isolation: Isolation::ReadCommitted,
+            clock: self.clock.clone(),
+            shared: Arc::clone(&self.shared),
+            rings: self.rings.clone(),
+            ends: Box::new(Nobody),
+            events,
+            stuck_after,
+            stall_after: SESSION / 2,
+            viewers: Vec::new(),
+        });
+        (reporter, warnings)
     }
 
     fn end(self) -> Report {
@@ -523,4 +591,76 @@ fn s20_a_hook_that_never_returns_holds_a_revoke_and_a_stop_up_to_their_deadlines
         "since {began:?}: {report:?}"
     );
     assert!(report.stop_took < STOP_DEADLINE * 2, "{report:?}");
+}
+
+#[test]
+fn s21_a_loop_that_is_held_up_is_told_and_no_record_is_started_before_the_group_has_answered() {
+    let scene = Scene::begin(2);
+    scene.wait_for_store(0, 10);
+    scene.wait_for_store(1, 10);
+    let stuck_after = 2 * SESSION;
+    let (mut reporter, warnings) = scene.reporter(stuck_after);
+    let mut tick = || {
+        reporter.tick();
+        scene.shared.board.latest()
+    };
+    let snapshot = tick();
+    assert!(snapshot.health.is_live() && snapshot.health.is_ready());
+    assert_eq!((snapshot.partitions.len(), snapshot.member_stalls), (2, 0));
+
+    // Half a session later the group may give the partitions away soon, and nobody here would hear of it.
+    let release = scene.hold_up();
+    scene.clock.advance(SESSION / 2 + Duration::from_secs(1));
+    for number in 10..20 {
+        let record = MemoryRecord::of(number.to_string());
+        scene.log.append(&tp(0), record);
+    }
+    tick();
+    let snapshot = tick();
+    assert_eq!(snapshot.member_stalls, 2, "each look counts");
+    assert!(
+        snapshot.health.is_live(),
+        "it may go on by itself: {:?}",
+        snapshot.health
+    );
+    assert_eq!(
+        snapshot.partitions.len(),
+        2,
+        "its partitions are shown all the same"
+    );
+    scene.wait_for("a warning", || !warnings.lock().is_empty());
+    assert!(
+        !scene.gate.allows(scene.clock.coarse()),
+        "no worker starts a record"
+    );
+    scene.clock.advance(stuck_after);
+    let not_live = tick().health.not_live.clone();
+    assert_eq!(not_live.len(), 1);
+    assert!(not_live[0].contains("has not turned for"), "{not_live:?}");
+    assert_eq!(scene.handled(0).len(), 10, "nothing was started");
+
+    // It turns again: healthy at once, and still no record before the group has said something.
+    drop(release);
+    let now = scene.clock.coarse();
+    scene.wait_for("the loop to turn", || {
+        scene.shared.member(now).turned_ago.is_zero()
+    });
+    let snapshot = tick();
+    assert!(snapshot.health.is_live(), "{:?}", snapshot.health);
+    assert_eq!(snapshot.member_stalls, 3, "and no more");
+    scene.wait_for("that it is over to be told", || warnings.lock().len() == 2);
+    assert!(
+        warnings.lock()[0].contains("has not turned for 301"),
+        "{:?}",
+        warnings.lock()
+    );
+    assert_eq!(warnings.lock()[1], "the member's loop turns again");
+    assert!(!scene.gate.allows(now));
+    assert_eq!(scene.handled(0).len(), 10);
+    scene.says(GroupEvent::Committed {
+        offsets: Vec::new(),
+    });
+    scene.wait_for("the records to be handled", || scene.handled(0).len() == 20);
+    let report = scene.end();
+    assert_eq!((report.records, report.left_uncommitted), (30, 0));
 }
