@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_lag_is_a_gap_and_the_total_is_over_the_known_ones() {
+    fn an_unknown_lag_is_a_gap_and_so_is_the_total_without_it() {
         let mut history = History::default();
         history.push(&snapshot(1, 1, &[(0, Some(5)), (1, None)]));
         history.push(&snapshot(2, 1, &[(0, None), (1, None)]));
@@ -282,7 +282,7 @@ mod tests {
                 first: 0,
                 began_at_ms: 1_000,
                 taken_at_ms: vec![1_000, 2_000, 3_000],
-                total: vec![Some(5), None, Some(7)],
+                total: vec![None, None, Some(7)],
                 rebalanced: vec![0, 2],
                 curves: vec![
                     (orders(0), vec![Some(5), None, Some(0)]),

@@ -53,12 +53,15 @@ pub struct LagSnapshot {
 }
 
 impl LagSnapshot {
-    /// The sum of the known lags; `None` where no partition's lag is known.
+    /// The sum of the lags; `None` where one of them is not known, which would
+    /// make it too small, and without partitions.
     pub fn total_lag(&self) -> Option<u64> {
-        self.partitions
-            .iter()
-            .filter_map(|partition| partition.records_lag)
-            .reduce(u64::saturating_add)
+        if self.partitions.is_empty() {
+            return None;
+        }
+        self.partitions.iter().try_fold(0_u64, |sum, partition| {
+            Some(sum.saturating_add(partition.records_lag?))
+        })
     }
 }
 

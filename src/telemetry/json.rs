@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(
             text,
             concat!(
-                r#"{"group":"billing","model":"threads","total_lag":100,"#,
+                r#"{"group":"billing","model":"threads","total_lag":null,"#,
                 r#""workers":[{"worker":0,"pid":4711,"state":"running","partitions":1,"restarts":2},"#,
                 r#"{"worker":1,"pid":4711,"state":"restarting","partitions":0,"restarts":0}],"#,
                 r#""partitions":[{"topic":"orders","partition":3,"worker":0,"position":5000,"#,
@@ -231,7 +231,7 @@ mod tests {
             String::from_utf8(text).expect("UTF-8"),
             concat!(
                 r#"{"first":0,"began_at_ms":1700000000000,"taken_at_ms":[1700000000000],"#,
-                r#""total_lag":[7],"rebalanced":[0],"#,
+                r#""total_lag":[null],"rebalanced":[0],"#,
                 r#""partitions":[{"topic":"orders","partition":3,"records_lag":[7]}],"#,
                 r#""not_live":["stuck"],"not_ready":null}"#,
             )
