@@ -443,6 +443,10 @@ impl Member {
                 self.group_answered();
                 let mut actions = Vec::new();
                 if lost {
+                    if self.ladder.rung() == Rung::Running {
+                        // Out of the group, until that says otherwise.
+                        self.shared.set_phase(Phase::Joining);
+                    }
                     self.assignment.lost(&partitions, &mut actions);
                 } else {
                     self.assignment

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::config::{Isolation, Settings};
 use crate::event::{Event, EventKind};
 use crate::handler::{Handler, Outcome};
+use crate::lag::health::Phase;
 use crate::lag::reporter::{EndFinder, Reporter, ReporterParts, ToldEnds};
 use crate::member::assignment::Resolve;
 use crate::member::group::{Group, GroupEvent};
@@ -502,13 +503,17 @@ fn s09_of_what_is_lost_nothing_is_stored_and_the_run_goes_on_after_the_rejoin() 
     scene.wait_for_store(0, 4);
     // Committed by whoever had it meanwhile.
     scene.group.0.lock().stored.clear();
+    let phase = || scene.shared.member(scene.clock.coarse()).phase;
+    assert_eq!(phase(), Phase::Joined);
     scene.revokes(&[0], true);
     scene.wait_for("the answer", || scene.revokes_answered() == 1);
+    assert_eq!(phase(), Phase::Joining, "it is in no group");
     scene.group.0.lock().committed.insert(tp(0), 2);
     scene.says(GroupEvent::Assigned(vec![tp(0)]));
     scene.wait_for("the assignment", || {
         scene.did().last() == Some(&Did::TookAssignment(vec![tp(0)]))
     });
+    scene.wait_for("readiness", || phase() == Phase::Joined);
     // The handler of the lost life returns; its record and what it read are worth nothing.
     scene.tally.holds.lock().clear();
     let before = scene.did().len();
