@@ -114,7 +114,7 @@ fn s27_a_broker_that_dies_and_comes_back_is_told_once_and_read_on() {
 
 #[test]
 fn s27_a_broker_that_freezes_and_thaws_loses_nothing() {
-    let kafka = kafka!(one);
+    let kafka = kafka!(patient);
     let (handle, events, finished) = settled(&kafka, "s27-frozen", SOON);
     kafka.stop_broker(1);
     // Longer than the session of 6 s.

@@ -373,7 +373,7 @@ fn s11_a_pause_ends_with_the_assignment(kafka: &Kafka, topic: &str, protocol: Pr
 
 #[test]
 fn s09_when_the_session_expires_nothing_is_committed_and_the_member_goes_on_after_its_rejoin() {
-    let kafka = kafka!(one);
+    let kafka = kafka!(patient);
     let topic = "s09-lost";
     kafka.filled_topic(topic, 1, 0..20);
     let tally = Tally::default();

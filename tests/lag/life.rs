@@ -119,12 +119,7 @@ fn s46_the_lag_of_a_revoked_partition_is_gone_at_the_next_look_and_that_of_the_o
 
 #[test]
 fn s46_the_lag_of_a_lost_partition_is_gone_at_the_next_look_and_there_again_after_the_rejoin() {
-    // A broker that was away for longer than its own session gives its groups up when it wakes, and may leave whoever
-    // joins in that moment without an answer for as long as max.poll.interval.ms.
-    let patient = ["broker.session.timeout.ms=60000"];
-    let Some(kafka) = Kafka::start(test_name!(), 1, &patient) else {
-        return;
-    };
+    let kafka = kafka!(patient);
     let topic = "lag-s46-lost";
     kafka.filled_topic(topic, 2, 0..20);
     let tally = Tally::default();

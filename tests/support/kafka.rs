@@ -61,6 +61,13 @@ impl Kafka {
         Self::start(test, 1, &[])
     }
 
+    /// A broker of the test's own that may be frozen for long. One that was away for longer than its own session gives
+    /// its groups up when it wakes, and leaves a member that joins in that moment without an answer: for as long as
+    /// `max.poll.interval.ms`.
+    pub(crate) fn patient(test: &str) -> Option<Self> {
+        Self::start(test, 1, &["broker.session.timeout.ms=60000"])
+    }
+
     /// Three brokers of the test's own. Tests that want them take turns.
     pub(crate) fn three(test: &str) -> Option<Self> {
         Self::start(test, 3, &[])

@@ -37,7 +37,7 @@ macro_rules! test_name {
 
 /// A Kafka for this test, or the end of it where there is none: `let kafka = kafka!(shared);`.
 ///
-/// `shared` is one broker for all tests of the binary; `one` and `three` start a cluster of the test's own.
+/// `shared` is one broker for all tests of the binary; `one`, `patient` and `three` start a cluster of the test's own.
 macro_rules! kafka {
     ($which:ident) => {
         match $crate::support::kafka::Kafka::$which(test_name!()) {
