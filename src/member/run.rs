@@ -361,6 +361,8 @@ impl Member {
             let mut actions = Vec::new();
             self.assignment.resolved(starts, &mut actions);
             self.carry_out(actions);
+            // It may be ready by now.
+            self.shared.ring();
         }
     }
 

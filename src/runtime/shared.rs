@@ -174,9 +174,9 @@ impl Shared {
         }
     }
 
-    /// Wakes the reporter. Full means that it has been woken and has not looked
-    /// yet.
-    fn ring(&self) {
+    /// Wakes the reporter, which looks again at once. Full means that it has been
+    /// woken and has not looked yet.
+    pub(crate) fn ring(&self) {
         let _ = self.bell.try_send(());
     }
 }
