@@ -78,6 +78,8 @@ impl Watched {
         self.tracker = tracker;
         self.lag_collected = Collected::default();
         self.lead_collected = Collected::default();
+        // What lies between the two positions is older than that moment.
+        self.caught_up_at = None;
         self.hand = None;
         self.counted = Counts::default();
     }
@@ -294,6 +296,21 @@ mod tests {
             (between.records_lag_max, between.records_lag_avg),
             (Some(150), Some(100.0))
         );
+    }
+
+    #[test]
+    fn after_a_seek_backwards_the_age_of_what_comes_again_is_unknown_until_it_is_in_hand() {
+        let (mut watched, tracker) = placed();
+        tracker.crossed(150);
+        assert_eq!(watched.look(at(0), true).lag.time_lag, Some(Duration::ZERO));
+        let fresh = Arc::new(Tracker::new(tracker.owned_since()));
+        fresh.begin(100);
+        fresh.saw_ends(150, 70, at(2).coarse);
+        watched.follow(Arc::clone(&fresh));
+        assert_eq!(watched.look(at(2), true).lag.time_lag, None);
+        fresh.handed_over(100, at(2).unix_ms - 3_600_000);
+        let lag = watched.look(at(2), true).lag;
+        assert_eq!(lag.time_lag, Some(Duration::from_hours(1)));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! weigh every second the same.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ use crate::config::Isolation;
 use crate::record::TopicPartition;
 use crate::runtime::events::EventSink;
 use crate::runtime::shared::{Shared, WorkerSlot};
+use crate::worker::run::panic_message;
 
 /// From one tick to the next.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
@@ -234,9 +236,18 @@ impl Reporter {
         if is_tick {
             self.parts.shared.board.remember(&latest);
         }
-        for viewer in &mut self.parts.viewers {
-            viewer(&latest);
-        }
+        // A program's own recorder is its code: where that panics, it is not
+        // shown anything any more, and the reporter goes on.
+        self.parts.viewers.retain_mut(|viewer| {
+            let shown = catch_unwind(AssertUnwindSafe(|| viewer(&latest)));
+            if let Err(panic) = &shown {
+                tracing::error!(
+                    "a recorder of metrics panicked, and is told nothing from now on: {}",
+                    panic_message(panic.as_ref())
+                );
+            }
+            shown.is_ok()
+        });
     }
 
     fn snapshot(&mut self, observes: bool) -> Arc<LagSnapshot> {

@@ -311,6 +311,25 @@ fn s21_a_member_whose_loop_is_held_up_is_reported_once_and_counted_at_each_tick(
 }
 
 #[test]
+fn a_recorder_that_panics_is_told_nothing_more_and_the_ticks_go_on() {
+    let mut scene = Scene::new();
+    scene.own(&[0]);
+    let told = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&told);
+    scene.reporter.parts.viewers.insert(
+        0,
+        Box::new(move |_| {
+            *count.lock() += 1;
+            panic!("a bug in a recorder");
+        }),
+    );
+    scene.tick();
+    assert_eq!(numbers(&scene.tick()), [0]);
+    assert_eq!(*told.lock(), 1);
+    assert_eq!(scene.seen.lock().len(), 2, "the others see every tick");
+}
+
+#[test]
 fn a_run_that_has_ended_is_not_live() {
     let mut scene = Scene::new();
     scene.own(&[0]);
