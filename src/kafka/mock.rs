@@ -156,7 +156,10 @@ impl Sender {
         // Long enough for records sent together to share a batch.
         config
             .set("bootstrap.servers", bootstrap)
-            .set("linger.ms", "20");
+            .set("linger.ms", "20")
+            // A broker may refuse the first batch for a topic that it has just
+            // made: tried again, it must not come after the second.
+            .set("max.in.flight.requests.per.connection", "1");
         for (name, value) in settings {
             config.set(*name, *value);
         }
