@@ -12,6 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::*;
 use crate::kafka::Isolation;
+use crate::lag::reporter::{EndFinder as _, ToldEnds};
 use crate::record::AssignmentEpoch;
 use crate::source::Waker;
 
@@ -423,6 +424,96 @@ fn a_stop_does_not_wait_for_a_broker_that_does_not_answer() {
     rig.lookup.take().unwrap().stop(PATIENCE).unwrap();
     let took = Clock::System.now() - begin;
     assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+/// Asks where partitions end, as the reporter does: what was told, and how many
+/// questions failed.
+fn ends(rig: &Rig, partitions: &[i32], with_log_start: bool) -> (Vec<(i32, ToldEnds)>, u64) {
+    let stop = StopFlag::default();
+    let cluster = rig.cluster.clone();
+    let mut ends = KafkaEnds::new(settings(&rig.mock), Clock::System, cluster, stop).unwrap();
+    let asked: Vec<_> = partitions
+        .iter()
+        .map(|&partition| TopicPartition::new(TOPIC, partition))
+        .collect();
+    let mut told = Vec::new();
+    let deadline = Clock::System.now() + Duration::from_secs(1);
+    let failed = ends.ask(&asked, with_log_start, deadline, &mut |index, ends| {
+        told.push((asked[index].partition(), ends));
+    });
+    told.sort_by_key(|(partition, _)| *partition);
+    (told, failed)
+}
+
+fn told(end_offset: i64, log_start: i64) -> ToldEnds {
+    ToldEnds {
+        end_offset,
+        log_start,
+    }
+}
+
+/// Partition 0 is led by broker 1, and so on; the snapshot knows it.
+fn each_partition_with_its_leader(rig: &Rig) {
+    for (partition, leader) in [(0, 1), (1, 2), (2, 3)] {
+        rig.mock
+            .partition_leader(TOPIC, partition, Some(leader))
+            .unwrap();
+    }
+    rig.lookup().want_topics([Arc::from(TOPIC)]);
+    rig.snapshot_where(|snapshot| {
+        [(0, 1), (1, 2), (2, 3)].iter().all(|&(partition, leader)| {
+            snapshot
+                .leader(TOPIC, partition)
+                .is_some_and(|known| known.id == leader)
+        })
+    });
+}
+
+#[test]
+fn ends_are_asked_of_every_leader_and_the_log_start_where_it_is_wanted() {
+    let rig = Rig::new();
+    for partition in 0..3 {
+        rig.produce(partition, 5 + partition);
+    }
+    each_partition_with_its_leader(&rig);
+    let (found, failed) = ends(&rig, &[0, 1, 2], false);
+    let expected = vec![(0, told(5, -1)), (1, told(6, -1)), (2, told(7, -1))];
+    assert_eq!((found, failed), (expected, 0));
+    let (found, failed) = ends(&rig, &[2], true);
+    assert_eq!((found, failed), (vec![(2, told(7, 0))], 0));
+}
+
+#[test]
+fn a_leader_that_does_not_answer_costs_its_own_partitions_their_ends_and_half_a_second() {
+    let rig = Rig::new();
+    each_partition_with_its_leader(&rig);
+    rig.mock
+        .broker_round_trip_time(2, Duration::from_secs(30))
+        .unwrap();
+    let begin = Clock::System.now();
+    let (found, failed) = ends(&rig, &[0, 1, 2], false);
+    let took = Clock::System.now() - begin;
+    assert_eq!(found, [(0, told(0, -1)), (2, told(0, -1))]);
+    assert_eq!(failed, 1);
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
+#[test]
+fn what_has_no_leader_or_is_refused_has_no_end_and_is_counted() {
+    let rig = Rig::new();
+    each_partition_with_its_leader(&rig);
+    rig.mock.partition_leader(TOPIC, 0, None).unwrap();
+    rig.cluster.request_refresh();
+    rig.snapshot_where(|snapshot| snapshot.leader(TOPIC, 0).is_none());
+    assert_eq!(
+        ends(&rig, &[0, 1], false),
+        (vec![(1, told(0, -1))], 1),
+        "the one without a leader"
+    );
+    rig.mock
+        .request_errors(RDKafkaApiKey::ListOffsets, &[error(6)]);
+    assert_eq!(ends(&rig, &[1], false), (Vec::new(), 1), "not the leader");
+    assert_eq!(ends(&rig, &[1], false), (vec![(1, told(0, -1))], 0));
 }
 
 fn contact(
