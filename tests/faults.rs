@@ -51,13 +51,7 @@ fn settled(kafka: &Kafka, topic: &str, deadline: Duration) -> (keepup::Handle, E
     let handle = builder(kafka, topic, topic, &events)
         .workers(Workers::Fixed(2))
         .stop_deadline(deadline)
-        .start({
-            let finished = finished.clone();
-            move |_| {
-                let finished = finished.clone();
-                move |record: &Record<'_>| finished.note(record)
-            }
-        })
+        .start(finished.handlers())
         .expect("the run starts");
     finished.await_len(SOON, 200);
     wait_for(SOON, "the commit", || {
@@ -150,13 +144,7 @@ fn s27_a_stop_without_a_broker_is_bounded_and_says_what_is_uncommitted() {
             .stop_deadline(deadline)
             // Nothing is committed before the stop.
             .property("auto.commit.interval.ms", "600000")
-            .start({
-                let finished = finished.clone();
-                move |_| {
-                    let finished = finished.clone();
-                    move |record: &Record<'_>| finished.note(record)
-                }
-            })
+            .start(finished.handlers())
             .expect("the run starts");
         finished.await_len(SOON, 200);
         if kill {
@@ -200,13 +188,7 @@ fn s28_a_coordinator_that_moves_costs_nothing() {
         .workers(Workers::Fixed(2))
         // Longer than an election, on a busy machine.
         .property("session.timeout.ms", "45000")
-        .start({
-            let finished = finished.clone();
-            move |_| {
-                let finished = finished.clone();
-                move |record: &Record<'_>| finished.note(record)
-            }
-        })
+        .start(finished.handlers())
         .expect("the run starts");
     finished.await_each(SOON, 6, 200);
     let committed = |records| {

@@ -254,13 +254,7 @@ fn a_static_assignment_is_disjoint_complete_and_takes_new_partitions() {
         let handle = builder(kafka, name, name, &events)
             .assignment(Assignment::Static { index, of: 2 })
             .property("topic.metadata.refresh.interval.ms", "1000")
-            .start({
-                let finished = finished.clone();
-                move |_| {
-                    let finished = finished.clone();
-                    move |record: &Record<'_>| finished.note(record)
-                }
-            })
+            .start(finished.handlers())
             .expect("the run starts");
         (handle, finished)
     };
@@ -384,13 +378,7 @@ fn until_end_stops_at_the_ends_that_were_there_at_the_start() {
     let handle = builder(kafka, "ends", "ends", &events)
         .workers(Workers::Fixed(2))
         .until_end(true)
-        .start({
-            let finished = finished.clone();
-            move |_| {
-                let finished = finished.clone();
-                move |record: &Record<'_>| finished.note(record)
-            }
-        })
+        .start(finished.handlers())
         .expect("the run starts");
     let (report, _) = end_of(handle, SOON);
     assert_eq!(report.reason, StopReason::EndReached);

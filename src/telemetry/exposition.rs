@@ -77,17 +77,22 @@ fn topics(snapshot: &LagSnapshot, common: &str, out: &mut String) {
         }
     }
     let mut family = Family::new(&names::RECORDS, out);
-    for topic in &snapshot.topics {
-        for outcome in &topic.outcomes {
-            let own = [
-                (names::TOPIC, &*topic.topic),
-                (names::OUTCOME, outcome.outcome),
-            ];
-            with(&mut labels, common, &own);
-            family.sample("", &labels, outcome.records);
-        }
-    }
+    for_each_outcome(snapshot, common, |labels, outcome| {
+        family.sample("", labels, outcome.records);
+    });
     let mut family = Family::new(&names::HANDLER_SECONDS, out);
+    for_each_outcome(snapshot, common, |labels, outcome| {
+        histogram(&mut family, labels, outcome);
+    });
+}
+
+/// Gives every outcome of every topic, with the labels that tell it.
+fn for_each_outcome(
+    snapshot: &LagSnapshot,
+    common: &str,
+    mut give: impl FnMut(&mut String, &OutcomeTotals),
+) {
+    let mut labels = String::new();
     for topic in &snapshot.topics {
         for outcome in &topic.outcomes {
             let own = [
@@ -95,7 +100,7 @@ fn topics(snapshot: &LagSnapshot, common: &str, out: &mut String) {
                 (names::OUTCOME, outcome.outcome),
             ];
             with(&mut labels, common, &own);
-            histogram(&mut family, &mut labels, outcome);
+            give(&mut labels, outcome);
         }
     }
 }

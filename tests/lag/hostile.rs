@@ -25,13 +25,7 @@ fn a_log_that_ends_before_the_position_or_begins_after_it_is_zero_and_counted_an
         // No group protocol, which would take the partitions away while the topic is not there.
         .assignment(Assignment::Static { index: 0, of: 1 })
         .property("auto.commit.interval.ms", "100")
-        .start({
-            let finished = finished.clone();
-            move |_| {
-                let finished = finished.clone();
-                move |record: &Record<'_>| finished.note(record)
-            }
-        })
+        .start(finished.handlers())
         .expect("the run starts");
     finished.await_len(SOON, 200);
     let oracle = Oracle::new(kafka, name, name, 2, Isolation::Committed);
@@ -115,13 +109,7 @@ fn a_broker_that_says_nothing_makes_ends_old_and_nothing_else() {
         .assignment(Assignment::Static { index: 0, of: 1 })
         .property("auto.commit.interval.ms", "100")
         .workers(Workers::Fixed(2))
-        .start({
-            let finished = finished.clone();
-            move |_| {
-                let finished = finished.clone();
-                move |record: &Record<'_>| finished.note(record)
-            }
-        })
+        .start(finished.handlers())
         .expect("the run starts");
     finished.await_len(SOON, 300);
     kafka.wait_for_commits(name, name, &[Some(50); 6]);
@@ -297,13 +285,7 @@ fn topics_and_groups_may_have_any_name_that_kafka_allows() {
         .topics(topics[1..].iter().cloned())
         .listen(anywhere())
         .property("auto.commit.interval.ms", "100")
-        .start({
-            let finished = finished.clone();
-            move |_| {
-                let finished = finished.clone();
-                move |record: &Record<'_>| finished.note(record)
-            }
-        })
+        .start(finished.handlers())
         .expect("the run starts");
     finished.await_len(SOON, 15);
     for topic in &topics {

@@ -491,13 +491,7 @@ impl Reader {
         let handle = builder(kafka, group, topic, &events)
             .property("auto.commit.interval.ms", "100")
             .isolation(level)
-            .start({
-                let finished = finished.clone();
-                move |_| {
-                    let finished = finished.clone();
-                    move |record: &Record<'_>| finished.note(record)
-                }
-            });
+            .start(finished.handlers());
         Self {
             group,
             handle: handle.expect("the run starts"),

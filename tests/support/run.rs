@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use keepup::{Builder, Event, EventKind, Record, Records, Report, TopicPartition};
+use keepup::{
+    Builder, Event, EventKind, Handler, Outcome, Record, Records, Report, TopicPartition,
+    WorkerInfo,
+};
 
 use super::kafka::Kafka;
 use super::{PATIENT, wait_until};
@@ -68,7 +71,21 @@ pub(crate) struct Seen {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tally(Arc<Mutex<Vec<Seen>>>);
 
+/// A handler that does nothing else.
+impl Handler for Tally {
+    fn handle(&mut self, record: &Record<'_>) -> Outcome {
+        self.note(record);
+        Outcome::Done
+    }
+}
+
 impl Tally {
+    /// Makes the handlers of a run that notes every record.
+    pub(crate) fn handlers(&self) -> impl Fn(WorkerInfo) -> Self + Send + Sync + use<> {
+        let tally = self.clone();
+        move |_| tally.clone()
+    }
+
     pub(crate) fn note(&self, record: &Record<'_>) {
         locked(&self.0).push(seen(record));
     }
