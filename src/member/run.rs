@@ -471,8 +471,13 @@ impl Member {
                 );
             }
             GroupEvent::CommitFailed { offsets, error } => {
-                // What was stored stays stored: librdkafka tries again.
-                MemberCounters::count(&self.shared.counters.commits_retried);
+                let counters = &self.shared.counters;
+                MemberCounters::count(if self.ladder.rung() >= Rung::Closing {
+                    &counters.commits_failed
+                } else {
+                    // What was stored stays stored: librdkafka tries again.
+                    &counters.commits_retried
+                });
                 self.events.send(
                     None,
                     EventKind::OffsetsCommitted {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,8 @@ struct Script {
     is_lost: bool,
     is_closing: bool,
     is_closed: bool,
+    /// The commit that comes with the close fails.
+    close_fails: bool,
     /// A poll does not return before the other end of this is gone.
     holds_poll: Option<Receiver<()>>,
     in_held_poll: bool,
@@ -146,6 +149,12 @@ impl Group for ScriptedGroup {
     fn begin_close(&mut self) {
         let mut script = self.0.lock();
         script.is_closing = true;
+        if script.close_fails {
+            script.says.push_back(GroupEvent::CommitFailed {
+                offsets: Vec::new(),
+                error: "Broker: Not coordinator".to_owned(),
+            });
+        }
         let partitions: Vec<_> = script.owned.iter().cloned().collect();
         script.says.push_back(GroupEvent::Revoked {
             partitions,
@@ -596,6 +605,29 @@ fn s20_a_hook_that_never_returns_holds_a_revoke_and_a_stop_up_to_their_deadlines
         "since {began:?}: {report:?}"
     );
     assert!(report.stop_took < STOP_DEADLINE * 2, "{report:?}");
+}
+
+#[test]
+fn a_failed_commit_is_counted_as_retried_until_the_group_is_left_and_then_as_failed() {
+    let scene = Scene::begin(1);
+    scene.wait_for_store(0, 10);
+    let shared = Arc::clone(&scene.shared);
+    let counts = || {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &shared.counters;
+        (
+            read(&counters.commits_retried),
+            read(&counters.commits_failed),
+        )
+    };
+    scene.says(GroupEvent::CommitFailed {
+        offsets: vec![(tp(0), 10)],
+        error: "Broker: Not coordinator".to_owned(),
+    });
+    scene.wait_for("the failure to be heard", || counts() == (1, 0));
+    scene.group.0.lock().close_fails = true;
+    scene.end();
+    assert_eq!(counts(), (1, 1));
 }
 
 #[test]
