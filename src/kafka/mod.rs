@@ -20,10 +20,12 @@
 //! | [`group`] | the membership: librdkafka's client, which fetches nothing |
 //! | [`properties`] | which raw properties are allowed, and what the client is made with |
 //! | `embedded` | the cluster of the demo and of users' tests (feature `testing`) |
+//! | [`security`] | how connections are secured, and what only librdkafka can do |
 //! | [`version`] | which librdkafka this was built with |
 
 use std::time::Duration;
 
+use self::security::Security;
 pub(crate) use crate::config::Isolation;
 
 pub(crate) mod backoff;
@@ -39,6 +41,7 @@ pub(crate) mod messages;
 #[cfg(test)]
 pub(crate) mod mock;
 pub(crate) mod properties;
+pub(crate) mod security;
 pub(crate) mod shape;
 pub(crate) mod version;
 
@@ -66,6 +69,7 @@ pub(crate) struct ConnectionSettings {
     /// Longest answer that is accepted, in bytes.
     pub(crate) max_frame: usize,
     pub(crate) isolation: Isolation,
+    pub(crate) security: Security,
     /// The group whose commits say where to start; `None` without a group.
     pub(crate) group: Option<String>,
     /// How often metadata is asked for without a reason.
@@ -82,6 +86,7 @@ impl ConnectionSettings {
             connect_timeout: Duration::from_secs(5),
             max_frame: 100 * 1024 * 1024,
             isolation: Isolation::default(),
+            security: Security::Plaintext,
             group: None,
             metadata_interval: Duration::from_secs(15),
         }

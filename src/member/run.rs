@@ -561,7 +561,7 @@ impl Member {
         let Some(partition) = self.assignment.partition_of(epoch).cloned() else {
             return;
         };
-        if let ReadError::OutOfRange { .. } = error {
+        if let ReadError::OutOfRange { .. } | ReadError::Truncated { .. } = error {
             self.resets.insert(partition, offset);
             self.assignment.reset(epoch, actions);
         } else {

@@ -76,6 +76,23 @@ pub(crate) enum ReadError {
         log_start: i64,
         end_offset: i64,
     },
+    /// The log was cut off below what was read and grew again: a leader was
+    /// elected that did not have all of it (an unclean election, KIP-320).
+    #[error(
+        "the log was truncated: {offset} was read up to, and the new leader has only what lies below {end_offset} of it"
+    )]
+    Truncated {
+        /// The next offset that would have been read.
+        offset: i64,
+        /// The first offset at which the log differs from what was read.
+        end_offset: i64,
+    },
+    /// The topic was deleted and created again while it was read (KIP-516):
+    /// offsets of the old one mean nothing in the new one.
+    #[error(
+        "topic {topic} was deleted and created again: its offsets mean nothing in the new one; reset the group's offsets for it and start again"
+    )]
+    TopicRecreated { topic: Arc<str> },
     /// The broker refuses to let us read the topic.
     #[error("not authorized to read topic {topic}: grant READ on it to this principal")]
     NotAuthorized { topic: Arc<str> },

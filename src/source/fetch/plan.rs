@@ -617,9 +617,8 @@ impl Plan {
         slot.retry_at = None;
         if let Some(diverging) = fetched.diverging {
             // The log was cut off below what was read, and grew again.
-            slot.trouble = Trouble::Untold(ReadError::OutOfRange {
+            slot.trouble = Trouble::Untold(ReadError::Truncated {
                 offset: asked.offset,
-                log_start: told.log_start,
                 end_offset: diverging.end_offset,
             });
             self.enlist(asked.epoch);

@@ -505,9 +505,8 @@ fn a_log_that_diverges_from_what_was_read_is_out_of_range() {
     stage.answer(1, vec![diverging]);
     assert_eq!(
         stage.failure().2,
-        ReadError::OutOfRange {
+        ReadError::Truncated {
             offset: 0,
-            log_start: 0,
             end_offset: 40
         }
     );
