@@ -236,6 +236,9 @@ fn connection_settings(settings: &Settings) -> ConnectionSettings {
     let mut connections = ConnectionSettings::new(bootstrap);
     properties::client_id(settings).clone_into(&mut connections.client_id);
     connections.isolation = properties::isolation(settings);
+    if let Some(rack) = settings.properties.get("client.rack") {
+        connections.rack = Arc::from(rack.as_str());
+    }
     connections.group = Some(settings.group.clone());
     connections
 }
