@@ -14,6 +14,7 @@
 //! | [`lookup`] | the thread that asks for metadata, commits and offsets |
 //! | [`connection`] | one connection, asked one thing at a time, with deadlines |
 //! | [`backoff`] | how long to wait before asking again |
+//! | [`failures`] | how often connections failed, by kind |
 //! | [`errors`] | what Kafka's error codes mean and what to do about them |
 //! | `mock` | a cluster for our own tests, with everything they ask of it |
 //! | [`cluster`] | who leads which partition, shared by all threads |
@@ -23,8 +24,10 @@
 //! | [`security`] | how connections are secured, and what only librdkafka can do |
 //! | [`version`] | which librdkafka this was built with |
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use self::failures::Failures;
 use self::security::Security;
 pub(crate) use crate::config::Isolation;
 
@@ -34,6 +37,7 @@ pub(crate) mod connection;
 #[cfg(feature = "testing")]
 pub(crate) mod embedded;
 pub(crate) mod errors;
+pub(crate) mod failures;
 pub(crate) mod frame;
 pub(crate) mod group;
 pub(crate) mod lookup;
@@ -74,6 +78,9 @@ pub(crate) struct ConnectionSettings {
     pub(crate) group: Option<String>,
     /// How often metadata is asked for without a reason.
     pub(crate) metadata_interval: Duration,
+    /// Counts what goes wrong, for all connections that are made with these
+    /// settings or a copy of them.
+    pub(crate) failures: Arc<Failures>,
 }
 
 impl ConnectionSettings {
@@ -89,6 +96,7 @@ impl ConnectionSettings {
             security: Security::Plaintext,
             group: None,
             metadata_interval: Duration::from_secs(15),
+            failures: Arc::default(),
         }
     }
 }

@@ -73,6 +73,15 @@ const RETRY: Backoff = Backoff {
 /// done on the way is gone with the next answer, damage on the disk is not.
 const MOST_CORRUPT: u32 = 4;
 
+/// Between requests to a broker that answers at once and tells nothing.
+const HOLLOW: Backoff = Backoff {
+    first: Duration::from_millis(5),
+    max: Duration::from_millis(500),
+};
+
+/// Answers of that kind, in a row, that cost nothing.
+const HOLLOW_FREE: u32 = 2;
+
 /// `CORRUPT_MESSAGE`: the broker itself found the damage.
 const CORRUPT_MESSAGE: i16 = 2;
 
@@ -131,6 +140,8 @@ pub(super) struct Plan {
     asked: BTreeMap<i32, Asked>,
     /// Brokers that hold us back (quota), until when.
     throttled: BTreeMap<i32, Instant>,
+    /// Brokers that answer at once and tell nothing, and how often in a row.
+    hollow: BTreeMap<i32, u32>,
     /// Counts answers, to serve first who has waited longest.
     served: u64,
     /// An answer was given out to its end: its partition may be asked for again.
@@ -144,12 +155,15 @@ pub(super) struct Plan {
 #[derive(Debug)]
 struct Asked {
     max_bytes: usize,
+    /// Before this moment a broker that has nothing to tell does not answer.
+    not_empty_before: Instant,
     partitions: Vec<AskedPartition>,
 }
 
 #[derive(Clone, Debug)]
 struct AskedPartition {
     epoch: AssignmentEpoch,
+    broker: i32,
     topic: Arc<str>,
     topic_id: Uuid,
     partition: i32,
@@ -215,6 +229,7 @@ impl Trouble {
 #[derive(Debug)]
 struct Answer {
     reader: RecordSetReader,
+    broker: i32,
     end_offset: i64,
     log_start: i64,
     fetched_at: Coarse,
@@ -225,6 +240,11 @@ struct Answer {
 pub(super) struct Effects {
     /// What is known of the leaders is out of date.
     pub(super) refresh: bool,
+    /// An error code that Kafka does not have: whoever answers it is not to be
+    /// trusted any further on this connection.
+    pub(super) unknown_code: Option<i16>,
+    /// A partition was told something.
+    told: bool,
 }
 
 impl Plan {
@@ -235,6 +255,7 @@ impl Plan {
             turn: VecDeque::new(),
             asked: BTreeMap::new(),
             throttled: BTreeMap::new(),
+            hollow: BTreeMap::new(),
             served: 0,
             has_room: false,
             no_room: false,
@@ -348,7 +369,10 @@ impl Plan {
             slot.topic_id = cluster.topic_id(partition.topic());
             refresh |= leader.is_none();
         }
-        Effects { refresh }
+        Effects {
+            refresh,
+            ..Effects::default()
+        }
     }
 
     /// The brokers that lead a partition which is to be read.
@@ -410,7 +434,7 @@ impl Plan {
         for (_, _, epoch) in slots {
             let slot = self.slots.get_mut(&epoch)?;
             slot.is_asked = true;
-            partitions.push(slot.asked());
+            partitions.push(slot.asked(broker));
             let partition = slot.request(per_partition.max(slot.needs));
             match topics.last_mut() {
                 Some(topic) if *topic.name == *slot.from.partition.topic() => {
@@ -423,19 +447,22 @@ impl Plan {
                 }),
             }
         }
+        let max_wait = if wanted.is_one_left_out {
+            SHORT_POLL
+        } else {
+            wanted.longest_wait
+        };
         self.asked.insert(
             broker,
             Asked {
                 max_bytes,
+                // Clocks do not all go the same.
+                not_empty_before: now + max_wait / 2,
                 partitions,
             },
         );
         Some(FetchRequest {
-            max_wait: if wanted.is_one_left_out {
-                SHORT_POLL
-            } else {
-                wanted.longest_wait
-            },
+            max_wait,
             min_bytes: 1,
             max_bytes: to_i32(max_bytes),
             isolation: self.isolation,
@@ -523,9 +550,9 @@ impl Plan {
         }
     }
 
-    /// The answer of `broker` is longer than what is accepted. Its first
-    /// partition fails: the broker gives the first batch of it whole, however
-    /// long it is, and keeps to what was asked with all others.
+    /// The answer of `broker` is longer than what is accepted. Where that stays
+    /// so its first partition fails: the broker gives the first batch of it
+    /// whole, however long it is, and keeps to what was asked with all others.
     pub(super) fn too_long(&mut self, broker: i32, bytes: i64, limit: usize, now: Instant) {
         let Some(first) = self
             .asked
@@ -535,6 +562,10 @@ impl Plan {
             return;
         };
         if let Some(slot) = self.waiting(&first, now) {
+            slot.corrupt += 1;
+            if slot.corrupt < MOST_CORRUPT {
+                return;
+            }
             slot.trouble = Trouble::Untold(ReadError::TooLong {
                 offset: first.offset,
                 bytes,
@@ -575,6 +606,7 @@ impl Plan {
             }
             return effects;
         }
+        let is_early = now < asked.not_empty_before && answer.throttle.is_zero();
         // Brokers answer in the order of the request, so this rarely searches.
         let mut expected = 0;
         for topic in answer.topics {
@@ -588,7 +620,25 @@ impl Plan {
                 }
             }
         }
+        if effects.told || !is_early {
+            self.hollow.remove(&broker);
+        } else {
+            self.hollow_answer(broker, now);
+        }
         effects
+    }
+
+    /// A broker told nothing and did not wait for it: asked again at once it
+    /// would be asked in a busy loop.
+    fn hollow_answer(&mut self, broker: i32, now: Instant) {
+        let random = self.random.f64();
+        let count = self.hollow.entry(broker).or_default();
+        *count = count.saturating_add(1);
+        let failures = count.saturating_sub(HOLLOW_FREE);
+        if failures > 0 {
+            let until = now + HOLLOW.delay(failures, random);
+            self.throttled.insert(broker, until);
+        }
     }
 
     fn fetched(
@@ -610,10 +660,14 @@ impl Plan {
         let Some(slot) = self.waiting(asked, now) else {
             return;
         };
-        if slot.failures > 0 {
+        let extent = extent(&fetched.records, asked.offset);
+        let is_stuck = !fetched.records.is_empty()
+            && extent.first_is_cut.is_none()
+            && extent.next_offset == asked.offset;
+        if slot.failures > 0 && !is_stuck {
             tracing::info!(partition = %slot.from.partition, "the partition is served again");
+            slot.failures = 0;
         }
-        slot.failures = 0;
         slot.retry_at = None;
         if let Some(diverging) = fetched.diverging {
             // The log was cut off below what was read, and grew again.
@@ -622,16 +676,18 @@ impl Plan {
                 end_offset: diverging.end_offset,
             });
             self.enlist(asked.epoch);
+            effects.told = true;
             return;
         }
-        let extent = extent(&fetched.records, asked.offset);
         if let Some(needs) = extent.first_is_cut {
+            effects.told = true;
             slot.corrupt += 1;
             if slot.corrupt < MOST_CORRUPT && needs <= MOST_FOR_ONE_BATCH {
                 slot.needs = needs;
             } else {
                 slot.trouble = Trouble::Untold(ReadError::Corrupt {
                     offset: asked.offset,
+                    broker: Some(asked.broker),
                     what: format!(
                         "the broker gives {} bytes of a batch that says it has {needs}",
                         fetched.records.len()
@@ -646,7 +702,7 @@ impl Plan {
         if slot.is_active {
             slot.served = served;
         }
-        if slot.is_active && extent.next_offset == asked.offset {
+        if is_stuck {
             // Nothing that leads on, though there are bytes: they are read, which
             // tells what is wrong with them, but not asked for in a busy loop.
             slot.failures += 1;
@@ -656,6 +712,7 @@ impl Plan {
         if !is_news {
             return;
         }
+        effects.told = true;
         if let Some(last) = slot.answers.back_mut().filter(|_| !slot.is_active) {
             // Only the end is news: what is there already tells it.
             last.end_offset = told.end_offset;
@@ -668,6 +725,7 @@ impl Plan {
             slot.fetch_epoch = extent.last_epoch;
         }
         slot.answers.push_back(Answer {
+            broker: asked.broker,
             reader: RecordSetReader::new(
                 fetched.records,
                 asked.offset,
@@ -702,10 +760,15 @@ impl Plan {
         let Some(slot) = self.waiting(asked, now) else {
             return;
         };
+        effects.told = true;
+        if error.class == Class::Unknown {
+            effects.unknown_code = Some(error.code);
+        }
         let failure = if error.code == CORRUPT_MESSAGE {
             slot.corrupt += 1;
             (slot.corrupt >= MOST_CORRUPT).then(|| ReadError::Corrupt {
                 offset: asked.offset,
+                broker: Some(asked.broker),
                 what: error.to_string(),
             })
         } else if error.class.passes() {
@@ -908,9 +971,10 @@ impl Slot {
         (std::cmp::Reverse(self.needs), self.served, epoch)
     }
 
-    fn asked(&self) -> AskedPartition {
+    fn asked(&self, broker: i32) -> AskedPartition {
         AskedPartition {
             epoch: self.from.epoch,
+            broker,
             topic: self.from.partition.shared_topic(),
             topic_id: self.topic_id,
             partition: self.from.partition.partition(),
@@ -960,10 +1024,13 @@ impl Slot {
                         return Some(Pulled::Batch(batch));
                     }
                 }
-                Err(error) => {
+                Err(mut error) => {
                     kit.keep(entries);
                     let position = self.position;
                     self.drop_held(position);
+                    if let ReadError::Corrupt { broker, .. } = &mut error {
+                        *broker = Some(answer.broker);
+                    }
                     self.damaged(error, now, random);
                 }
             }

@@ -530,7 +530,54 @@ fn damaged_records_are_asked_for_again_before_the_partition_fails() {
     }
     let (_, offset, error) = stage.failure();
     assert_eq!(offset, 0);
-    assert!(error.to_string().contains("CRC"), "{error}");
+    let words = error.to_string();
+    assert!(words.contains("CRC"), "{words}");
+    assert!(
+        words.contains("at offset 0, as broker 1 has them"),
+        "{words}"
+    );
+}
+
+#[test]
+fn a_broker_that_tells_nothing_and_does_not_wait_is_not_asked_in_a_busy_loop() {
+    let mut stage = Stage::with(&[1]);
+    stage.ask(1).unwrap();
+    stage.answer(1, vec![fetched(0, &[], 0)]);
+    stage.batch();
+    let begin = stage.now;
+    let mut asked = 0;
+    while stage.now < begin + Duration::from_secs(10) {
+        if stage.ask(1).is_some() {
+            asked += 1;
+            stage.answer(1, Vec::new());
+        }
+        stage.pass(Duration::from_millis(1));
+    }
+    assert!((20..60).contains(&asked), "{asked}");
+    // Once it tells something, or waits as it is asked to, it is asked at once.
+    stage.pass(Duration::from_secs(1));
+    stage.ask(1).unwrap();
+    stage.answer(1, vec![fetched(0, &[TestBatch::of(0, 10)], 10)]);
+    stage.batch();
+    for _ in 0..10 {
+        stage.ask(1).unwrap();
+        stage.pass(LONG_POLL);
+        stage.answer(1, vec![fetched(0, &[], 10)]);
+    }
+}
+
+#[test]
+fn an_error_code_that_nobody_knows_is_asked_again_and_told() {
+    let mut stage = Stage::with(&[1, 1]);
+    stage.ask(1).unwrap();
+    let healthy = fetched(1, &[TestBatch::of(0, 10)], 10);
+    let effects = stage.answer(1, vec![refused(0, 4242), healthy]);
+    assert_eq!(effects.unknown_code, Some(4242));
+    assert_eq!(stage.batch().partition.partition(), 1, "the other goes on");
+    assert!(stage.give().is_none());
+    stage.pass(Duration::from_secs(2));
+    let request = stage.ask(1).unwrap();
+    assert!(asked_for(&request).contains(&(0, 0)));
 }
 
 #[test]
@@ -687,6 +734,13 @@ fn a_broker_that_holds_us_back_is_left_alone_as_long_as_it_says() {
 fn an_answer_that_is_too_long_fails_the_partition_that_was_asked_for_first() {
     let mut stage = Stage::with(&[1, 1]);
     stage.ask(1).unwrap();
+    // Once may be an accident of the connection.
+    for _ in 1..MOST_CORRUPT {
+        stage.plan.too_long(1, 300 << 20, 100 << 20, stage.now);
+        stage.plan.lost(1);
+        assert!(stage.give().is_none());
+        assert_eq!(asked_for(&stage.ask(1).unwrap()), [(0, 0), (1, 0)]);
+    }
     stage.plan.too_long(1, 300 << 20, 100 << 20, stage.now);
     stage.plan.lost(1);
     let (failed, offset, error) = stage.failure();
