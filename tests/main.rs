@@ -26,6 +26,7 @@ mod contact;
 mod crashes;
 mod faults;
 mod growth;
+mod hostile_broker;
 mod kafka_smoke;
 mod lag;
 mod page;

@@ -21,6 +21,7 @@
 //! | [`group`] | the membership: librdkafka's client, which fetches nothing |
 //! | [`properties`] | which raw properties are allowed, and what the client is made with |
 //! | `embedded` | the cluster of the demo and of users' tests (feature `testing`) |
+//! | `fake` | what fake brokers understand and answer (feature `testing`) |
 //! | [`security`] | how connections are secured, and what only librdkafka can do |
 //! | [`version`] | which librdkafka this was built with |
 
@@ -38,6 +39,8 @@ pub(crate) mod connection;
 pub(crate) mod embedded;
 pub(crate) mod errors;
 pub(crate) mod failures;
+#[cfg(feature = "testing")]
+pub(crate) mod fake;
 pub(crate) mod frame;
 pub(crate) mod group;
 pub(crate) mod lookup;
