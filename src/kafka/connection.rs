@@ -268,6 +268,8 @@ impl Connection {
                 .map_err(|error| self.wire(error))?
             {
                 Negotiated::Versions(versions) => {
+                    // Told now, and not when the first records are asked for.
+                    versions.check().map_err(|error| self.wire(error))?;
                     self.versions = versions;
                     return Ok(());
                 }

@@ -187,7 +187,7 @@ impl Cluster {
             .stderr(log.try_clone().expect("a file can be shared"))
             .stdout(log);
         for setting in &self.settings {
-            command.args(["--set", setting]);
+            command.args(["--set", &setting.replace("{id}", &id.to_string())]);
         }
         self.brokers[index] = Some(Guarded::spawn(command));
     }

@@ -121,6 +121,7 @@ impl Session {
                 self.resting.remove(to);
             }
             Err(error) => {
+                self.settings.failures.count(error);
                 let failures = self.resting.get(to).map_or(0, |rest| rest.failures);
                 let failures = failures.saturating_add(1);
                 self.resting.insert(
