@@ -31,6 +31,7 @@ mod lag;
 mod page;
 mod prometheus;
 mod rebalance;
+mod security;
 mod signals;
 mod steering;
 mod stopping;
