@@ -77,6 +77,9 @@ pub(crate) struct ConnectionSettings {
     pub(crate) bootstrap: Vec<String>,
     /// How we appear in the broker's logs and quotas.
     pub(crate) client_id: String,
+    /// Where we are, to be named replicas nearby (`client.rack`); empty for
+    /// nowhere.
+    pub(crate) rack: std::sync::Arc<str>,
     /// Longest wait for the answer to a request.
     pub(crate) request_timeout: Duration,
     /// Longest wait for a connection, per address that a name resolves to.
@@ -97,6 +100,7 @@ impl ConnectionSettings {
         Self {
             bootstrap,
             client_id: "keepup".to_owned(),
+            rack: std::sync::Arc::default(),
             request_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             max_frame: 100 * 1024 * 1024,

@@ -254,6 +254,9 @@ fn connection_settings(settings: &Settings) -> Result<ConnectionSettings, Error>
     let mut connections = ConnectionSettings::new(bootstrap);
     properties::client_id(settings).clone_into(&mut connections.client_id);
     connections.isolation = properties::isolation(settings);
+    if let Some(rack) = settings.properties.get("client.rack") {
+        connections.rack = Arc::from(rack.as_str());
+    }
     connections.group = Some(settings.group.clone());
     connections.security = security;
     Ok(connections)

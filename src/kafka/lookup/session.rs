@@ -224,9 +224,14 @@ impl Session {
         let answer = self.ask_any(&MetadataRequest {
             topics: wanted.iter().cloned().collect(),
         })?;
-        let (next, events) = merge(&self.cluster.snapshot(), &answer, wanted);
-        self.drop_connections_outside(&next);
-        Ok((self.cluster.publish(next), events))
+        let mut events = Vec::new();
+        let is_news = self.cluster.update(|current| {
+            let (next, changes) = merge(current, &answer, wanted);
+            events = changes;
+            next
+        });
+        self.drop_connections_outside(&self.cluster.snapshot());
+        Ok((is_news, events))
     }
 
     /// Closes what leads to brokers that are gone, so that neither connections

@@ -29,12 +29,12 @@ pub(crate) use committed::{CommittedAnswer, CommittedRequest, GroupTopic};
 #[cfg(test)]
 pub(crate) use committed::{CommittedPartition, CommittedTopic};
 pub(crate) use coordinator::CoordinatorRequest;
-pub(crate) use fetch::{
-    Aborted, FetchAnswer, FetchPartition, FetchRequest, FetchTopic, FetchedPartition, Leader,
-    TopicKey,
-};
 #[cfg(test)]
-pub(crate) use fetch::{Diverging, FetchedTopic};
+pub(crate) use fetch::FetchedTopic;
+pub(crate) use fetch::{
+    Aborted, Diverging, Endpoint, FetchAnswer, FetchPartition, FetchRequest, FetchTopic,
+    FetchedPartition, ForgottenTopic, Leader, TopicKey,
+};
 pub(crate) use metadata::{MetadataAnswer, MetadataRequest, MetadataTopic};
 #[cfg(test)]
 pub(crate) use metadata::{MetadataBroker, MetadataPartition};
