@@ -19,7 +19,7 @@ use crate::kafka::lookup::{
 use crate::kafka::security::{NotSpoken, Security, Unusable};
 use crate::kafka::{ConnectionSettings, properties};
 use crate::lag::reporter::ReporterParts;
-use crate::member::assignment::Resolve;
+use crate::member::assignment::{Ask, Resolve};
 use crate::member::group::Group as _;
 use crate::member::run::{Found, Parts, StartFinder, ToMember};
 use crate::runtime::events::{EventSink, EventThread};
@@ -325,10 +325,7 @@ fn topic_message(event: TopicEvent) -> ToMember {
             topic,
             partitions: to,
         },
-        TopicEvent::Recreated { topic, .. } => ToMember::Warning(format!(
-            "topic {topic} was deleted and created again: committed offsets of the old one mean \
-             nothing in the new one; reset the group's offsets for it"
-        )),
+        TopicEvent::Recreated { topic, .. } => ToMember::TopicRecreated(topic),
         TopicEvent::Trouble { topic, error } => ToMember::Warning(format!(
             "topic {topic} is not described any more: {error}; keeps trying"
         )),
@@ -359,10 +356,9 @@ impl StartFinder for KafkaStarts {
             .map(|lane| StartQuery {
                 partition: lane.partition,
                 epoch: lane.epoch,
-                from: if lane.reset {
-                    StartRule::Reset(self.policy)
-                } else {
-                    StartRule::CommittedElse(self.policy)
+                from: match lane.ask {
+                    Ask::Start => StartRule::CommittedElse(self.policy),
+                    Ask::Range => StartRule::Range,
                 },
                 want_end: self.want_end,
                 cancelled: lane.cancelled,
