@@ -40,3 +40,4 @@ mod steering;
 mod stopping;
 mod supervision;
 mod two_processes;
+mod wire;

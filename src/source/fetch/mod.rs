@@ -364,8 +364,8 @@ impl FetchSource {
                 }
             }
             if let Err(error) = sent {
-                self.settings.failures.count(&error);
                 self.plan.lost(broker, now);
+                self.settings.failures.count(&error);
                 if link.failures() <= 1 {
                     tracing::warn!(worker = self.worker, broker, %error, "a broker is not reached; trying on");
                 }

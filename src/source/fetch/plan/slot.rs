@@ -261,7 +261,10 @@ impl Slot {
     /// Drops everything that is held, to read again from `offset`.
     pub(super) fn drop_held(&mut self, offset: i64) {
         self.empty(offset);
-        self.epochs.go_to(offset);
+        // Of what is to be told as truncated nothing is known any more.
+        if !matches!(self.trouble, Trouble::Untold(ReadError::Truncated { .. })) {
+            self.epochs.go_to(offset);
+        }
     }
 
     fn empty(&mut self, offset: i64) {
@@ -279,8 +282,15 @@ impl Slot {
 
     /// Goes to where it was told to go.
     pub(super) fn rewind(&mut self, offset: i64, not_before: Option<Instant>) {
+        match &mut self.trouble {
+            // Still so: what lies before the offset is not what was read.
+            Trouble::Untold(ReadError::Truncated {
+                offset: read_to,
+                end_offset,
+            }) if *end_offset < offset => *read_to = offset,
+            _ => self.trouble = Trouble::None,
+        }
         self.drop_held(offset);
-        self.trouble = Trouble::None;
         self.corrupt = 0;
         self.not_before = not_before;
         self.told = None;
