@@ -17,6 +17,8 @@ pub(crate) struct Failures {
     timed_out: AtomicU64,
     closed: AtomicU64,
     wire: AtomicU64,
+    tls: AtomicU64,
+    authentication: AtomicU64,
 }
 
 impl Failures {
@@ -28,6 +30,8 @@ impl Failures {
             ConnectionError::TimedOut { .. } => &self.timed_out,
             ConnectionError::Closed { .. } | ConnectionError::Io { .. } => &self.closed,
             ConnectionError::Wire { .. } => &self.wire,
+            ConnectionError::Tls { .. } => &self.tls,
+            ConnectionError::Sasl { .. } => &self.authentication,
             ConnectionError::Stopped { .. } => return,
         };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -42,6 +46,8 @@ impl Failures {
             timed_out: read(&self.timed_out),
             closed: read(&self.closed),
             wire: read(&self.wire),
+            tls: read(&self.tls),
+            authentication: read(&self.authentication),
         }
     }
 }
@@ -94,6 +100,8 @@ mod tests {
             timed_out: 1,
             closed: 2,
             wire: 1,
+            tls: 0,
+            authentication: 0,
         };
         assert_eq!(failures.totals(), expected);
     }

@@ -13,6 +13,10 @@
 //! | [`messages`] | the requests and answers that we use |
 //! | [`lookup`] | the thread that asks for metadata, commits and offsets |
 //! | [`connection`] | one connection, asked one thing at a time, with deadlines |
+//! | [`transport`] | TCP or TLS under a connection, never waiting |
+//! | [`greeting`] | what is said before requests: versions, and who we are |
+//! | [`sasl`], `scram` | the mechanisms that prove who we are |
+//! | `tls` | what is trusted, our certificate, encrypted connections (feature `ssl`) |
 //! | [`backoff`] | how long to wait before asking again |
 //! | [`failures`] | how often connections failed, by kind |
 //! | [`errors`] | what Kafka's error codes mean and what to do about them |
@@ -42,15 +46,26 @@ pub(crate) mod failures;
 #[cfg(feature = "testing")]
 pub(crate) mod fake;
 pub(crate) mod frame;
+pub(crate) mod greeting;
 pub(crate) mod group;
 pub(crate) mod lookup;
 pub(crate) mod messages;
 #[cfg(test)]
 pub(crate) mod mock;
 pub(crate) mod properties;
+pub(crate) mod sasl;
+#[cfg(feature = "ssl")]
+mod scram;
 pub(crate) mod security;
 pub(crate) mod shape;
+#[cfg(feature = "ssl")]
+mod tls;
+pub(crate) mod transport;
 pub(crate) mod version;
+#[cfg(not(feature = "ssl"))]
+mod without_ssl;
+#[cfg(not(feature = "ssl"))]
+use without_ssl::{scram, tls};
 
 impl Isolation {
     /// As requests carry it.
@@ -100,7 +115,7 @@ impl ConnectionSettings {
             connect_timeout: Duration::from_secs(5),
             max_frame: 100 * 1024 * 1024,
             isolation: Isolation::default(),
-            security: Security::Plaintext,
+            security: Security::default(),
             group: None,
             metadata_interval: Duration::from_secs(15),
             failures: Arc::default(),

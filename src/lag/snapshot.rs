@@ -71,12 +71,18 @@ pub struct ConnectionErrors {
     /// What came was no answer: not what the protocol says, longer than what is
     /// accepted, another question's.
     pub wire: u64,
+    /// The two ends did not agree on TLS, or one does not trust the other's
+    /// certificate.
+    pub tls: u64,
+    /// The broker does not believe who we are.
+    pub authentication: u64,
 }
 
 impl ConnectionErrors {
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.resolve + self.connect + self.timed_out + self.closed + self.wire
+        let answered = self.timed_out + self.closed + self.wire;
+        self.resolve + self.connect + answered + self.tls + self.authentication
     }
 }
 

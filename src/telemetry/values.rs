@@ -90,7 +90,7 @@ pub(crate) type ClientCounter = (
 );
 
 /// Of the process: counters, those of one metric together.
-pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 13] = [
+pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 15] = [
     (names::REBALANCES, None, |snapshot| snapshot.rebalances),
     (names::COMMITS, Some((names::RESULT, "ok")), |snapshot| {
         snapshot.commits_ok
@@ -149,6 +149,16 @@ pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 13] = [
         names::CONNECTION_ERRORS,
         Some((names::REASON, "wire")),
         |snapshot| snapshot.connection_errors.wire,
+    ),
+    (
+        names::CONNECTION_ERRORS,
+        Some((names::REASON, "tls")),
+        |snapshot| snapshot.connection_errors.tls,
+    ),
+    (
+        names::CONNECTION_ERRORS,
+        Some((names::REASON, "authentication")),
+        |snapshot| snapshot.connection_errors.authentication,
     ),
 ];
 

@@ -69,6 +69,10 @@ enum Body {
     LeaderEpoch(messages::OffsetForLeaderEpochResponse),
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it takes what map_err hands over"
+)]
 fn shown(error: impl ToString) -> String {
     error.to_string()
 }
@@ -670,7 +674,7 @@ pub(crate) fn batch(
             timestamp: FIRST_TIMESTAMP + offset,
             key: None,
             value: Some(value),
-            headers: Default::default(),
+            headers: std::iter::empty().collect(),
         })
         .collect();
     let mut bytes = BytesMut::new();

@@ -98,11 +98,10 @@ impl Answer {
         let throttle_since = |first: i16| if version >= first { 4 } else { 0 };
         match self.head.request {
             Request::Fetch if version >= 7 => 10,
-            Request::Fetch => 4,
             Request::ListOffsets | Request::OffsetForLeaderEpoch => throttle_since(2),
             Request::Metadata | Request::OffsetCommit | Request::OffsetFetch => throttle_since(3),
             Request::FindCoordinator if version < 4 => throttle_since(1) + 2,
-            Request::FindCoordinator => 4,
+            Request::Fetch | Request::FindCoordinator => 4,
             Request::ApiVersions => 2,
         }
     }

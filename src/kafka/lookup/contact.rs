@@ -53,6 +53,9 @@ pub(crate) enum ContactError {
     /// The brokers are of a version that keepup does not speak with.
     #[error("the cluster at {bootstrap} cannot be used: {error}")]
     WrongVersion { bootstrap: String, error: WireError },
+    /// The two ends do not trust each other.
+    #[error("no secure connection to the cluster at {bootstrap}: {reason}")]
+    Insecure { bootstrap: String, reason: String },
     /// It was stopped meanwhile.
     #[error("stopped before the first contact with Kafka")]
     Stopped,
@@ -128,6 +131,12 @@ pub(crate) fn first_contact(
                 bootstrap: bootstrap.clone(),
                 error,
             }),
+            Err(AskError::Failed(error)) if error.is_refusal() => {
+                Verdict::Never(ContactError::Insecure {
+                    bootstrap: bootstrap.clone(),
+                    reason: error.to_string(),
+                })
+            }
             Err(error) => Verdict::Perhaps(no_contact(error.to_string())),
         };
         let now = clock.now();

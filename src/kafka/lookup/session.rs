@@ -60,6 +60,13 @@ const REST: Backoff = Backoff {
     max: Duration::from_secs(1),
 };
 
+/// Where the two ends do not trust each other: until somebody changes that,
+/// every attempt only fills the broker's log.
+const REFUSED: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    max: Duration::from_secs(15),
+};
+
 pub(super) struct Session {
     pub(super) settings: ConnectionSettings,
     pub(super) clock: Clock,
@@ -124,11 +131,12 @@ impl Session {
                 self.settings.failures.count(error);
                 let failures = self.resting.get(to).map_or(0, |rest| rest.failures);
                 let failures = failures.saturating_add(1);
+                let backoff = if error.is_refusal() { REFUSED } else { REST };
                 self.resting.insert(
                     to.clone(),
                     Rest {
                         failures,
-                        until: self.clock.now() + REST.random_delay(failures),
+                        until: self.clock.now() + backoff.random_delay(failures),
                         because: Arc::from(error.to_string()),
                     },
                 );
@@ -155,6 +163,8 @@ impl Session {
             }
         }
         let mut connection = Connection::open(to, &self.settings, &self.clock, &self.stop)?;
+        // Told now, and not when the first records are asked for.
+        connection.check_versions()?;
         let deadline = self.clock.now() + self.settings.request_timeout;
         let answer = connection.ask(request, deadline)?;
         self.open.insert(to.clone(), connection);
@@ -162,7 +172,8 @@ impl Session {
     }
 
     /// Asks brokers in turn until one answers: those connected, those known,
-    /// those of the bootstrap list. The error is the last that tells something.
+    /// those of the bootstrap list. The error is the last that tells something,
+    /// one that only a person can help against before all others.
     pub(super) fn ask_any<R: Request>(&mut self, request: &R) -> Result<R::Answer, AskError> {
         let mut failed = None;
         for to in self.candidates() {
@@ -171,7 +182,15 @@ impl Session {
                 Err(error @ AskError::Failed(ConnectionError::Stopped { .. })) => {
                     return Err(error);
                 }
-                Err(error @ AskError::Failed(_)) => failed = Some(error),
+                Err(AskError::Failed(error)) => {
+                    let is_known = matches!(
+                        &failed,
+                        Some(AskError::Failed(known)) if known.is_refusal()
+                    );
+                    if !is_known {
+                        failed = Some(AskError::Failed(error));
+                    }
+                }
                 Err(error) => {
                     failed.get_or_insert(error);
                 }

@@ -28,7 +28,9 @@ fn shape_of(api: Api) -> &'static Answer {
         Api::Metadata => &metadata::SHAPE,
         Api::OffsetFetch => &committed::SHAPE,
         Api::FindCoordinator => &coordinator::SHAPE,
+        Api::SaslHandshake => &sasl_handshake::SHAPE,
         Api::ApiVersions => &api_versions::SHAPE,
+        Api::SaslAuthenticate => &sasl_authenticate::SHAPE,
     }
 }
 
@@ -40,7 +42,9 @@ fn take(api: Api, body: Bytes, version: i16) -> bool {
         Api::Metadata => MetadataRequest::take(body, version).is_ok(),
         Api::OffsetFetch => CommittedRequest::take(body, version).is_ok(),
         Api::FindCoordinator => CoordinatorRequest::take(body, version).is_ok(),
+        Api::SaslHandshake => SaslHandshakeRequest::take(body, version).is_ok(),
         Api::ApiVersions => ApiVersionsRequest::take(body, version).is_ok(),
+        Api::SaslAuthenticate => SaslAuthenticateRequest::take(body, version).is_ok(),
     }
 }
 
@@ -57,7 +61,9 @@ fn taken_by_the_decoder(api: Api, body: &Bytes, version: i16) -> Option<usize> {
         Api::Metadata => run::<kafka::MetadataResponse>(body, version),
         Api::OffsetFetch => run::<kafka::OffsetFetchResponse>(body, version),
         Api::FindCoordinator => run::<kafka::FindCoordinatorResponse>(body, version),
+        Api::SaslHandshake => run::<kafka::SaslHandshakeResponse>(body, version),
         Api::ApiVersions => run::<kafka::ApiVersionsResponse>(body, version),
+        Api::SaslAuthenticate => run::<kafka::SaslAuthenticateResponse>(body, version),
     }
 }
 
@@ -70,7 +76,9 @@ fn real_answer(api: Api, version: i16) -> Bytes {
         Api::Metadata => metadata_answer(version).encode(&mut out, version),
         Api::OffsetFetch => offset_fetch_answer(version).encode(&mut out, version),
         Api::FindCoordinator => coordinator_answer(version).encode(&mut out, version),
+        Api::SaslHandshake => sasl_handshake_answer().encode(&mut out, version),
         Api::ApiVersions => api_versions_answer(version).encode(&mut out, version),
+        Api::SaslAuthenticate => sasl_authenticate_answer(version).encode(&mut out, version),
     };
     result.unwrap_or_else(|error| panic!("{api} {version}: {error}"));
     out.freeze()
@@ -82,6 +90,23 @@ fn unknown_tags(api: Api, version: i16) -> BTreeMap<i32, Bytes> {
     } else {
         BTreeMap::new()
     }
+}
+
+fn sasl_handshake_answer() -> kafka::SaslHandshakeResponse {
+    kafka::SaslHandshakeResponse::default()
+        .with_error_code(33)
+        .with_mechanisms(vec![text("PLAIN"), text("SCRAM-SHA-512")])
+}
+
+fn sasl_authenticate_answer(version: i16) -> kafka::SaslAuthenticateResponse {
+    let mut answer = kafka::SaslAuthenticateResponse::default()
+        .with_error_message(Some(text("no")))
+        .with_auth_bytes(Bytes::from_static(b"r=nonce,s=c2FsdA==,i=4096"))
+        .with_unknown_tagged_fields(unknown_tags(Api::SaslAuthenticate, version));
+    if version >= 1 {
+        answer.session_lifetime_ms = 3_600_000;
+    }
+    answer
 }
 
 fn fetch_answer(version: i16) -> kafka::FetchResponse {

@@ -28,10 +28,6 @@ pub enum Release {
 }
 
 /// A kind of request.
-#[expect(
-    clippy::enum_variant_names,
-    reason = "the names are Kafka's, and one of them begins like this enum's"
-)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Request {
@@ -56,10 +52,6 @@ pub enum Request {
 /// First and last version that a broker speaks, by request and release; `None`
 /// where it does not know the request.
 type Ranges = [Option<(i16, i16)>; 8];
-
-const fn range(first: i16, last: i16) -> Option<(i16, i16)> {
-    Some((first, last))
-}
 
 impl Request {
     /// All that the fake brokers serve.
@@ -92,14 +84,14 @@ impl Request {
     #[rustfmt::skip]
     fn ranges(self) -> Ranges {
         match self {
-            Self::Fetch => [range(0, 3), range(0, 12), range(0, 12), range(0, 13), range(0, 15), range(0, 17), range(4, 17), range(4, 18)],
-            Self::ListOffsets => [range(0, 1), range(0, 6), range(0, 7), range(0, 7), range(0, 8), range(0, 9), range(1, 10), range(1, 11)],
-            Self::Metadata => [range(0, 2), range(0, 11), range(0, 11), range(0, 12), range(0, 12), range(0, 12), range(0, 13), range(0, 13)],
-            Self::OffsetCommit => [range(0, 2), range(0, 8), range(0, 8), range(0, 8), range(0, 8), range(0, 9), range(2, 9), range(2, 10)],
-            Self::OffsetFetch => [range(0, 2), range(0, 7), range(0, 8), range(0, 8), range(0, 8), range(0, 9), range(1, 9), range(1, 10)],
-            Self::FindCoordinator => [range(0, 0), range(0, 3), range(0, 4), range(0, 4), range(0, 4), range(0, 6), range(0, 6), range(0, 6)],
-            Self::ApiVersions => [range(0, 0), range(0, 3), range(0, 3), range(0, 3), range(0, 3), range(0, 4), range(0, 4), range(0, 4)],
-            Self::OffsetForLeaderEpoch => [None, range(0, 4), range(0, 4), range(0, 4), range(0, 4), range(0, 4), range(2, 4), range(2, 4)],
+            Self::Fetch => [Some((0, 3)), Some((0, 12)), Some((0, 12)), Some((0, 13)), Some((0, 15)), Some((0, 17)), Some((4, 17)), Some((4, 18))],
+            Self::ListOffsets => [Some((0, 1)), Some((0, 6)), Some((0, 7)), Some((0, 7)), Some((0, 8)), Some((0, 9)), Some((1, 10)), Some((1, 11))],
+            Self::Metadata => [Some((0, 2)), Some((0, 11)), Some((0, 11)), Some((0, 12)), Some((0, 12)), Some((0, 12)), Some((0, 13)), Some((0, 13))],
+            Self::OffsetCommit => [Some((0, 2)), Some((0, 8)), Some((0, 8)), Some((0, 8)), Some((0, 8)), Some((0, 9)), Some((2, 9)), Some((2, 10))],
+            Self::OffsetFetch => [Some((0, 2)), Some((0, 7)), Some((0, 8)), Some((0, 8)), Some((0, 8)), Some((0, 9)), Some((1, 9)), Some((1, 10))],
+            Self::FindCoordinator => [Some((0, 0)), Some((0, 3)), Some((0, 4)), Some((0, 4)), Some((0, 4)), Some((0, 6)), Some((0, 6)), Some((0, 6))],
+            Self::ApiVersions => [Some((0, 0)), Some((0, 3)), Some((0, 3)), Some((0, 3)), Some((0, 3)), Some((0, 4)), Some((0, 4)), Some((0, 4))],
+            Self::OffsetForLeaderEpoch => [None, Some((0, 4)), Some((0, 4)), Some((0, 4)), Some((0, 4)), Some((0, 4)), Some((2, 4)), Some((2, 4))],
         }
     }
 }

@@ -58,8 +58,8 @@ impl Log {
         let from = self.batches.partition_point(|batch| batch.next <= offset);
         let mut out = BytesMut::new();
         for batch in self.batches.get(from..).unwrap_or_default() {
-            let fits = out.len() + batch.bytes.len() <= max_bytes;
-            if !fits && !(is_first && out.is_empty()) {
+            let is_whole = is_first && out.is_empty();
+            if !is_whole && out.len() + batch.bytes.len() > max_bytes {
                 break;
             }
             out.extend_from_slice(&batch.bytes);
