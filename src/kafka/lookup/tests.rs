@@ -190,6 +190,7 @@ fn every_rule_finds_its_offset_and_the_end() {
     let start = |offset, committed: Option<i64>| Start {
         offset,
         committed,
+        truncated_at: None,
         end_offset: Some(10),
         is_reset: committed.is_none(),
     };
