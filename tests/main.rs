@@ -33,6 +33,7 @@ mod out_of_range;
 mod page;
 mod prometheus;
 mod rebalance;
+mod security;
 mod signals;
 mod steering;
 mod stopping;
