@@ -19,7 +19,7 @@ use crate::kafka::lookup::{
 use crate::kafka::security::{NotSpoken, Security, Unusable};
 use crate::kafka::{ConnectionSettings, properties};
 use crate::lag::reporter::ReporterParts;
-use crate::member::assignment::Resolve;
+use crate::member::assignment::{Ask, Resolve};
 use crate::member::group::Group as _;
 use crate::member::run::{Found, Parts, StartFinder, ToMember};
 use crate::runtime::events::{EventSink, EventThread};
@@ -180,6 +180,7 @@ impl Beside<'_> {
             shared: Arc::clone(self.shared),
             rings,
             ends: Box::new(ends),
+            failures: Arc::clone(&self.connections.failures),
             events: self.events.clone(),
             stuck_after: self.settings.stuck_after,
             stall_after: self.stall_after,
@@ -254,6 +255,9 @@ fn connection_settings(settings: &Settings) -> Result<ConnectionSettings, Error>
     let mut connections = ConnectionSettings::new(bootstrap);
     properties::client_id(settings).clone_into(&mut connections.client_id);
     connections.isolation = properties::isolation(settings);
+    if let Some(rack) = settings.properties.get("client.rack") {
+        connections.rack = Arc::from(rack.as_str());
+    }
     connections.group = Some(settings.group.clone());
     connections.security = security;
     Ok(connections)
@@ -322,10 +326,7 @@ fn topic_message(event: TopicEvent) -> ToMember {
             topic,
             partitions: to,
         },
-        TopicEvent::Recreated { topic, .. } => ToMember::Warning(format!(
-            "topic {topic} was deleted and created again: committed offsets of the old one mean \
-             nothing in the new one; reset the group's offsets for it"
-        )),
+        TopicEvent::Recreated { topic, .. } => ToMember::TopicRecreated(topic),
         TopicEvent::Trouble { topic, error } => ToMember::Warning(format!(
             "topic {topic} is not described any more: {error}; keeps trying"
         )),
@@ -356,10 +357,9 @@ impl StartFinder for KafkaStarts {
             .map(|lane| StartQuery {
                 partition: lane.partition,
                 epoch: lane.epoch,
-                from: if lane.reset {
-                    StartRule::Reset(self.policy)
-                } else {
-                    StartRule::CommittedElse(self.policy)
+                from: match lane.ask {
+                    Ask::Start => StartRule::CommittedElse(self.policy),
+                    Ask::Range => StartRule::Range,
                 },
                 want_end: self.want_end,
                 cancelled: lane.cancelled,

@@ -128,6 +128,7 @@ impl Session {
                 self.resting.remove(to);
             }
             Err(error) => {
+                self.settings.failures.count(error);
                 let failures = self.resting.get(to).map_or(0, |rest| rest.failures);
                 let failures = failures.saturating_add(1);
                 let backoff = if error.is_refusal() { REFUSED } else { REST };
@@ -162,6 +163,8 @@ impl Session {
             }
         }
         let mut connection = Connection::open(to, &self.settings, &self.clock, &self.stop)?;
+        // Told now, and not when the first records are asked for.
+        connection.check_versions()?;
         let deadline = self.clock.now() + self.settings.request_timeout;
         let answer = connection.ask(request, deadline)?;
         self.open.insert(to.clone(), connection);
@@ -224,9 +227,14 @@ impl Session {
         let answer = self.ask_any(&MetadataRequest {
             topics: wanted.iter().cloned().collect(),
         })?;
-        let (next, events) = merge(&self.cluster.snapshot(), &answer, wanted);
-        self.drop_connections_outside(&next);
-        Ok((self.cluster.publish(next), events))
+        let mut events = Vec::new();
+        let is_news = self.cluster.update(|current| {
+            let (next, changes) = merge(current, &answer, wanted);
+            events = changes;
+            next
+        });
+        self.drop_connections_outside(&self.cluster.snapshot());
+        Ok((is_news, events))
     }
 
     /// Closes what leads to brokers that are gone, so that neither connections

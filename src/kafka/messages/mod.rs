@@ -29,12 +29,12 @@ pub(crate) use committed::{CommittedAnswer, CommittedRequest, GroupTopic};
 #[cfg(test)]
 pub(crate) use committed::{CommittedPartition, CommittedTopic};
 pub(crate) use coordinator::CoordinatorRequest;
-pub(crate) use fetch::{
-    Aborted, FetchAnswer, FetchPartition, FetchRequest, FetchTopic, FetchedPartition, Leader,
-    TopicKey,
-};
 #[cfg(test)]
-pub(crate) use fetch::{Diverging, FetchedTopic};
+pub(crate) use fetch::FetchedTopic;
+pub(crate) use fetch::{
+    Aborted, Diverging, Endpoint, FetchAnswer, FetchPartition, FetchRequest, FetchTopic,
+    FetchedPartition, ForgottenTopic, Leader, TopicKey,
+};
 pub(crate) use metadata::{MetadataAnswer, MetadataRequest, MetadataTopic};
 #[cfg(test)]
 pub(crate) use metadata::{MetadataBroker, MetadataPartition};
@@ -94,6 +94,15 @@ impl Api {
         Self::SaslHandshake,
         Self::ApiVersions,
         Self::SaslAuthenticate,
+    ];
+
+    /// What a run cannot do without.
+    pub(crate) const NEEDED: [Self; 5] = [
+        Self::Metadata,
+        Self::FindCoordinator,
+        Self::OffsetFetch,
+        Self::ListOffsets,
+        Self::Fetch,
     ];
 
     /// Kafka's number of it.

@@ -125,6 +125,9 @@ fn fetch_answer(version: i16) -> kafka::FetchResponse {
     if version >= 5 {
         partition.log_start_offset = 40;
     }
+    if version >= 11 {
+        partition.preferred_read_replica = BrokerId(6);
+    }
     let mut without_records = partition.clone().with_partition_index(4);
     without_records.records = Some(Bytes::new());
     without_records.aborted_transactions = None;
@@ -151,6 +154,9 @@ fn fetch_answer(version: i16) -> kafka::FetchResponse {
         .with_throttle_time_ms(5)
         .with_responses(vec![topic])
         .with_unknown_tagged_fields(unknown_tags(Api::Fetch, version));
+    if version >= 7 {
+        answer.session_id = 31;
+    }
     if version >= 16 {
         answer.node_endpoints = vec![
             parts::NodeEndpoint::default()
@@ -502,6 +508,15 @@ fn a_fetch_answer_says_what_the_broker_said_and_shares_the_frames_memory() {
             );
             assert_eq!(second.leader, Some(Leader { id: 2, epoch: 9 }));
         }
+        assert_eq!(first.preferred, (version >= 11).then_some(6));
+        assert_eq!(answer.session_id, if version >= 7 { 31 } else { 0 });
+        let endpoint = Endpoint {
+            id: 2,
+            host: Arc::from("two"),
+            port: 9092,
+        };
+        let endpoints = if version >= 16 { &[endpoint][..] } else { &[] };
+        assert_eq!(answer.endpoints, endpoints);
     }
 }
 
@@ -658,15 +673,31 @@ fn requests_are_understood_by_a_broker_in_every_version() {
         message
     }
     let fetch = fetch_request(ID);
-    for version in 4..=16 {
+    for version in 7..=16 {
         let read: kafka::FetchRequest = read(sent(&fetch, version), version);
         assert_eq!((read.max_wait_ms, read.max_bytes), (250, 1 << 20));
-        assert_eq!((read.session_id, read.isolation_level), (0, 1));
+        assert_eq!((read.session_id, read.session_epoch), (31, 6));
+        assert_eq!(read.isolation_level, 1);
+        let forgotten = &read.forgotten_topics_data[0];
+        assert_eq!(forgotten.partitions, [5, 8]);
+        if version >= 13 {
+            assert_eq!((forgotten.topic_id, read.topics[0].topic_id), (ID, ID));
+        } else {
+            assert_eq!(forgotten.topic.as_str(), "orders");
+        }
+        assert_eq!(
+            read.rack_id.as_str(),
+            if version >= 11 { "here" } else { "" }
+        );
         let partition = &read.topics[0].partitions[0];
         assert_eq!((partition.partition, partition.fetch_offset), (3, 77));
         if version >= 12 {
             assert_eq!(partition.last_fetched_epoch, 5);
         }
+    }
+    for version in 4..=6 {
+        let read: kafka::FetchRequest = read(sent(&fetch, version), version);
+        assert_eq!(read.topics[0].partitions.len(), 1, "there were no sessions");
     }
     let offsets = OffsetsRequest {
         isolation: Isolation::ReadCommitted,
@@ -754,6 +785,15 @@ fn fetch_request(id: Uuid) -> FetchRequest {
                 max_bytes: 1 << 20,
             }],
         }],
+        session_id: 31,
+        session_epoch: 6,
+        by_id: !id.is_nil(),
+        forgotten: vec![ForgottenTopic {
+            name: Arc::from("orders"),
+            id,
+            partitions: vec![5, 8],
+        }],
+        rack: Arc::from("here"),
     }
 }
 
