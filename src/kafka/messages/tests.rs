@@ -715,29 +715,32 @@ fn a_broker_that_does_not_know_the_version_of_the_question_is_asked_in_version_z
     assert!(frame::decode_api_versions(again, 0, 2).is_err());
 }
 
+/// The body of a request as a broker finds it behind the header.
+fn sent<R: Request>(request: &R, version: i16) -> Bytes {
+    let mut out = vec![0xee];
+    frame::encode(request, version, 9, "client", &mut out).unwrap();
+    let length = i32::from_be_bytes([out[1], out[2], out[3], out[4]]);
+    assert_eq!(usize::try_from(length).unwrap(), out.len() - 5);
+    let mut rest = Bytes::from(out).slice(5..);
+    let header = kafka_protocol::protocol::decode_request_header_from_buffer(&mut rest).unwrap();
+    assert_eq!(header.request_api_key, R::API.key());
+    assert_eq!(
+        (header.request_api_version, header.correlation_id),
+        (version, 9)
+    );
+    assert_eq!(header.client_id.as_deref(), Some("client"));
+    rest
+}
+
+/// A body that is read to its last byte.
+fn read<T: Decodable>(mut body: Bytes, version: i16) -> T {
+    let message = T::decode(&mut body, version).unwrap();
+    assert!(body.is_empty(), "{} bytes too many", body.len());
+    message
+}
+
 #[test]
-fn requests_are_understood_by_a_broker_in_every_version() {
-    fn sent<R: Request>(request: &R, version: i16) -> Bytes {
-        let mut out = vec![0xee];
-        frame::encode(request, version, 9, "client", &mut out).unwrap();
-        let length = i32::from_be_bytes([out[1], out[2], out[3], out[4]]);
-        assert_eq!(usize::try_from(length).unwrap(), out.len() - 5);
-        let mut rest = Bytes::from(out).slice(5..);
-        let header =
-            kafka_protocol::protocol::decode_request_header_from_buffer(&mut rest).unwrap();
-        assert_eq!(header.request_api_key, R::API.key());
-        assert_eq!(
-            (header.request_api_version, header.correlation_id),
-            (version, 9)
-        );
-        assert_eq!(header.client_id.as_deref(), Some("client"));
-        rest
-    }
-    fn read<T: Decodable>(mut body: Bytes, version: i16) -> T {
-        let message = T::decode(&mut body, version).unwrap();
-        assert!(body.is_empty(), "{} bytes too many", body.len());
-        message
-    }
+fn fetch_requests_are_understood_by_a_broker_in_every_version() {
     let fetch = fetch_request(ID);
     for version in 7..=16 {
         let read: kafka::FetchRequest = read(sent(&fetch, version), version);
@@ -765,6 +768,10 @@ fn requests_are_understood_by_a_broker_in_every_version() {
         let read: kafka::FetchRequest = read(sent(&fetch, version), version);
         assert_eq!(read.topics[0].partitions.len(), 1, "there were no sessions");
     }
+}
+
+#[test]
+fn requests_are_understood_by_a_broker_in_every_version() {
     let offsets = OffsetsRequest {
         isolation: Isolation::ReadCommitted,
         topics: vec![(
