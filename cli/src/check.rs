@@ -31,6 +31,7 @@ struct Effective<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     of: Option<usize>,
     workers: String,
+    source: &'static str,
     handler: String,
     from: &'a str,
     retry_attempts: u32,
@@ -107,6 +108,7 @@ impl<'a> From<&'a RunPlan> for Effective<'a> {
             index,
             of,
             workers: settings.workers.to_string(),
+            source: settings.source_in_force().name().unwrap_or("auto"),
             handler: plan.handler.to_string(),
             from: &plan.from,
             retry_attempts: settings.retry.attempts,

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::Problem;
+use crate::kafka::security::Security;
 use crate::source::MemoryBudget;
 
 /// How many workers run in this process.
@@ -159,6 +160,45 @@ impl Isolation {
     }
 }
 
+/// What records are read through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// [`Fetch`](Source::Fetch) where our own connections speak the security
+    /// that the properties ask for, else [`Client`](Source::Client), with one
+    /// line in the log.
+    #[default]
+    Auto,
+    /// Connections of our own, one per worker and leader: the fast way.
+    Fetch,
+    /// librdkafka, one client per worker: slower, and speaks everything that
+    /// librdkafka speaks (Kerberos, OAUTHBEARER, keystores).
+    Client,
+}
+
+impl Source {
+    /// Its name on the command line and in output; `None` for [`Auto`](Source::Auto).
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Auto => None,
+            Self::Fetch => Some("fetch"),
+            Self::Client => Some("client"),
+        }
+    }
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    /// `fetch` or `client`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "fetch" => Ok(Self::Fetch),
+            "client" => Ok(Self::Client),
+            _ => Err(format!("{text:?}: give fetch or client")),
+        }
+    }
+}
+
 /// How often a failed record is handed over, and how long it waits between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -212,6 +252,9 @@ pub struct Settings {
     /// Which records of transactions are read. Default: committed ones. The
     /// property `isolation.level` sets it too.
     pub isolation: Isolation,
+    /// What records are read through. Default: connections of our own, or
+    /// librdkafka where those do not speak the security that is asked for.
+    pub source: Source,
     /// What happens with a record whose handler fails.
     pub retry: RetryPolicy,
     /// How often a worker may be replaced in a minute. Default 5.
@@ -260,6 +303,7 @@ impl fmt::Debug for Settings {
             .field("workers", &self.workers)
             .field("start_from", &self.start_from)
             .field("isolation", &self.isolation)
+            .field("source", &self.source)
             .field("retry", &self.retry)
             .field("restart_budget", &self.restart_budget)
             .field("revoke_deadline", &self.revoke_deadline)
@@ -287,6 +331,7 @@ impl Settings {
             workers: Workers::AUTO,
             start_from: StartFrom::default(),
             isolation: Isolation::default(),
+            source: Source::default(),
             retry: RetryPolicy::default(),
             restart_budget: 5,
             revoke_deadline: Duration::from_secs(5),
@@ -310,9 +355,20 @@ impl Settings {
         self.check_assignment(&mut problems);
         self.check_durations(&mut problems);
         self.check_limits(&mut problems);
+        self.check_source(&mut problems);
         problems.extend(crate::telemetry::names::label_problems(&self.labels));
         problems.extend(crate::kafka::properties::problems(self));
         problems
+    }
+
+    /// What records are read through with these settings: never
+    /// [`Source::Auto`].
+    pub fn source_in_force(&self) -> Source {
+        match self.source {
+            Source::Auto if Security::of(&self.properties).is_err() => Source::Client,
+            Source::Auto => Source::Fetch,
+            chosen => chosen,
+        }
     }
 
     /// True where a subscribed topic is a pattern.
@@ -420,6 +476,19 @@ impl Settings {
                     max_poll.as_millis()
                 ),
                 "lower the deadline, or raise max.poll.interval.ms",
+            ));
+        }
+    }
+
+    fn check_source(&self, problems: &mut Vec<Problem>) {
+        if self.source == Source::Fetch
+            && let Err(not_spoken) = Security::of(&self.properties)
+        {
+            problems.push(Problem::new(
+                "source",
+                "fetch",
+                not_spoken.to_string(),
+                "use --source client, or leave it out: then librdkafka reads the records",
             ));
         }
     }

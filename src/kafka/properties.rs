@@ -134,14 +134,6 @@ fn problem(name: &str, value: &str) -> Option<Problem> {
     if let Some((_, rule, remedy)) = RESERVED.iter().find(|(reserved, ..)| *reserved == name) {
         return Some(Problem::new(name, shown(name, value), *rule, *remedy));
     }
-    if name == "security.protocol" && !value.eq_ignore_ascii_case("plaintext") {
-        return Some(Problem::new(
-            name,
-            value,
-            "the connections that fetch records speak plaintext only in this version",
-            "use a plaintext listener",
-        ));
-    }
     let mut config = ClientConfig::new();
     config.set(name, value);
     match config.create_native_config() {

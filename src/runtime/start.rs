@@ -7,8 +7,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::Clock;
-use crate::config::{Builder, Settings, StartFrom};
+use crate::config::{Builder, Settings, Source as Through, StartFrom};
 use crate::error::Error;
+use crate::kafka::ask_client::AskClient;
 use crate::kafka::cluster::Cluster;
 use crate::kafka::connection::StopFlag;
 use crate::kafka::group::KafkaGroup;
@@ -16,6 +17,7 @@ use crate::kafka::lookup::{
     ContactError, KafkaEnds, Lookup, LookupStartError, Sinks, StartAnswer, StartQuery, StartRule,
     TopicEvent, first_contact,
 };
+use crate::kafka::security::Security;
 use crate::kafka::{ConnectionSettings, properties};
 use crate::lag::reporter::ReporterParts;
 use crate::member::assignment::Resolve;
@@ -26,8 +28,9 @@ use crate::runtime::handle::Handle;
 use crate::runtime::services::{Listener, Services};
 use crate::runtime::shared::Shared;
 use crate::runtime::threads::{Common, WorkerThreads};
-use crate::source::MemoryBudget;
+use crate::source::client::ClientFactory;
 use crate::source::fetch::FetchFactory;
+use crate::source::{MemoryBudget, SourceFactory};
 use crate::worker::engine::{BatchLimits, EngineFactory};
 use crate::worker::gate::Gate;
 use crate::worker::tracker::CountBudget;
@@ -59,7 +62,7 @@ pub(crate) fn start(
     // Made before the first contact: what librdkafka refuses is a mistake in
     // the settings, whether or not a broker is there.
     let group = KafkaGroup::new(&settings)?;
-    let connections = connection_settings(&settings);
+    let connections = connection_settings(&settings)?;
     let (cluster, bell) = Cluster::new();
     let Some(topics) = contact(&settings, &connections, &clock, &cluster, stop)? else {
         return Ok(None);
@@ -105,12 +108,7 @@ pub(crate) fn start(
         gate: Arc::clone(&gate),
         reports,
         events: events.clone(),
-        sources: Arc::new(FetchFactory::new(
-            cluster,
-            Arc::new(connections),
-            Arc::clone(&memory),
-            clock.clone(),
-        )),
+        sources: sources(&settings, connections, cluster, &memory, &clock),
         engines: Arc::new(engines),
         retry: settings.retry,
         count: settings
@@ -227,7 +225,9 @@ fn contact(
     ))
 }
 
-fn connection_settings(settings: &Settings) -> ConnectionSettings {
+/// What our own connections are made with; or, where records are read through
+/// librdkafka, the client of it that our questions go through.
+fn connection_settings(settings: &Settings) -> Result<ConnectionSettings, Error> {
     let bootstrap = settings
         .bootstrap
         .split(',')
@@ -237,7 +237,42 @@ fn connection_settings(settings: &Settings) -> ConnectionSettings {
     properties::client_id(settings).clone_into(&mut connections.client_id);
     connections.isolation = properties::isolation(settings);
     connections.group = Some(settings.group.clone());
-    connections
+    let security = Security::of(&settings.properties);
+    if let (Through::Auto, Err(not_spoken)) = (settings.source, &security) {
+        // Whoever has chosen it is not told.
+        tracing::warn!(
+            "{not_spoken}: records are read through it, more slowly; --source client says so and \
+             silences this"
+        );
+    }
+    match security {
+        Ok(security) if settings.source != Through::Client => connections.security = security,
+        _ => connections.client = Some(AskClient::open(settings)?),
+    }
+    Ok(connections)
+}
+
+/// What the workers read through.
+fn sources(
+    settings: &Settings,
+    connections: ConnectionSettings,
+    cluster: Cluster,
+    memory: &Arc<MemoryBudget>,
+    clock: &Clock,
+) -> Arc<dyn SourceFactory> {
+    if connections.client.is_some() {
+        return Arc::new(ClientFactory::new(
+            Arc::new(settings.clone()),
+            Arc::clone(memory),
+            clock.clone(),
+        ));
+    }
+    Arc::new(FetchFactory::new(
+        cluster,
+        Arc::new(connections),
+        Arc::clone(memory),
+        clock.clone(),
+    ))
 }
 
 fn no_thread(source: std::io::Error) -> Error {
@@ -258,6 +293,7 @@ fn refused(error: ContactError) -> Error {
             timeout: waited,
             last_error: last,
         },
+        ContactError::Insecure { bootstrap, reason } => Error::Insecure { bootstrap, reason },
         ContactError::UnknownTopics { topics, .. } => Error::UnknownTopic {
             topics: topics.iter().map(ToString::to_string).collect(),
         },

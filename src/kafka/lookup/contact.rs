@@ -16,9 +16,10 @@ use super::start::{LookupError, Resource, Trouble};
 use super::topics::UNKNOWN_TOPIC;
 use crate::clock::Clock;
 use crate::kafka::ConnectionSettings;
+use crate::kafka::ask_client::ClientError;
 use crate::kafka::backoff::Backoff;
 use crate::kafka::cluster::{Cluster, ClusterSnapshot};
-use crate::kafka::connection::{ConnectionError, StopFlag};
+use crate::kafka::connection::StopFlag;
 use crate::kafka::errors::{Class, ErrorCode};
 
 /// Why the program cannot start.
@@ -49,6 +50,9 @@ pub(crate) enum ContactError {
     /// The cluster refuses for a reason that does not pass.
     #[error("the cluster at {bootstrap} refuses: {error}")]
     Refused { bootstrap: String, error: ErrorCode },
+    /// The two ends do not trust each other.
+    #[error("no secure connection to the cluster at {bootstrap}: {reason}")]
+    Insecure { bootstrap: String, reason: String },
     /// It was stopped meanwhile.
     #[error("stopped before the first contact with Kafka")]
     Stopped,
@@ -114,8 +118,12 @@ pub(crate) fn first_contact(
         session.settings.connect_timeout = settings.connect_timeout.min(left);
         let verdict = match session.refresh(&wanted) {
             Ok(_) => judge(&cluster.snapshot(), &wanted, &bootstrap),
-            Err(AskError::Failed(ConnectionError::Stopped { .. })) => {
-                return Err(ContactError::Stopped);
+            Err(error) if error.is_stop() => return Err(ContactError::Stopped),
+            Err(AskError::Client(ClientError::Refused(reason))) => {
+                Verdict::Never(ContactError::Insecure {
+                    bootstrap: bootstrap.clone(),
+                    reason,
+                })
             }
             Err(error) => Verdict::Perhaps(no_contact(error.to_string())),
         };
@@ -198,8 +206,8 @@ fn check_group(
 ) -> Result<(), ContactError> {
     let mut failures = 0;
     loop {
-        match session.coordinator(group) {
-            Ok(_) => return Ok(()),
+        match session.check_group(group) {
+            Ok(()) => return Ok(()),
             Err(Trouble::Final(LookupError::NotAuthorized { resource, error })) => {
                 return Err(ContactError::NotAuthorized { resource, error });
             }

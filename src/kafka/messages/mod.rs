@@ -23,9 +23,9 @@ mod offsets;
 mod tests;
 
 pub(crate) use api_versions::{ApiVersions, ApiVersionsRequest};
-pub(crate) use committed::{CommittedAnswer, CommittedRequest, GroupTopic};
-#[cfg(test)]
-pub(crate) use committed::{CommittedPartition, CommittedTopic};
+pub(crate) use committed::{
+    CommittedAnswer, CommittedPartition, CommittedRequest, CommittedTopic, GroupTopic,
+};
 pub(crate) use coordinator::CoordinatorRequest;
 pub(crate) use fetch::{
     Aborted, FetchAnswer, FetchPartition, FetchRequest, FetchTopic, FetchedPartition, Leader,
@@ -33,13 +33,11 @@ pub(crate) use fetch::{
 };
 #[cfg(test)]
 pub(crate) use fetch::{Diverging, FetchedTopic};
-pub(crate) use metadata::{MetadataAnswer, MetadataRequest, MetadataTopic};
-#[cfg(test)]
-pub(crate) use metadata::{MetadataBroker, MetadataPartition};
-#[cfg(test)]
-pub(crate) use offsets::OffsetsTopic;
+pub(crate) use metadata::{
+    MetadataAnswer, MetadataBroker, MetadataPartition, MetadataRequest, MetadataTopic,
+};
 pub(crate) use offsets::{
-    EARLIEST, LATEST, OffsetAnswer, OffsetQuestion, OffsetsAnswer, OffsetsRequest,
+    EARLIEST, LATEST, OffsetAnswer, OffsetQuestion, OffsetsAnswer, OffsetsRequest, OffsetsTopic,
 };
 
 /// A request that we send, and how its answer is read.
