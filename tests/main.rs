@@ -19,18 +19,22 @@
 #[macro_use]
 mod support;
 
+mod client_source;
 mod command_codes;
 mod command_run;
 mod commits;
 mod contact;
 mod crashes;
 mod faults;
+mod flow;
 mod growth;
 mod kafka_smoke;
 mod lag;
+mod out_of_range;
 mod page;
 mod prometheus;
 mod rebalance;
+mod security;
 mod signals;
 mod steering;
 mod stopping;

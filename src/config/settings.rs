@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::Problem;
-use crate::kafka::security::Security;
+use crate::kafka::security::{NotSpoken, Security, Unusable};
 use crate::source::MemoryBudget;
 
 /// How many workers run in this process.
@@ -109,8 +109,7 @@ pub enum Assignment {
     },
 }
 
-/// Where a partition begins that has no committed offset, and where it goes on
-/// when its offset is out of range.
+/// Where a partition begins that has no committed offset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StartFrom {
     /// At the oldest record.
@@ -129,14 +128,52 @@ pub enum StartFrom {
 
 pub(crate) use StartFrom as ResetPolicy;
 
-impl StartFrom {
-    /// The policy's name in events.
-    pub(crate) fn name(self) -> &'static str {
+/// What becomes of a partition whose offset is out of the range that the broker
+/// has: retention passed it, or the log lost what was read. Each time it is told
+/// by [`EventKind::PositionReset`](crate::EventKind::PositionReset) and in the
+/// log.
+///
+/// Not the same as [`StartFrom`], which is for groups that begin: a group that
+/// began at the end, and stood still for longer than the retention, wants what
+/// is left of what it has not read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutOfRange {
+    /// It goes on at the oldest record: nothing that the log has is skipped,
+    /// and where the log lost records at its end, what it kept comes again.
+    #[default]
+    Earliest,
+    /// It goes on at the end: what the log has and was not read is skipped.
+    Latest,
+    /// The run ends, with what was completed committed and nothing beyond.
+    Stop,
+}
+
+impl OutOfRange {
+    /// Its name in options and events.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Earliest => "earliest",
             Self::Latest => "latest",
-            Self::Timestamp(_) => "timestamp",
+            Self::Stop => "stop",
         }
+    }
+}
+
+impl fmt::Display for OutOfRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for OutOfRange {
+    type Err = String;
+
+    /// `earliest`, `latest` or `stop`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Earliest, Self::Latest, Self::Stop]
+            .into_iter()
+            .find(|policy| policy.name() == text)
+            .ok_or_else(|| format!("{text:?}: give earliest, latest or stop"))
     }
 }
 
@@ -249,6 +286,9 @@ pub struct Settings {
     pub workers: Workers,
     /// Where a partition without a commit begins. Default: earliest.
     pub start_from: StartFrom,
+    /// Where a partition goes on whose offset is out of range. Default: at the
+    /// oldest record.
+    pub on_out_of_range: OutOfRange,
     /// Which records of transactions are read. Default: committed ones. The
     /// property `isolation.level` sets it too.
     pub isolation: Isolation,
@@ -302,6 +342,7 @@ impl fmt::Debug for Settings {
             .field("assignment", &self.assignment)
             .field("workers", &self.workers)
             .field("start_from", &self.start_from)
+            .field("on_out_of_range", &self.on_out_of_range)
             .field("isolation", &self.isolation)
             .field("source", &self.source)
             .field("retry", &self.retry)
@@ -330,6 +371,7 @@ impl Settings {
             assignment: Assignment::default(),
             workers: Workers::AUTO,
             start_from: StartFrom::default(),
+            on_out_of_range: OutOfRange::default(),
             isolation: Isolation::default(),
             source: Source::default(),
             retry: RetryPolicy::default(),
@@ -365,9 +407,17 @@ impl Settings {
     /// [`Source::Auto`].
     pub fn source_in_force(&self) -> Source {
         match self.source {
-            Source::Auto if Security::of(&self.properties).is_err() => Source::Client,
+            Source::Auto if self.not_spoken().is_some() => Source::Client,
             Source::Auto => Source::Fetch,
             chosen => chosen,
+        }
+    }
+
+    /// The property that our own connections do not speak, if there is one.
+    pub(crate) fn not_spoken(&self) -> Option<NotSpoken> {
+        match Security::of(&self.properties) {
+            Err(Unusable::NotSpoken(not_spoken)) => Some(not_spoken),
+            Ok(_) | Err(Unusable::Wrong(_)) => None,
         }
     }
 
@@ -482,7 +532,7 @@ impl Settings {
 
     fn check_source(&self, problems: &mut Vec<Problem>) {
         if self.source == Source::Fetch
-            && let Err(not_spoken) = Security::of(&self.properties)
+            && let Some(not_spoken) = self.not_spoken()
         {
             problems.push(Problem::new(
                 "source",

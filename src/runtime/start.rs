@@ -17,10 +17,10 @@ use crate::kafka::lookup::{
     ContactError, KafkaEnds, Lookup, LookupStartError, Sinks, StartAnswer, StartQuery, StartRule,
     TopicEvent, first_contact,
 };
-use crate::kafka::security::Security;
+use crate::kafka::security::{Security, Unusable};
 use crate::kafka::{ConnectionSettings, properties};
 use crate::lag::reporter::ReporterParts;
-use crate::member::assignment::Resolve;
+use crate::member::assignment::{Ask, Resolve};
 use crate::member::group::Group as _;
 use crate::member::run::{Found, Parts, StartFinder, ToMember};
 use crate::runtime::events::{EventSink, EventThread};
@@ -236,19 +236,35 @@ fn connection_settings(settings: &Settings) -> Result<ConnectionSettings, Error>
     let mut connections = ConnectionSettings::new(bootstrap);
     properties::client_id(settings).clone_into(&mut connections.client_id);
     connections.isolation = properties::isolation(settings);
+    if let Some(rack) = settings.properties.get("client.rack") {
+        connections.rack = Arc::from(rack.as_str());
+    }
     connections.group = Some(settings.group.clone());
-    let security = Security::of(&settings.properties);
-    if let (Through::Auto, Err(not_spoken)) = (settings.source, &security) {
-        // Whoever has chosen it is not told.
+    if settings.source_in_force() == Through::Client {
+        if let (Through::Auto, Some(not_spoken)) = (settings.source, settings.not_spoken()) {
+            // Whoever has chosen it is not told.
+            tracing::warn!(
+                "{not_spoken}: records are read through it, more slowly; --source client says so \
+                 and silences this"
+            );
+        }
+        connections.client = Some(AskClient::open(settings)?);
+        return Ok(connections);
+    }
+    let security = Security::of(&settings.properties).map_err(|unusable| {
+        Error::InvalidSettings(match unusable {
+            Unusable::Wrong(problems) => problems,
+            // Told before anything is made.
+            Unusable::NotSpoken(_) => settings.problems(),
+        })
+    })?;
+    if security.is_unverified() {
         tracing::warn!(
-            "{not_spoken}: records are read through it, more slowly; --source client says so and \
-             silences this"
+            "enable.ssl.certificate.verification is off: anybody on the way can pretend to be the \
+             broker, and read what is sent to it"
         );
     }
-    match security {
-        Ok(security) if settings.source != Through::Client => connections.security = security,
-        _ => connections.client = Some(AskClient::open(settings)?),
-    }
+    connections.security = security;
     Ok(connections)
 }
 
@@ -338,10 +354,7 @@ fn topic_message(event: TopicEvent) -> ToMember {
             topic,
             partitions: to,
         },
-        TopicEvent::Recreated { topic, .. } => ToMember::Warning(format!(
-            "topic {topic} was deleted and created again: committed offsets of the old one mean \
-             nothing in the new one; reset the group's offsets for it"
-        )),
+        TopicEvent::Recreated { topic, .. } => ToMember::TopicRecreated(topic),
         TopicEvent::Trouble { topic, error } => ToMember::Warning(format!(
             "topic {topic} is not described any more: {error}; keeps trying"
         )),
@@ -372,10 +385,9 @@ impl StartFinder for KafkaStarts {
             .map(|lane| StartQuery {
                 partition: lane.partition,
                 epoch: lane.epoch,
-                from: if lane.reset {
-                    StartRule::Reset(self.policy)
-                } else {
-                    StartRule::CommittedElse(self.policy)
+                from: match lane.ask {
+                    Ask::Start => StartRule::CommittedElse(self.policy),
+                    Ask::Range => StartRule::Range,
                 },
                 want_end: self.want_end,
                 cancelled: lane.cancelled,

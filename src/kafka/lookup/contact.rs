@@ -125,6 +125,12 @@ pub(crate) fn first_contact(
                     reason,
                 })
             }
+            Err(AskError::Failed(error)) if error.is_refusal() => {
+                Verdict::Never(ContactError::Insecure {
+                    bootstrap: bootstrap.clone(),
+                    reason: error.to_string(),
+                })
+            }
             Err(error) => Verdict::Perhaps(no_contact(error.to_string())),
         };
         let now = clock.now();

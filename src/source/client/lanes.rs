@@ -408,6 +408,7 @@ mod tests {
             partition: partition(number),
             epoch: AssignmentEpoch(epoch),
             offset,
+            leader_epoch: -1,
             until: None,
             paused: false,
         }
