@@ -19,6 +19,7 @@
 #[macro_use]
 mod support;
 
+mod client_source;
 mod command_codes;
 mod command_run;
 mod commits;
