@@ -17,16 +17,25 @@ use crate::support::{PATIENT, SOON, wait_for, wait_until};
 const SESSION: (&str, &str) = ("session.timeout.ms", "45000");
 
 /// Waits until all that the partitions have is committed.
-fn await_commits(kafka: &Kafka, topic: &str, ends: &[i64]) {
+fn await_commits(kafka: &Kafka, group: &str, topic: &str, ends: &[i64], events: &Events) {
     let ends: Vec<_> = ends.iter().copied().map(Some).collect();
     wait_until(PATIENT, "the commits", || {
-        let committed = kafka.committed(topic, topic);
+        let committed = kafka.committed(group, topic);
         if committed == ends {
             Ok(())
         } else {
-            Err(committed)
+            Err(format!("{committed:?}{}", events.timeline()))
         }
     });
+}
+
+/// The name of a group whose coordinator is that broker.
+fn coordinated_by(kafka: &Kafka, topic: &str, broker: i32) -> String {
+    // The first question about a group makes the topic that says so.
+    kafka.committed("anybody", topic);
+    let names = (0..100).map(|number| format!("group-{number}"));
+    let mut found = names.filter(|name| kafka.coordinator(name) == Some(broker));
+    found.next().expect("there are many names")
 }
 
 #[test]
@@ -66,7 +75,7 @@ fn s28_leaders_that_move_under_load_skip_nothing_and_leave_no_partition_behind()
     }
     let total = i64::try_from(records).expect("a few");
     finished.await_each(PATIENT, 6, total);
-    await_commits(&kafka, topic, &[total; 6]);
+    await_commits(&kafka, topic, topic, &[total; 6], &events);
     handle.stop();
     let (report, _) = end_of(handle, SOON);
     assert_eq!(
@@ -96,7 +105,7 @@ fn s28_a_leader_that_freezes_is_left_for_the_next_one_without_waiting_for_its_an
     producer.flush();
     finished.await_each(PATIENT, 3, 200);
     kafka.cont_broker(frozen);
-    await_commits(&kafka, topic, &[200; 3]);
+    await_commits(&kafka, topic, topic, &[200; 3], &events);
     handle.stop();
     end_of(handle, SOON);
     finished.assert_each_once(3, 200);
@@ -129,10 +138,11 @@ fn a_replica_in_the_same_rack_is_read_from_and_left_when_it_goes() {
     send(2_000);
     let leader = kafka.leader(topic, 0).expect("it has a leader");
     let nearby = leader % 3 + 1;
+    let group = coordinated_by(&kafka, topic, nearby % 3 + 1);
     let (events, finished, door) = (Events::default(), Tally::default(), Door::default());
     let handle = {
         let (finished, door) = (finished.clone(), door.clone());
-        builder(&kafka, topic, topic, &events)
+        builder(&kafka, &group, topic, &events)
             .workers(Workers::Fixed(1))
             .property(SESSION.0, SESSION.1)
             .property("client.rack", format!("rack-{nearby}"))
@@ -164,7 +174,7 @@ fn a_replica_in_the_same_rack_is_read_from_and_left_when_it_goes() {
     kafka.restart_broker(nearby);
     send(100);
     finished.await_each(PATIENT, 1, 2_200);
-    await_commits(&kafka, topic, &[2_200]);
+    await_commits(&kafka, &group, topic, &[2_200], &events);
     handle.stop();
     end_of(handle, SOON);
     finished.assert_each_once(1, 2_200);
@@ -254,7 +264,7 @@ fn an_unclean_election_skips_nothing_of_what_the_new_leader_has() {
     wait_for(PATIENT, "the end of the log to be the new leader's", || {
         kafka.end_offsets(topic) == [180]
     });
-    await_commits(&kafka, topic, &[180]);
+    await_commits(&kafka, topic, topic, &[180], &events);
     handle.stop();
     end_of(handle, SOON);
 
@@ -334,7 +344,7 @@ fn s35_interleaved_transactions_over_leaders_that_die_give_committed_records_onc
     a.abort();
 
     let ends = kafka.stable_offsets(topic);
-    await_commits(&kafka, topic, &ends);
+    await_commits(&kafka, topic, topic, &ends, &events);
     wait_until(PATIENT, "a lag of zero", || {
         let lags: BTreeMap<_, _> = handle
             .partitions()

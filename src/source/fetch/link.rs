@@ -111,7 +111,7 @@ enum State {
         since: Instant,
     },
     /// Greeting, or over with it.
-    Up(Wire),
+    Up(Box<Wire>),
 }
 
 #[derive(Debug)]
@@ -419,7 +419,7 @@ impl Link {
             self.state = State::Shaking { transport, since };
             return Ok(Driven::Nothing);
         }
-        let mut wire = Wire {
+        let mut wire = Box::new(Wire {
             transport,
             greeting: Greeting::new(&around.settings.security),
             correlation: 0,
@@ -432,7 +432,7 @@ impl Link {
             header: [0; LENGTH_AND_NUMBER],
             header_len: 0,
             body: None,
-        };
+        });
         wire.greet(around)
             .map_err(|fault| fault.at(&self.address))?;
         self.state = State::Up(wire);
