@@ -586,3 +586,33 @@ fn is_legal_topic(name: &str) -> bool {
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn librdkafka_reads_where_our_connections_do_not_speak_it_unless_they_are_insisted_on() {
+        let mut settings = Settings::new("localhost:9092", "readers");
+        settings.topics.push("orders".into());
+        assert_eq!(settings.source_in_force(), Source::Fetch);
+        settings.source = Source::Client;
+        assert_eq!(settings.source_in_force(), Source::Client);
+
+        settings.source = Source::Auto;
+        for (name, value) in [
+            ("security.protocol", "sasl_plaintext"),
+            ("sasl.mechanism", "OAUTHBEARER"),
+        ] {
+            settings.properties.insert(name.into(), value.into());
+        }
+        assert_eq!(settings.source_in_force(), Source::Client);
+        assert_eq!(settings.problems(), []);
+        settings.source = Source::Fetch;
+        let problems = settings.problems();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].setting, "source");
+        assert!(problems[0].rule.contains("OAUTHBEARER"), "{problems:?}");
+        assert!(problems[0].remedy.contains("--source client"));
+    }
+}

@@ -30,13 +30,16 @@ use crate::record::TopicPartition;
 /// A client that is not a member.
 pub(super) type Outsider = BaseConsumer<Ears>;
 
-/// What belongs to the membership, and would make this client take part in it
-/// or be refused with it.
-const OF_THE_MEMBER: [&str; 4] = [
+/// What belongs to the membership: without it these mean nothing, and some of
+/// them librdkafka refuses in a client that has not all of them.
+const OF_THE_MEMBER: [&str; 7] = [
     "group.protocol",
     "group.instance.id",
     "group.remote.assignor",
     "partition.assignment.strategy",
+    "session.timeout.ms",
+    "heartbeat.interval.ms",
+    "max.poll.interval.ms",
 ];
 
 /// Something that a client said beside its answers.
@@ -188,4 +191,35 @@ pub(super) fn list_at<'p>(
 /// The broker's error code; `None` for what librdkafka found by itself.
 pub(super) fn broker_code(code: RDKafkaErrorCode) -> Option<i16> {
     i16::try_from(code as i32).ok().filter(|code| *code > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_the_members_alone_is_left_out_and_the_users_word_counts_for_the_rest() {
+        let mut settings = Settings::new("localhost:9092", "readers");
+        for (name, value) in [
+            ("group.protocol", "consumer"),
+            ("max.poll.interval.ms", "20000"),
+            ("queued.min.messages", "7"),
+            ("auto.offset.reset", "latest"),
+        ] {
+            settings.properties.insert(name.into(), value.into());
+        }
+        let defaults = [
+            ("queued.min.messages", "100".to_owned()),
+            ("fetch.message.max.bytes", "4096".to_owned()),
+        ];
+        let config = config(&settings, &defaults, &[("auto.offset.reset", "error")]);
+        assert_eq!(config.get("group.protocol"), None);
+        assert_eq!(config.get("max.poll.interval.ms"), None);
+        assert_eq!(config.get("queued.min.messages"), Some("7"));
+        assert_eq!(config.get("fetch.message.max.bytes"), Some("4096"));
+        assert_eq!(config.get("auto.offset.reset"), Some("error"));
+        assert_eq!(config.get("enable.auto.commit"), Some("false"));
+        // A session as long as by default would be refused with such an interval.
+        assert!(open(&settings, &config, Ears::default()).is_ok());
+    }
 }

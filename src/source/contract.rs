@@ -954,6 +954,27 @@ fn crosses_aborted_transactions(world: &mut KafkaWorld) {
 #[test]
 fn memory_goes_home_while_the_source_reads_on() {
     let mut world = KafkaWorld::mock(1);
+    world.factory = Box::new(FetchFactory::new(
+        world.cluster.clone(),
+        Arc::new(ConnectionSettings::new(vec![world.bootstrap.clone()])),
+        Arc::new(MemoryBudget::new(256 * 1024)),
+        Clock::System,
+    ));
+    brings_memory_home(&mut world);
+}
+
+#[test]
+fn memory_goes_home_while_the_client_source_reads_on() {
+    let mut world = KafkaWorld::mock(1).through_the_client();
+    world.factory = Box::new(ClientFactory::new(
+        Arc::new(Settings::new(&world.bootstrap, "contract")),
+        Arc::new(MemoryBudget::new(256 * 1024)),
+        Clock::System,
+    ));
+    brings_memory_home(&mut world);
+}
+
+fn brings_memory_home(world: &mut KafkaWorld) {
     let topic = world.topic(1);
     let partition = TopicPartition::new(Arc::clone(&topic), 0);
     for _ in 0..4 {
@@ -962,17 +983,9 @@ fn memory_goes_home_while_the_source_reads_on() {
             .collect();
         world.append(&partition, records);
     }
-    world.factory = Box::new(FetchFactory::new(
-        world.cluster.clone(),
-        Arc::new(ConnectionSettings::new(vec![
-            world.mock.as_ref().unwrap().bootstrap(),
-        ])),
-        Arc::new(MemoryBudget::new(256 * 1024)),
-        Clock::System,
-    ));
     let mut source = world.source(&[&topic]);
     source.start(from(&topic, 0, 1, 0));
-    let mut reader = Reader::new(source, &world);
+    let mut reader = Reader::new(source, world);
     // Keeping what is given starves the source, and that is told.
     let mut kept = Vec::new();
     let begin = Clock::System.now();

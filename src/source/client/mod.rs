@@ -40,10 +40,11 @@ use crate::record::{AssignmentEpoch, Batch, Entry, TopicPartition};
 
 mod lanes;
 
-/// A batch is closed at this many records or bytes. More would delay the other
-/// partitions of the worker.
+/// A batch is closed at this many records or bytes, or where it takes a part of
+/// the share that large. More would delay the other partitions of the worker.
 const MOST_RECORDS: usize = 4_096;
 const MOST_BYTES: usize = 1024 * 1024;
+const MOST_OF_SHARE: usize = 8;
 
 /// Least and most that librdkafka's queue of a partition may hold.
 const ROOM: (usize, usize) = (64 * 1024, 16 * 1024 * 1024);
@@ -271,16 +272,21 @@ impl ClientSource {
         if !client.has_news(&partition) {
             return None;
         }
-        if self.pool.held() >= self.budget.share() / 2 {
-            self.is_starved = true;
+        let share = self.budget.share();
+        if self.pool.held() >= share / 2 {
             self.pool.wake_on_return();
-            return None;
+            // What came home between the two lines rang no bell.
+            if self.pool.held() >= share / 2 {
+                self.is_starved = true;
+                return None;
+            }
         }
         let mut filling = Filling {
             entries: self.spare.pop_front().unwrap_or_default(),
             buffer: self.pool.take(0),
             next_offset: position,
             end_offset: -1,
+            most_bytes: MOST_BYTES.min(share / MOST_OF_SHARE),
             trouble: None,
         };
         let is_news = filling.fill(client, &partition, until);
@@ -290,6 +296,7 @@ impl ClientSource {
             next_offset,
             end_offset,
             trouble,
+            ..
         } = filling;
         let is_worth_it = is_news && self.lanes.took(epoch, next_offset, end_offset);
         if let Some(trouble) = trouble {
@@ -332,6 +339,7 @@ struct Filling {
     next_offset: i64,
     /// -1 unless the partition was at its end when the queue was empty.
     end_offset: i64,
+    most_bytes: usize,
     trouble: Option<ClientTrouble>,
 }
 
@@ -345,7 +353,7 @@ impl Filling {
         until: Option<i64>,
     ) -> bool {
         let mut is_news = false;
-        while self.entries.len() < MOST_RECORDS && self.buffer.len() < MOST_BYTES {
+        while self.entries.len() < MOST_RECORDS && self.buffer.len() < self.most_bytes {
             match client.take(partition) {
                 None => break,
                 // Fetched for an earlier position: not ours any more.
