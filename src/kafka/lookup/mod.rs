@@ -25,7 +25,10 @@ use parking_lot::Mutex;
 use super::ConnectionSettings;
 use super::cluster::Cluster;
 use super::connection::{ConnectionError, StopFlag};
-use super::messages::{CommittedRequest, GroupTopic, OffsetQuestion, OffsetsRequest};
+use super::frame::WireError;
+use super::messages::{
+    CommittedRequest, EpochEndsRequest, EpochQuestion, GroupTopic, OffsetQuestion, OffsetsRequest,
+};
 use crate::clock::Clock;
 use crate::record::TopicPartition;
 
@@ -298,6 +301,7 @@ impl Asker {
         }
         let mut after = Aftermath::default();
         self.ask_commits(&mut after);
+        self.ask_epochs(&mut after);
         // The start and the end of one partition are two questions, and some
         // starts (a timestamp after the last record) take two as well.
         for _ in 0..3 {
@@ -361,6 +365,49 @@ impl Asker {
                 for partition in &due {
                     self.queue.fail(partition, trouble.clone(), now, after);
                 }
+            }
+        }
+    }
+
+    /// Asks each leader whether its log is the one that commits were made over,
+    /// where they tell.
+    fn ask_epochs(&mut self, after: &mut Aftermath) {
+        let snapshot = self.session.cluster.snapshot();
+        let now = self.session.clock.now();
+        for (leader, asked) in self.queue.due_epochs(now, &snapshot, after) {
+            let mut topics: BTreeMap<Arc<str>, Vec<EpochQuestion>> = BTreeMap::new();
+            for (partition, question) in &asked {
+                topics
+                    .entry(partition.shared_topic())
+                    .or_default()
+                    .push(*question);
+            }
+            let request = EpochEndsRequest {
+                topics: topics.into_iter().collect(),
+            };
+            let result = snapshot
+                .broker(leader)
+                .map(|address| self.session.ask(address, &request));
+            let now = self.session.clock.now();
+            let problem = match result {
+                Some(Ok(answer)) => {
+                    self.queue.epoch_ends(&asked, &answer, now, after);
+                    continue;
+                }
+                Some(Err(AskError::Failed(ConnectionError::Wire {
+                    error: WireError::NoCommonVersion { .. },
+                    ..
+                }))) => {
+                    self.queue.without_epochs(&asked);
+                    continue;
+                }
+                Some(Err(error)) => Problem::Unreachable(error.to_string()),
+                None => Problem::NoLeader,
+            };
+            after.refresh = true;
+            for (partition, _) in &asked {
+                let trouble = Trouble::Passing(problem.clone());
+                self.queue.fail(partition, trouble, now, after);
             }
         }
     }

@@ -17,6 +17,7 @@ mod api_versions;
 mod committed;
 mod coordinator;
 mod fetch;
+mod leader_epoch;
 mod metadata;
 mod offsets;
 mod sasl_authenticate;
@@ -35,6 +36,9 @@ pub(crate) use fetch::{
     Aborted, Diverging, Endpoint, FetchAnswer, FetchPartition, FetchRequest, FetchTopic,
     FetchedPartition, ForgottenTopic, Leader, TopicKey,
 };
+#[cfg(test)]
+pub(crate) use leader_epoch::EpochEndsTopic;
+pub(crate) use leader_epoch::{EpochEnd, EpochEndsAnswer, EpochEndsRequest, EpochQuestion};
 pub(crate) use metadata::{
     MetadataAnswer, MetadataBroker, MetadataPartition, MetadataRequest, MetadataTopic,
 };
@@ -79,11 +83,12 @@ pub(crate) enum Api {
     FindCoordinator,
     SaslHandshake,
     ApiVersions,
+    OffsetForLeaderEpoch,
     SaslAuthenticate,
 }
 
 impl Api {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Fetch,
         Self::ListOffsets,
         Self::Metadata,
@@ -91,6 +96,7 @@ impl Api {
         Self::FindCoordinator,
         Self::SaslHandshake,
         Self::ApiVersions,
+        Self::OffsetForLeaderEpoch,
         Self::SaslAuthenticate,
     ];
 
@@ -113,6 +119,7 @@ impl Api {
             Self::FindCoordinator => 10,
             Self::SaslHandshake => 17,
             Self::ApiVersions => 18,
+            Self::OffsetForLeaderEpoch => 23,
             Self::SaslAuthenticate => 36,
         }
     }
@@ -131,6 +138,8 @@ impl Api {
             // After version 0 the mechanism's messages come without frames.
             Self::SaslHandshake => (1, 1),
             Self::ApiVersions => (0, 3),
+            // Before version 3 only followers may ask.
+            Self::OffsetForLeaderEpoch => (3, 4),
             Self::SaslAuthenticate => (0, 2),
         }
     }
@@ -144,6 +153,7 @@ impl Api {
                 Self::Metadata => 9,
                 Self::FindCoordinator | Self::ApiVersions => 3,
                 Self::SaslHandshake => i16::MAX,
+                Self::OffsetForLeaderEpoch => 4,
                 Self::SaslAuthenticate => 2,
             }
     }

@@ -30,6 +30,7 @@ fn shape_of(api: Api) -> &'static Answer {
         Api::FindCoordinator => &coordinator::SHAPE,
         Api::SaslHandshake => &sasl_handshake::SHAPE,
         Api::ApiVersions => &api_versions::SHAPE,
+        Api::OffsetForLeaderEpoch => &leader_epoch::SHAPE,
         Api::SaslAuthenticate => &sasl_authenticate::SHAPE,
     }
 }
@@ -44,6 +45,7 @@ fn take(api: Api, body: Bytes, version: i16) -> bool {
         Api::FindCoordinator => CoordinatorRequest::take(body, version).is_ok(),
         Api::SaslHandshake => SaslHandshakeRequest::take(body, version).is_ok(),
         Api::ApiVersions => ApiVersionsRequest::take(body, version).is_ok(),
+        Api::OffsetForLeaderEpoch => EpochEndsRequest::take(body, version).is_ok(),
         Api::SaslAuthenticate => SaslAuthenticateRequest::take(body, version).is_ok(),
     }
 }
@@ -63,6 +65,7 @@ fn taken_by_the_decoder(api: Api, body: &Bytes, version: i16) -> Option<usize> {
         Api::FindCoordinator => run::<kafka::FindCoordinatorResponse>(body, version),
         Api::SaslHandshake => run::<kafka::SaslHandshakeResponse>(body, version),
         Api::ApiVersions => run::<kafka::ApiVersionsResponse>(body, version),
+        Api::OffsetForLeaderEpoch => run::<kafka::OffsetForLeaderEpochResponse>(body, version),
         Api::SaslAuthenticate => run::<kafka::SaslAuthenticateResponse>(body, version),
     }
 }
@@ -78,6 +81,7 @@ fn real_answer(api: Api, version: i16) -> Bytes {
         Api::FindCoordinator => coordinator_answer(version).encode(&mut out, version),
         Api::SaslHandshake => sasl_handshake_answer().encode(&mut out, version),
         Api::ApiVersions => api_versions_answer(version).encode(&mut out, version),
+        Api::OffsetForLeaderEpoch => epoch_ends_answer(version).encode(&mut out, version),
         Api::SaslAuthenticate => sasl_authenticate_answer(version).encode(&mut out, version),
     };
     result.unwrap_or_else(|error| panic!("{api} {version}: {error}"));
@@ -261,6 +265,22 @@ fn offset_fetch_answer(version: i16) -> kafka::OffsetFetchResponse {
             .with_name(topic_name("orders"))
             .with_partitions(vec![partition]),
     ])
+}
+
+fn epoch_ends_answer(version: i16) -> kafka::OffsetForLeaderEpochResponse {
+    use kafka::offset_for_leader_epoch_response as parts;
+
+    let partition = parts::EpochEndOffset::default()
+        .with_partition(2)
+        .with_leader_epoch(4)
+        .with_end_offset(90);
+    kafka::OffsetForLeaderEpochResponse::default()
+        .with_topics(vec![
+            parts::OffsetForLeaderTopicResult::default()
+                .with_topic(topic_name("orders"))
+                .with_partitions(vec![partition.clone(), partition.with_error_code(74)]),
+        ])
+        .with_unknown_tagged_fields(unknown_tags(Api::OffsetForLeaderEpoch, version))
 }
 
 fn coordinator_answer(version: i16) -> kafka::FindCoordinatorResponse {
@@ -555,7 +575,8 @@ fn offsets_commits_and_coordinators_read_the_same_in_every_version() {
                 partitions: vec![CommittedPartition {
                     partition: 2,
                     error: 0,
-                    offset: 17
+                    offset: 17,
+                    leader_epoch: if version >= 5 { 1 } else { -1 },
                 }],
             }]
         );
@@ -565,6 +586,51 @@ fn offsets_commits_and_coordinators_read_the_same_in_every_version() {
             CoordinatorRequest::take(real_answer(Api::FindCoordinator, version), version).unwrap();
         assert_eq!((answer.error, answer.id, answer.port), (0, 3, 9094));
         assert_eq!(&*answer.host, "three");
+    }
+}
+
+#[test]
+fn the_end_of_a_leader_epoch_is_asked_of_a_leader_and_read() {
+    for version in 3..=4 {
+        let body = real_answer(Api::OffsetForLeaderEpoch, version);
+        let answer = EpochEndsRequest::take(body, version).unwrap();
+        let [topic] = &answer.topics[..] else {
+            panic!("{answer:?}")
+        };
+        assert_eq!(&*topic.name, "orders");
+        let end = EpochEnd {
+            partition: 2,
+            error: 0,
+            epoch: 4,
+            end_offset: 90,
+        };
+        assert_eq!(topic.partitions, [end, EpochEnd { error: 74, ..end }]);
+
+        let request = EpochEndsRequest {
+            topics: vec![(
+                Arc::from("orders"),
+                vec![EpochQuestion {
+                    partition: 2,
+                    current_epoch: 7,
+                    epoch: 4,
+                }],
+            )],
+        };
+        let mut body = Vec::new();
+        request.put(version, &mut body).unwrap();
+        let mut body = Bytes::from(body);
+        let read = kafka::OffsetForLeaderEpochRequest::decode(&mut body, version).unwrap();
+        assert!(body.is_empty());
+        assert_eq!(read.replica_id, BrokerId(-1));
+        let asked = &read.topics[0].partitions[0];
+        assert_eq!(
+            (
+                asked.partition,
+                asked.current_leader_epoch,
+                asked.leader_epoch
+            ),
+            (2, 7, 4)
+        );
     }
 }
 
