@@ -19,6 +19,8 @@ mod coordinator;
 mod fetch;
 mod metadata;
 mod offsets;
+mod sasl_authenticate;
+mod sasl_handshake;
 #[cfg(test)]
 mod tests;
 
@@ -27,12 +29,12 @@ pub(crate) use committed::{CommittedAnswer, CommittedRequest, GroupTopic};
 #[cfg(test)]
 pub(crate) use committed::{CommittedPartition, CommittedTopic};
 pub(crate) use coordinator::CoordinatorRequest;
-pub(crate) use fetch::{
-    Aborted, FetchAnswer, FetchPartition, FetchRequest, FetchTopic, FetchedPartition, Leader,
-    TopicKey,
-};
 #[cfg(test)]
-pub(crate) use fetch::{Diverging, FetchedTopic};
+pub(crate) use fetch::FetchedTopic;
+pub(crate) use fetch::{
+    Aborted, Diverging, Endpoint, FetchAnswer, FetchPartition, FetchRequest, FetchTopic,
+    FetchedPartition, ForgottenTopic, Leader, TopicKey,
+};
 pub(crate) use metadata::{MetadataAnswer, MetadataRequest, MetadataTopic};
 #[cfg(test)]
 pub(crate) use metadata::{MetadataBroker, MetadataPartition};
@@ -41,6 +43,8 @@ pub(crate) use offsets::OffsetsTopic;
 pub(crate) use offsets::{
     EARLIEST, LATEST, OffsetAnswer, OffsetQuestion, OffsetsAnswer, OffsetsRequest,
 };
+pub(crate) use sasl_authenticate::SaslAuthenticateRequest;
+pub(crate) use sasl_handshake::SaslHandshakeRequest;
 
 /// A request that we send, and how its answer is read.
 pub(crate) trait Request {
@@ -75,17 +79,21 @@ pub(crate) enum Api {
     Metadata,
     OffsetFetch,
     FindCoordinator,
+    SaslHandshake,
     ApiVersions,
+    SaslAuthenticate,
 }
 
 impl Api {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Fetch,
         Self::ListOffsets,
         Self::Metadata,
         Self::OffsetFetch,
         Self::FindCoordinator,
+        Self::SaslHandshake,
         Self::ApiVersions,
+        Self::SaslAuthenticate,
     ];
 
     /// Kafka's number of it.
@@ -96,7 +104,9 @@ impl Api {
             Self::Metadata => 3,
             Self::OffsetFetch => 9,
             Self::FindCoordinator => 10,
+            Self::SaslHandshake => 17,
             Self::ApiVersions => 18,
+            Self::SaslAuthenticate => 36,
         }
     }
 
@@ -111,7 +121,10 @@ impl Api {
             Self::Metadata => (1, 12),
             Self::OffsetFetch => (1, 9),
             Self::FindCoordinator => (0, 4),
+            // After version 0 the mechanism's messages come without frames.
+            Self::SaslHandshake => (1, 1),
             Self::ApiVersions => (0, 3),
+            Self::SaslAuthenticate => (0, 2),
         }
     }
 
@@ -123,6 +136,8 @@ impl Api {
                 Self::ListOffsets | Self::OffsetFetch => 6,
                 Self::Metadata => 9,
                 Self::FindCoordinator | Self::ApiVersions => 3,
+                Self::SaslHandshake => i16::MAX,
+                Self::SaslAuthenticate => 2,
             }
     }
 }

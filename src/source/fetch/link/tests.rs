@@ -82,7 +82,7 @@ impl Stage {
             min_bytes: 1,
             max_bytes,
             isolation: Isolation::default(),
-            topics: Vec::new(),
+            ..FetchRequest::default()
         };
         self.at(Clock::System.now(), |link, around| {
             link.send(&request, around).unwrap();
