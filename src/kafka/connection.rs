@@ -77,6 +77,18 @@ impl ConnectionError {
     pub(crate) fn is_stale(&self) -> bool {
         matches!(self, Self::Closed { .. } | Self::Io { .. })
     }
+
+    /// True where nothing is wrong with the connection: the broker does not
+    /// know the request, or not in a version that can express it.
+    pub(crate) fn is_unspoken(&self) -> bool {
+        matches!(
+            self,
+            Self::Wire {
+                error: WireError::NoCommonVersion { .. },
+                ..
+            }
+        )
+    }
 }
 
 /// Splits `host:port`. A scheme in front is accepted as librdkafka does, a
@@ -255,7 +267,7 @@ impl Connection {
     ) -> Result<R::Answer, ConnectionError> {
         let version = self
             .versions
-            .pick(R::API)
+            .pick_at_least(R::API, request.lowest_version())
             .map_err(|error| self.wire(error))?;
         let frame = self.exchange(request, version, deadline)?;
         frame::decode::<R>(frame, version, self.correlation).map_err(|error| self.wire(error))

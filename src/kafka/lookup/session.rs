@@ -30,6 +30,14 @@ pub(super) enum AskError {
     Failed(ConnectionError),
 }
 
+impl AskError {
+    /// True where the broker answers, but does not know the request, or not in
+    /// a version that can express it.
+    pub(super) fn is_unspoken(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.is_unspoken())
+    }
+}
+
 impl fmt::Display for AskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -120,6 +128,9 @@ impl Session {
             Ok(_) => {
                 self.resting.remove(to);
             }
+            Err(error) if error.is_unspoken() => {
+                self.resting.remove(to);
+            }
             Err(error) => {
                 let failures = self.resting.get(to).map_or(0, |rest| rest.failures);
                 let failures = failures.saturating_add(1);
@@ -148,6 +159,10 @@ impl Session {
                     self.open.insert(to.clone(), connection);
                     return Ok(answer);
                 }
+                Err(error) if error.is_unspoken() => {
+                    self.open.insert(to.clone(), connection);
+                    return Err(error);
+                }
                 // Brokers close connections that lie idle: once more, anew.
                 Err(error) if error.is_stale() => {}
                 Err(error) => return Err(error),
@@ -155,28 +170,36 @@ impl Session {
         }
         let mut connection = Connection::open(to, &self.settings, &self.clock, &self.stop)?;
         let deadline = self.clock.now() + self.settings.request_timeout;
-        let answer = connection.ask(request, deadline)?;
-        self.open.insert(to.clone(), connection);
-        Ok(answer)
+        let answer = connection.ask(request, deadline);
+        if answer
+            .as_ref()
+            .map_or_else(ConnectionError::is_unspoken, |_| true)
+        {
+            self.open.insert(to.clone(), connection);
+        }
+        answer
     }
 
     /// Asks brokers in turn until one answers: those connected, those known,
     /// those of the bootstrap list. The error is the last that tells something.
     pub(super) fn ask_any<R: Request>(&mut self, request: &R) -> Result<R::Answer, AskError> {
         let mut failed = None;
+        let mut unspoken = None;
         for to in self.candidates() {
             match self.ask(&to, request) {
                 Ok(answer) => return Ok(answer),
                 Err(error @ AskError::Failed(ConnectionError::Stopped { .. })) => {
                     return Err(error);
                 }
+                Err(error) if error.is_unspoken() => unspoken = Some(error),
                 Err(error @ AskError::Failed(_)) => failed = Some(error),
                 Err(error) => {
                     failed.get_or_insert(error);
                 }
             }
         }
-        Err(failed.unwrap_or_else(|| {
+        // Who does not know the request is at least there.
+        Err(unspoken.or(failed).unwrap_or_else(|| {
             AskError::Failed(ConnectionError::Address {
                 address: String::new(),
             })

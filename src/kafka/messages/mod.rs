@@ -15,24 +15,44 @@ use super::frame::WireError;
 
 mod api_versions;
 mod committed;
+mod consumer_assignment;
 mod coordinator;
+mod describe_consumer_groups;
+mod describe_groups;
+mod describe_topics;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+mod group_offsets;
+mod list_groups;
 mod metadata;
 mod offsets;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use api_versions::{ApiVersions, ApiVersionsRequest};
 pub(crate) use committed::{CommittedAnswer, CommittedRequest, GroupTopic};
 #[cfg(test)]
 pub(crate) use committed::{CommittedPartition, CommittedTopic};
-pub(crate) use coordinator::CoordinatorRequest;
+pub(crate) use consumer_assignment::{AssignedTopics, consumer_assignment};
+pub(crate) use coordinator::{CoordinatorRequest, CoordinatorsRequest};
+pub(crate) use describe_consumer_groups::{
+    ConsumerGroup, ConsumerMember, DescribeConsumerGroupsRequest,
+};
+pub(crate) use describe_groups::{ClassicGroup, ClassicMember, DescribeGroupsRequest};
+#[cfg(test)]
+pub(crate) use describe_topics::DescribedPartition;
+pub(crate) use describe_topics::{
+    Cursor, DescribeTopicsAnswer, DescribeTopicsRequest, DescribedTopic, TopicsByMetadataRequest,
+};
 pub(crate) use fetch::{
     Aborted, FetchAnswer, FetchPartition, FetchRequest, FetchTopic, FetchedPartition, Leader,
     TopicKey,
 };
 #[cfg(test)]
 pub(crate) use fetch::{Diverging, FetchedTopic};
+pub(crate) use group_offsets::{GroupOffset, GroupOffsets, GroupOffsetsRequest};
+pub(crate) use list_groups::{ListGroupsAnswer, ListGroupsRequest, ListedGroup};
 pub(crate) use metadata::{MetadataAnswer, MetadataRequest, MetadataTopic};
 #[cfg(test)]
 pub(crate) use metadata::{MetadataBroker, MetadataPartition};
@@ -47,6 +67,11 @@ pub(crate) trait Request {
     const API: Api;
     /// What we keep of the answer.
     type Answer;
+
+    /// The first version that can express this very request.
+    fn lowest_version(&self) -> i16 {
+        Self::API.ours().0
+    }
 
     /// Appends the body in the form of `version`.
     ///
@@ -75,17 +100,25 @@ pub(crate) enum Api {
     Metadata,
     OffsetFetch,
     FindCoordinator,
+    DescribeGroups,
+    ListGroups,
     ApiVersions,
+    ConsumerGroupDescribe,
+    DescribeTopicPartitions,
 }
 
 impl Api {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Fetch,
         Self::ListOffsets,
         Self::Metadata,
         Self::OffsetFetch,
         Self::FindCoordinator,
+        Self::DescribeGroups,
+        Self::ListGroups,
         Self::ApiVersions,
+        Self::ConsumerGroupDescribe,
+        Self::DescribeTopicPartitions,
     ];
 
     /// Kafka's number of it.
@@ -96,14 +129,20 @@ impl Api {
             Self::Metadata => 3,
             Self::OffsetFetch => 9,
             Self::FindCoordinator => 10,
+            Self::DescribeGroups => 15,
+            Self::ListGroups => 16,
             Self::ApiVersions => 18,
+            Self::ConsumerGroupDescribe => 69,
+            Self::DescribeTopicPartitions => 75,
         }
     }
 
     /// The versions that we write and read, first and last.
     ///
     /// Fetch 17 and 18 serve followers only; OffsetFetch 10 names topics by id;
-    /// ListOffsets 8 and later serve tiered storage.
+    /// ListOffsets 8 and later serve tiered storage. What only operators ask
+    /// for begins where brokers of 2.8 end; the rest begins lower, for the mock
+    /// cluster.
     pub(crate) const fn ours(self) -> (i16, i16) {
         match self {
             Self::Fetch => (4, 16),
@@ -111,7 +150,11 @@ impl Api {
             Self::Metadata => (1, 12),
             Self::OffsetFetch => (1, 9),
             Self::FindCoordinator => (0, 4),
+            Self::DescribeGroups => (5, 6),
+            Self::ListGroups => (4, 5),
             Self::ApiVersions => (0, 3),
+            Self::ConsumerGroupDescribe => (0, 1),
+            Self::DescribeTopicPartitions => (0, 0),
         }
     }
 
@@ -122,7 +165,9 @@ impl Api {
                 Self::Fetch => 12,
                 Self::ListOffsets | Self::OffsetFetch => 6,
                 Self::Metadata => 9,
-                Self::FindCoordinator | Self::ApiVersions => 3,
+                Self::FindCoordinator | Self::ListGroups | Self::ApiVersions => 3,
+                Self::DescribeGroups => 5,
+                Self::ConsumerGroupDescribe | Self::DescribeTopicPartitions => 0,
             }
     }
 }
