@@ -802,6 +802,48 @@ fn the_walk_knows_how_much_memory_an_element_takes() {
     }
 }
 
+/// The bound on memory is for hostile answers: real ones of a large cluster,
+/// whose elements are as small as they come, stay below it.
+#[test]
+fn answers_of_large_clusters_are_not_taken_for_hostile_ones() {
+    let count = 50_000;
+    let groups = (0..count).map(|number| {
+        kafka::list_groups_response::ListedGroup::default()
+            .with_group_id(GroupId(text(&number.to_string())))
+            .with_group_state(text("Empty"))
+            .with_group_type(text("Classic"))
+    });
+    let list = kafka::ListGroupsResponse::default().with_groups(groups.collect());
+    let partitions = (0..count).map(|number| {
+        kafka::describe_topic_partitions_response::DescribeTopicPartitionsResponsePartition::default()
+            .with_partition_index(number)
+            .with_replica_nodes(vec![BrokerId(1)])
+            .with_isr_nodes(vec![BrokerId(1)])
+    });
+    let topics = kafka::DescribeTopicPartitionsResponse::default().with_topics(vec![
+        kafka::describe_topic_partitions_response::DescribeTopicPartitionsResponseTopic::default()
+            .with_name(Some(topic_name("t")))
+            .with_partitions(partitions.collect()),
+    ]);
+    let partitions = (0..count).map(|number| {
+        kafka::fetch_response::PartitionData::default()
+            .with_partition_index(number)
+            .with_records(Some(Bytes::new()))
+    });
+    let fetch = kafka::FetchResponse::default().with_responses(vec![
+        kafka::fetch_response::FetchableTopicResponse::default()
+            .with_topic_id(ID)
+            .with_partitions(partitions.collect()),
+    ]);
+    let mut out = BytesMut::new();
+    list.encode(&mut out, 5).unwrap();
+    assert!(take(Api::ListGroups, &out.split().freeze(), 5));
+    topics.encode(&mut out, 0).unwrap();
+    assert!(take(Api::DescribeTopicPartitions, &out.split().freeze(), 0));
+    fetch.encode(&mut out, 16).unwrap();
+    assert!(take(Api::Fetch, &out.split().freeze(), 16));
+}
+
 /// The elements of the array called `field`, wherever in the message.
 fn element_of(of: &'static shape::Struct, field: &str) -> Option<&'static shape::Shape> {
     of.fields

@@ -265,6 +265,296 @@ fn only_assignments_of_consumers_are_read_and_nonsense_in_them_hides_no_member()
     assert_eq!(connect.members[0].assigned, Assigned::Foreign);
 }
 
+/// Against brokers of 2.8: one group to a question, no new protocol, no pages.
+mod on_an_old_cluster {
+    use std::io::{self, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::thread::JoinHandle;
+
+    use bytes::{Bytes, BytesMut};
+    use kafka_protocol::messages::{self as kafka, BrokerId, GroupId, TopicName};
+    use kafka_protocol::protocol::{
+        Decodable, Encodable, StrBytes, decode_request_header_from_buffer,
+    };
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::kafka::messages::Api;
+
+    /// What a broker of 2.8 speaks.
+    const SPOKEN: [(Api, i16, i16); 6] = [
+        (Api::Metadata, 0, 11),
+        (Api::OffsetFetch, 0, 7),
+        (Api::FindCoordinator, 0, 3),
+        (Api::DescribeGroups, 0, 5),
+        (Api::ListGroups, 0, 4),
+        (Api::ApiVersions, 0, 3),
+    ];
+
+    /// Broker 1, which answers; broker 2 is down.
+    struct OldCluster {
+        asked: Arc<Mutex<Vec<i16>>>,
+        port: u16,
+        thread: Option<JoinHandle<()>>,
+    }
+
+    impl OldCluster {
+        fn start() -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let down = TcpListener::bind("127.0.0.1:0").unwrap();
+            let ports = [port, down.local_addr().unwrap().port()];
+            drop(down);
+            let asked = Arc::new(Mutex::new(Vec::new()));
+            let keys = Arc::clone(&asked);
+            let thread = std::thread::Builder::new()
+                .name("test-old-broker".to_owned())
+                .spawn(move || {
+                    // One connection, like the session that is tried here.
+                    let (stream, _) = listener.accept().unwrap();
+                    serve(stream, ports, &keys).unwrap();
+                })
+                .unwrap();
+            Self {
+                asked,
+                port,
+                thread: Some(thread),
+            }
+        }
+
+        fn admin(&self) -> Admin {
+            let settings = ConnectionSettings::new(vec![format!("127.0.0.1:{}", self.port)]);
+            Admin::new(settings, Clock::System, StopFlag::default()).unwrap()
+        }
+
+        fn count_of(&self, api: Api) -> usize {
+            self.asked
+                .lock()
+                .iter()
+                .filter(|key| **key == api.key())
+                .count()
+        }
+    }
+
+    impl Drop for OldCluster {
+        fn drop(&mut self) {
+            let joined = self.thread.take().unwrap().join();
+            assert!(joined.is_ok() || std::thread::panicking());
+        }
+    }
+
+    fn serve(mut stream: TcpStream, ports: [u16; 2], asked: &Mutex<Vec<i16>>) -> io::Result<()> {
+        loop {
+            let mut length = [0; 4];
+            if stream.read_exact(&mut length).is_err() {
+                return Ok(());
+            }
+            let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+            stream.read_exact(&mut frame)?;
+            let mut frame = Bytes::from(frame);
+            let header = decode_request_header_from_buffer(&mut frame).unwrap();
+            let (key, version) = (header.request_api_key, header.request_api_version);
+            let times = asked.lock().iter().filter(|asked| **asked == key).count();
+            asked.lock().push(key);
+            let api = Api::ALL.into_iter().find(|api| api.key() == key).unwrap();
+            let mut answer = BytesMut::new();
+            answer.extend_from_slice(&header.correlation_id.to_be_bytes());
+            if api.is_flexible(version) && api != Api::ApiVersions {
+                answer.extend_from_slice(&[0]);
+            }
+            answer_to(api, version, frame, ports, times, &mut answer);
+            stream.write_all(&u32::try_from(answer.len()).unwrap().to_be_bytes())?;
+            stream.write_all(&answer)?;
+        }
+    }
+
+    fn text(text: &str) -> StrBytes {
+        StrBytes::from_string(text.to_owned())
+    }
+
+    /// The answer to the request that is the `times`-th of its kind.
+    fn answer_to(
+        api: Api,
+        version: i16,
+        mut body: Bytes,
+        ports: [u16; 2],
+        times: usize,
+        out: &mut BytesMut,
+    ) {
+        let orders = || TopicName(text("orders"));
+        match api {
+            Api::ApiVersions => kafka::ApiVersionsResponse::default()
+                .with_api_keys(
+                    SPOKEN
+                        .iter()
+                        .map(|(api, min, max)| {
+                            kafka::api_versions_response::ApiVersion::default()
+                                .with_api_key(api.key())
+                                .with_min_version(*min)
+                                .with_max_version(*max)
+                        })
+                        .collect(),
+                )
+                .encode(out, version),
+            Api::Metadata => {
+                use kafka::metadata_response as parts;
+                let brokers = ports.iter().zip(1..).map(|(port, id)| {
+                    parts::MetadataResponseBroker::default()
+                        .with_node_id(BrokerId(id))
+                        .with_host(text("127.0.0.1"))
+                        .with_port(i32::from(*port))
+                });
+                let partition = parts::MetadataResponsePartition::default()
+                    .with_leader_id(BrokerId(1))
+                    .with_replica_nodes(vec![BrokerId(1), BrokerId(2)])
+                    .with_isr_nodes(vec![BrokerId(1)]);
+                kafka::MetadataResponse::default()
+                    .with_brokers(brokers.collect())
+                    .with_topics(vec![
+                        parts::MetadataResponseTopic::default()
+                            .with_name(Some(orders()))
+                            .with_partitions(vec![partition]),
+                    ])
+                    .encode(out, version)
+            }
+            Api::FindCoordinator => {
+                let error = if times == 0 { 15 } else { 0 };
+                kafka::FindCoordinatorResponse::default()
+                    .with_error_code(error)
+                    .with_node_id(BrokerId(1))
+                    .with_host(text("127.0.0.1"))
+                    .with_port(i32::from(ports[0]))
+                    .encode(out, version)
+            }
+            Api::ListGroups => {
+                let group = kafka::list_groups_response::ListedGroup::default()
+                    .with_group_id(GroupId(text("billing")))
+                    .with_protocol_type(text("consumer"))
+                    .with_group_state(text("Empty"));
+                kafka::ListGroupsResponse::default()
+                    .with_error_code(if times == 0 { LOADING } else { 0 })
+                    .with_groups(vec![group])
+                    .encode(out, version)
+            }
+            Api::DescribeGroups => {
+                let asked = kafka::DescribeGroupsRequest::decode(&mut body, version).unwrap();
+                let groups = asked.groups.into_iter().map(|group| {
+                    let state = if group.as_str() == "nobody" {
+                        "Dead"
+                    } else {
+                        "Empty"
+                    };
+                    kafka::describe_groups_response::DescribedGroup::default()
+                        .with_group_id(group)
+                        .with_group_state(text(state))
+                });
+                kafka::DescribeGroupsResponse::default()
+                    .with_groups(groups.collect())
+                    .encode(out, version)
+            }
+            Api::OffsetFetch => {
+                use kafka::offset_fetch_response as parts;
+                let asked = kafka::OffsetFetchRequest::decode(&mut body, version).unwrap();
+                let length = i64::try_from(asked.group_id.len()).unwrap();
+                let partition =
+                    parts::OffsetFetchResponsePartition::default().with_committed_offset(length);
+                kafka::OffsetFetchResponse::default()
+                    .with_topics(vec![
+                        parts::OffsetFetchResponseTopic::default()
+                            .with_name(orders())
+                            .with_partitions(vec![partition]),
+                    ])
+                    .encode(out, version)
+            }
+            other => panic!("{other} was asked of a broker that does not speak it"),
+        }
+        .unwrap();
+    }
+
+    fn soon() -> Instant {
+        Clock::System.now() + Duration::from_secs(30)
+    }
+
+    #[test]
+    fn the_groups_of_the_broker_that_answers_are_listed_and_the_other_is_named() {
+        let cluster = OldCluster::start();
+        let mut admin = cluster.admin();
+        let of = |types: &[&str]| ListGroupsRequest {
+            types: types.iter().map(|name| (*name).to_owned()).collect(),
+            ..ListGroupsRequest::default()
+        };
+        let list = admin.list_groups(&of(&[]), soon()).unwrap();
+        assert_eq!(
+            list.groups.keys().map(|group| &**group).collect::<Vec<_>>(),
+            ["billing"]
+        );
+        let [(2, AdminError::Unreachable(why))] = &list.missing.into_iter().collect::<Vec<_>>()[..]
+        else {
+            panic!("broker 2 is down")
+        };
+        assert!(why.contains("127.0.0.1"), "{why}");
+        // All its groups are classic ones, though it cannot be asked for them.
+        let classic = admin.list_groups(&of(&["Classic"]), soon()).unwrap();
+        assert_eq!(classic.groups.len(), 1);
+        let consumer = admin.list_groups(&of(&["consumer"]), soon()).unwrap();
+        assert_eq!((consumer.groups.len(), consumer.missing.len()), (0, 1));
+    }
+
+    #[test]
+    fn groups_are_asked_for_one_by_one_and_as_classic_ones() {
+        let cluster = OldCluster::start();
+        let mut admin = cluster.admin();
+        let groups = names(&["billing", "audit", "nobody"]);
+        let described = admin.describe_groups(&groups, soon());
+        assert_eq!(&*described["billing"].as_ref().unwrap().state, "Empty");
+        assert_eq!(&*described["audit"].as_ref().unwrap().state, "Empty");
+        assert_eq!(described["nobody"], Err(AdminError::NoSuchGroup));
+        // The first of the three had to be asked for twice.
+        assert_eq!(cluster.count_of(Api::FindCoordinator), 4);
+        let offsets = admin.group_offsets(&groups, soon());
+        assert_eq!(cluster.count_of(Api::OffsetFetch), 3);
+        for group in &groups {
+            let [commit] = &offsets[group].as_ref().unwrap()[..] else {
+                panic!("{offsets:?}")
+            };
+            assert_eq!(usize::try_from(commit.offset).unwrap(), group.len());
+        }
+    }
+
+    #[test]
+    fn topics_are_described_by_metadata() {
+        let cluster = OldCluster::start();
+        let topics = cluster.admin().describe_topics(&[], soon()).unwrap();
+        let [orders] = &topics[..] else {
+            panic!("{topics:?}")
+        };
+        assert_eq!(&*orders.name, "orders");
+        assert_eq!(orders.partitions[0].replicas, [1, 2]);
+        assert_eq!(orders.partitions[0].eligible, None);
+    }
+
+    #[test]
+    fn a_question_without_an_answer_ends_at_its_deadline() {
+        // It takes connections and says nothing.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let settings = ConnectionSettings::new(vec![address]);
+        let mut admin = Admin::new(settings, Clock::System, StopFlag::default()).unwrap();
+        let begin = Clock::System.now();
+        let answers = admin.describe_groups(&names(&["a"]), begin + Duration::from_millis(600));
+        assert!(
+            matches!(answers["a"], Err(AdminError::Unreachable(_))),
+            "{answers:?}"
+        );
+        let list = admin.list_groups(
+            &ListGroupsRequest::default(),
+            Clock::System.now() + Duration::from_millis(300),
+        );
+        assert!(matches!(list, Err(AdminError::Unreachable(_))), "{list:?}");
+        assert!(Clock::System.now() - begin < Duration::from_secs(10));
+    }
+}
+
 /// Against a real broker, which knows both protocols.
 mod on_a_broker {
     use rdkafka::config::ClientConfig;
