@@ -47,6 +47,16 @@ pub enum Error {
         /// What to grant.
         remedy: String,
     },
+    /// The brokers and this program do not trust each other: a certificate, a
+    /// user name or a password is wrong, or one side speaks TLS or SASL and the
+    /// other does not.
+    #[error("no secure connection to the cluster at {bootstrap}: {reason}")]
+    Insecure {
+        /// The addresses that were tried.
+        bootstrap: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// The broker refuses for another reason.
     #[error("the broker refuses: {message}")]
     Refused {

@@ -95,8 +95,7 @@ pub enum EventKind {
         /// What the handler said.
         error: String,
     },
-    /// The position of a partition was out of the range that the broker has,
-    /// and was reset by the policy.
+    /// The position of a partition could not be read any more, and was reset.
     PositionReset {
         /// Its partition.
         partition: TopicPartition,
@@ -104,8 +103,12 @@ pub enum EventKind {
         from: i64,
         /// The offset that is read instead.
         to: i64,
-        /// The policy's name: `earliest`, `latest` or `timestamp`.
+        /// What decided that: `earliest` or `latest`, the policy for offsets out
+        /// of range; `truncation`, the place where the log differs from what was
+        /// read.
         policy: &'static str,
+        /// Why it could not be read.
+        reason: ResetReason,
     },
     /// Something the runtime goes on after, but a person should know: contact
     /// lost or found again, a topic that disappeared, an overrun deadline.
@@ -217,10 +220,12 @@ impl EventKind {
                 from,
                 to,
                 policy,
+                reason,
             } => {
                 write!(
                     f,
-                    " partition={partition} from={from} to={to} policy={policy}"
+                    " partition={partition} from={from} to={to} policy={policy} reason={}",
+                    reason.name()
                 )
             }
             Self::Warning { message } => write!(f, " {message}"),
@@ -243,6 +248,29 @@ impl EventKind {
             self,
             Self::RecordsConsumed { .. } | Self::OffsetsCommitted { error: None, .. }
         )
+    }
+}
+
+/// Why a position could not be read any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ResetReason {
+    /// Retention passed it: it is below the oldest record.
+    BelowLogStart,
+    /// It is above the end: the log lost what was there.
+    AboveEnd,
+    /// The log was cut off below it by an election, and grew again.
+    Truncated,
+}
+
+impl ResetReason {
+    /// Its name in events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BelowLogStart => "below-log-start",
+            Self::AboveEnd => "above-end",
+            Self::Truncated => "truncated",
+        }
     }
 }
 

@@ -9,9 +9,11 @@ pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its binary in `fuzz/` and of
 /// its folder of seeds.
-pub const TARGETS: [(&str, Target); 4] = [
+pub const TARGETS: &[(&str, Target)] = &[
     ("answers", answers),
     ("assignments", assignments),
+    #[cfg(feature = "ssl")]
+    ("conversations", conversations),
     ("frames", frames),
     ("record_set", record_set),
 ];
@@ -25,6 +27,12 @@ pub fn answers(data: &[u8]) {
 /// What a member of a classic group has as its assignment.
 pub fn assignments(data: &[u8]) {
     crate::kafka::messages::fuzz::assignment(data);
+}
+
+/// What a broker says while a user proves by SCRAM to be one.
+#[cfg(feature = "ssl")]
+pub fn conversations(data: &[u8]) {
+    crate::kafka::scram::fuzz::conversation(data);
 }
 
 /// Frames from a socket; the first eight bytes say in which pieces they come.

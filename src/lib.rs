@@ -44,10 +44,10 @@ mod worker;
 
 pub use build_info::{BuildInfo, build_info};
 pub use config::{
-    Assignment, Builder, Isolation, RetryPolicy, Settings, StartFrom, Workers, builder,
+    Assignment, Builder, Isolation, OutOfRange, RetryPolicy, Settings, StartFrom, Workers, builder,
 };
 pub use error::{CommandError, Error, Problem};
-pub use event::{ConsumedRange, Event, EventKind};
+pub use event::{ConsumedRange, Event, EventKind, ResetReason};
 pub use handler::{BatchHandler, Handler, IntoOutcome, Outcome, Records, WorkerInfo};
 pub use lag::{
     Health, LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals, WorkerState, WorkerStatus,

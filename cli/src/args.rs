@@ -165,6 +165,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "WHERE")]
     pub(crate) from: Option<String>,
 
+    /// Where to go on where an offset is out of the range that the broker has: earliest, latest,
+    /// or stop, which ends the run [default: earliest]
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) on_out_of_range: Option<String>,
+
     /// Stop after that many records, over all workers
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<String>,
@@ -332,6 +337,7 @@ impl RunArgs {
             index: self.index.or(file.index),
             of: self.of.or(file.of),
             from: self.from.or(file.from),
+            on_out_of_range: self.on_out_of_range.or(file.on_out_of_range),
             count: self.count.or(file.count),
             until_end: self.until_end || file.until_end,
             drain: self.drain.or(file.drain),

@@ -62,6 +62,7 @@ enum Fields<'a> {
         from: i64,
         to: i64,
         policy: &'static str,
+        reason: &'static str,
     },
     Shutdown {
         reason: &'static str,
@@ -172,11 +173,13 @@ fn fields(kind: &EventKind) -> Option<Fields<'_>> {
             from,
             to,
             policy,
+            reason,
         } => Fields::Reset {
             place: Place::from(partition),
             from: *from,
             to: *to,
             policy,
+            reason: reason.name(),
         },
         EventKind::ShutdownComplete {
             reason,
@@ -224,7 +227,7 @@ fn append(buffer: &mut Vec<u8>, line: &Line<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keepup::{StopReason, WorkerStop};
+    use keepup::{ResetReason, StopReason, WorkerStop};
 
     fn printed(worker: Option<usize>, kind: &EventKind) -> String {
         let mut buffer = Vec::new();
@@ -305,6 +308,7 @@ mod tests {
                     from: 5,
                     to: 100,
                     policy: "earliest",
+                    reason: ResetReason::BelowLogStart,
                 },
             ),
             (

@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use keepup::{Assignment, Settings, StartFrom, Workers};
+use keepup::{Assignment, OutOfRange, Settings, StartFrom, Workers};
 
 use crate::args::{ClusterArgs, DemoArgs, OutputArgs, PerfArgs, RunArgs};
 use crate::file::{self, FileArgs};
@@ -146,6 +146,7 @@ pub(crate) fn run(cluster: &ClusterArgs, args: &RunArgs) -> Result<RunPlan, Vec<
         reader.wrong("from", from, wrong.rule, wrong.remedy);
         StartFrom::Earliest
     });
+    settings.on_out_of_range = reader.out_of_range(args.on_out_of_range.as_deref());
     let handler = reader.handler(args.handler.as_deref());
     let events = reader.events(args, handler);
     reader.library(&settings);
@@ -276,6 +277,20 @@ impl Reader {
         let Some(text) = text else { return default };
         values::duration(text).unwrap_or_else(|wrong| {
             self.wrong(setting, text, wrong.rule, wrong.remedy);
+            default
+        })
+    }
+
+    fn out_of_range(&mut self, text: Option<&str>) -> OutOfRange {
+        let default = OutOfRange::default();
+        let Some(text) = text else { return default };
+        text.parse().unwrap_or_else(|_| {
+            self.wrong(
+                "on-out-of-range",
+                text,
+                "this is earliest, latest or stop",
+                "give one of them; earliest skips nothing that is there",
+            );
             default
         })
     }
@@ -449,6 +464,7 @@ mod tests {
             count: Some("-1".into()),
             index: Some("1".into()),
             from: Some("yesterday".into()),
+            on_out_of_range: Some("2h".into()),
             handler: Some("print".into()),
             events: Some("json".into()),
             ..RunArgs::default()
@@ -473,6 +489,7 @@ mod tests {
                 "group",
                 "handler",
                 "index",
+                "on-out-of-range",
                 "property",
                 "retry-attempts",
                 "topic",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Assignment, Isolation, RetryPolicy, Settings, StartFrom, Workers};
+use crate::config::{Assignment, Isolation, OutOfRange, RetryPolicy, Settings, StartFrom, Workers};
 use crate::error::Error;
 use crate::event::Event;
 use crate::handler::{BatchHandler, Handler, WorkerInfo};
@@ -72,6 +72,13 @@ impl Builder {
     /// Where a partition without a commit begins. Default: earliest.
     pub fn start_from(mut self, start: StartFrom) -> Self {
         self.settings.start_from = start;
+        self
+    }
+
+    /// Where a partition goes on whose offset is out of the range that the
+    /// broker has. Default: at the oldest record.
+    pub fn on_out_of_range(mut self, policy: OutOfRange) -> Self {
+        self.settings.on_out_of_range = policy;
         self
     }
 

@@ -108,8 +108,7 @@ pub enum Assignment {
     },
 }
 
-/// Where a partition begins that has no committed offset, and where it goes on
-/// when its offset is out of range.
+/// Where a partition begins that has no committed offset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StartFrom {
     /// At the oldest record.
@@ -128,14 +127,52 @@ pub enum StartFrom {
 
 pub(crate) use StartFrom as ResetPolicy;
 
-impl StartFrom {
-    /// The policy's name in events.
-    pub(crate) fn name(self) -> &'static str {
+/// What becomes of a partition whose offset is out of the range that the broker
+/// has: retention passed it, or the log lost what was read. Each time it is told
+/// by [`EventKind::PositionReset`](crate::EventKind::PositionReset) and in the
+/// log.
+///
+/// Not the same as [`StartFrom`], which is for groups that begin: a group that
+/// began at the end, and stood still for longer than the retention, wants what
+/// is left of what it has not read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutOfRange {
+    /// It goes on at the oldest record: nothing that the log has is skipped,
+    /// and where the log lost records at its end, what it kept comes again.
+    #[default]
+    Earliest,
+    /// It goes on at the end: what the log has and was not read is skipped.
+    Latest,
+    /// The run ends, with what was completed committed and nothing beyond.
+    Stop,
+}
+
+impl OutOfRange {
+    /// Its name in options and events.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Earliest => "earliest",
             Self::Latest => "latest",
-            Self::Timestamp(_) => "timestamp",
+            Self::Stop => "stop",
         }
+    }
+}
+
+impl fmt::Display for OutOfRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for OutOfRange {
+    type Err = String;
+
+    /// `earliest`, `latest` or `stop`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Earliest, Self::Latest, Self::Stop]
+            .into_iter()
+            .find(|policy| policy.name() == text)
+            .ok_or_else(|| format!("{text:?}: give earliest, latest or stop"))
     }
 }
 
@@ -209,6 +246,9 @@ pub struct Settings {
     pub workers: Workers,
     /// Where a partition without a commit begins. Default: earliest.
     pub start_from: StartFrom,
+    /// Where a partition goes on whose offset is out of range. Default: at the
+    /// oldest record.
+    pub on_out_of_range: OutOfRange,
     /// Which records of transactions are read. Default: committed ones. The
     /// property `isolation.level` sets it too.
     pub isolation: Isolation,
@@ -259,6 +299,7 @@ impl fmt::Debug for Settings {
             .field("assignment", &self.assignment)
             .field("workers", &self.workers)
             .field("start_from", &self.start_from)
+            .field("on_out_of_range", &self.on_out_of_range)
             .field("isolation", &self.isolation)
             .field("retry", &self.retry)
             .field("restart_budget", &self.restart_budget)
@@ -286,6 +327,7 @@ impl Settings {
             assignment: Assignment::default(),
             workers: Workers::AUTO,
             start_from: StartFrom::default(),
+            on_out_of_range: OutOfRange::default(),
             isolation: Isolation::default(),
             retry: RetryPolicy::default(),
             restart_budget: 5,

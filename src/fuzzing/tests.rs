@@ -34,6 +34,19 @@ fn real_bytes(target: &str) -> Vec<(String, Vec<u8>)> {
                 )
             })
             .collect(),
+        #[cfg(feature = "ssl")]
+        "conversations" => {
+            use crate::kafka::scram::tests::{PROVEN, SALTED};
+
+            ["sha-256", "sha-512"]
+                .into_iter()
+                .zip(0..)
+                .map(|(name, choice)| {
+                    let said = format!("{SALTED}\n{PROVEN}");
+                    (name.to_owned(), [&[choice], said.as_bytes()].concat())
+                })
+                .collect()
+        }
         "frames" => frames_of_every_version(),
         "record_set" => real_sets()
             .into_iter()
@@ -80,7 +93,7 @@ fn frames_of_every_version() -> Vec<(String, Vec<u8>)> {
 #[test]
 fn every_seed_of_the_fuzzers_keeps_what_must_hold() {
     if std::env::var_os("KEEPUP_UPDATE_SEEDS").is_some() {
-        for (name, _) in TARGETS {
+        for &(name, _) in TARGETS {
             let folder = folder(name);
             fs::create_dir_all(&folder).unwrap();
             for (seed, bytes) in real_bytes(name) {
@@ -88,7 +101,7 @@ fn every_seed_of_the_fuzzers_keeps_what_must_hold() {
             }
         }
     }
-    for (name, target) in TARGETS {
+    for &(name, target) in TARGETS {
         let mut seeds: Vec<PathBuf> = fs::read_dir(folder(name))
             .unwrap_or_else(|error| panic!("no seeds for {name}: {error}"))
             .map(|entry| entry.unwrap().path())
@@ -226,6 +239,12 @@ fn hostile_answers_end_in_a_typed_error() {
 #[test]
 fn hostile_assignments_end_in_a_typed_error() {
     survive("assignments", 5_000);
+}
+
+#[cfg(feature = "ssl")]
+#[test]
+fn hostile_conversations_end_in_a_typed_error() {
+    survive("conversations", 500);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
+use super::messages::Endpoint;
 pub(crate) use super::messages::Leader;
 use crate::source::Waker;
 
@@ -87,9 +88,52 @@ impl ClusterSnapshot {
         self.topics.get(topic).map_or(Uuid::nil(), |state| state.id)
     }
 
+    /// Takes over what a broker said of a partition that it does not lead any
+    /// more, unless we know of a later leader, or of another topic of that name.
+    fn apply(&mut self, told: &Move) {
+        let address = told.endpoint.as_ref().and_then(|endpoint| {
+            Some(BrokerAddress {
+                host: Arc::clone(&endpoint.host),
+                port: u16::try_from(endpoint.port).ok()?,
+            })
+        });
+        let is_reachable = address.is_some() || self.brokers.contains_key(&told.leader.id);
+        let Some(topic) = self.topics.get_mut(&told.topic) else {
+            return;
+        };
+        let known = usize::try_from(told.partition)
+            .ok()
+            .and_then(|partition| topic.partitions.get_mut(partition));
+        let Some(known) = known.filter(|_| is_reachable && topic.id == told.topic_id) else {
+            return;
+        };
+        if known
+            .leader
+            .is_some_and(|leader| leader.epoch >= told.leader.epoch)
+        {
+            return;
+        }
+        known.leader = Some(told.leader);
+        known.error = 0;
+        if let Some(address) = address {
+            self.brokers.entry(told.leader.id).or_insert(address);
+        }
+    }
+
     fn same_content(&self, other: &Self) -> bool {
         self.brokers == other.brokers && self.topics == other.topics
     }
+}
+
+/// A leader that a broker named which was asked in its place (KIP-951).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Move {
+    pub(crate) topic: Arc<str>,
+    pub(crate) topic_id: Uuid,
+    pub(crate) partition: i32,
+    pub(crate) leader: Leader,
+    /// Where it can be reached, where the broker told.
+    pub(crate) endpoint: Option<Endpoint>,
 }
 
 /// The shared view of the cluster. Cheap to clone.
@@ -198,11 +242,30 @@ impl Cluster {
         }
     }
 
-    /// Replaces the snapshot, gives it the next generation and wakes everybody,
-    /// unless it says what the last one said. Returns whether it was news.
-    pub(crate) fn publish(&self, mut next: ClusterSnapshot) -> bool {
+    /// Takes over leaders that brokers named. Returns whether that was news.
+    pub(crate) fn learn(&self, moves: &[Move]) -> bool {
+        self.update(|current| {
+            let mut next = current.clone();
+            for told in moves {
+                next.apply(told);
+            }
+            next
+        })
+    }
+
+    /// Replaces the snapshot; see [`Cluster::update`].
+    #[cfg(test)]
+    pub(crate) fn publish(&self, next: ClusterSnapshot) -> bool {
+        self.update(|_| next)
+    }
+
+    /// Replaces the snapshot by what `next` makes of it, gives it the next
+    /// generation and wakes everybody, unless it says what the last one said.
+    /// Returns whether it was news.
+    pub(crate) fn update(&self, next: impl FnOnce(&ClusterSnapshot) -> ClusterSnapshot) -> bool {
         {
             let mut current = self.shared.snapshot.write();
+            let mut next = next(&current);
             if current.generation > 0 && current.same_content(&next) {
                 return false;
             }
@@ -263,6 +326,66 @@ mod tests {
         assert_eq!(woken.load(Ordering::Relaxed), 2);
         assert!(cluster.shared.wakers.lock().by_token.is_empty());
         assert_eq!(Arc::strong_count(&woken), 1, "the waker is dropped too");
+    }
+
+    #[test]
+    fn a_leader_that_a_broker_names_counts_where_it_is_later_and_can_be_reached() {
+        let id = Uuid::from_u128(1);
+        let led_by = |leader| {
+            let partition = PartitionState { leader, error: 0 };
+            let topic = TopicState {
+                id,
+                partitions: vec![partition],
+                reported: 1,
+                error: 0,
+            };
+            ClusterSnapshot {
+                topics: HashMap::from([(Arc::from("orders"), topic)]),
+                ..with_broker(1)
+            }
+        };
+        let leader = |id, epoch| Leader { id, epoch };
+        let told = |broker, epoch| Move {
+            topic: Arc::from("orders"),
+            topic_id: id,
+            partition: 0,
+            leader: leader(broker, epoch),
+            endpoint: Some(Endpoint {
+                id: broker,
+                host: Arc::from("two"),
+                port: 9093,
+            }),
+        };
+        let (cluster, _rings) = Cluster::new();
+        cluster.publish(led_by(Some(leader(1, 5))));
+        assert!(cluster.learn(&[told(2, 6)]));
+        let snapshot = cluster.snapshot();
+        assert_eq!(snapshot.leader("orders", 0), Some(leader(2, 6)));
+        assert_eq!(snapshot.broker(2).unwrap().to_string(), "two:9093");
+
+        let unreachable = Move {
+            endpoint: None,
+            ..told(3, 9)
+        };
+        let of_another_topic = Move {
+            topic_id: Uuid::from_u128(2),
+            ..told(1, 9)
+        };
+        let of_no_partition = Move {
+            partition: 7,
+            ..told(1, 9)
+        };
+        for ignored in [
+            told(1, 6),
+            told(1, 5),
+            unreachable,
+            of_another_topic,
+            of_no_partition,
+        ] {
+            assert!(!cluster.learn(&[ignored.clone()]), "{ignored:?}");
+        }
+        cluster.publish(led_by(None));
+        assert!(cluster.learn(&[told(2, 6)]), "there was none");
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! After an error a connection is of no use: what is in it may belong to the
 //! question that failed. Its owner drops it.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,10 +21,12 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::ConnectionSettings;
 use super::cluster::BrokerAddress;
-use super::frame::{
-    self, FIRST_API_VERSIONS, FrameReader, Negotiated, Progress, ReadFailure, WireError,
-};
-use super::messages::{Api, ApiVersions, ApiVersionsRequest, Request};
+use super::frame::{self, FrameReader, Progress, ReadFailure, WireError};
+use super::greeting::{Greeted, Greeting, GreetingFault};
+use super::messages::Request;
+use super::sasl::SaslFault;
+use super::security::TlsFault;
+use super::transport::{Transport, broken};
 use crate::clock::Clock;
 
 /// Longest time that a stop goes unnoticed.
@@ -68,6 +70,10 @@ pub(crate) enum ConnectionError {
     Io { address: String, error: io::Error },
     #[error("{address}: {error}")]
     Wire { address: String, error: WireError },
+    #[error("no TLS with {address}: {fault}")]
+    Tls { address: String, fault: TlsFault },
+    #[error("{address} does not authenticate us: {fault}")]
+    Sasl { address: String, fault: SaslFault },
     #[error("stopped while waiting for {address}")]
     Stopped { address: String },
 }
@@ -88,6 +94,17 @@ impl ConnectionError {
                 ..
             }
         )
+    }
+
+    /// True where the two ends do not trust each other: trying again does not
+    /// help until somebody changes a certificate, a password or a setting.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Tls { fault, .. } => fault.is_refusal(),
+            Self::Sasl { fault, .. } => fault.is_refusal(),
+            Self::Wire { error, .. } => matches!(error, WireError::SpeaksTls),
+            _ => false,
+        }
     }
 }
 
@@ -125,28 +142,6 @@ pub(crate) fn parse_address(address: &str) -> Result<BrokerAddress, ConnectionEr
     })
 }
 
-/// What carries the bytes. TLS and SASL will be further variants.
-#[derive(Debug)]
-enum Transport {
-    Plain(TcpStream),
-}
-
-impl io::Read for Transport {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(stream) => stream.read(into),
-        }
-    }
-}
-
-impl Transport {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(stream) => stream.write(bytes),
-        }
-    }
-}
-
 /// A connection that knows which versions its broker speaks.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -154,7 +149,7 @@ pub(crate) struct Connection {
     transport: Transport,
     waiter: Waiter,
     reader: FrameReader,
-    versions: ApiVersions,
+    greeting: Greeting,
     client_id: String,
     correlation: i32,
     out: Vec<u8>,
@@ -205,13 +200,13 @@ impl Waiter {
 }
 
 impl Connection {
-    /// Connects to the first address behind a name that answers, and asks for
-    /// the versions that the broker speaks.
+    /// Connects to the first address behind a name that answers, shakes hands
+    /// and greets.
     ///
     /// # Errors
     ///
     /// The last address's error, after `connect_timeout` for each of them and
-    /// `request_timeout` for the first answer.
+    /// `request_timeout` for the handshake and the greeting together.
     pub(crate) fn open(
         to: &BrokerAddress,
         settings: &ConnectionSettings,
@@ -233,17 +228,26 @@ impl Connection {
         for socket in resolved {
             match connect(socket, &address, settings, clock, stop) {
                 Ok((stream, waiter)) => {
+                    let transport =
+                        Transport::new(stream, &settings.security, &to.host).map_err(|fault| {
+                            ConnectionError::Tls {
+                                address: address.clone(),
+                                fault,
+                            }
+                        })?;
                     let mut connection = Self {
                         address,
-                        transport: Transport::Plain(stream),
+                        transport,
                         waiter,
                         reader: FrameReader::new(settings.max_frame),
-                        versions: ApiVersions::default(),
+                        greeting: Greeting::new(&settings.security),
                         client_id: settings.client_id.clone(),
                         correlation: 0,
                         out: Vec::new(),
                     };
-                    connection.negotiate(clock.now() + settings.request_timeout)?;
+                    let deadline = clock.now() + settings.request_timeout;
+                    connection.shake_hands(deadline)?;
+                    connection.greet(deadline)?;
                     return Ok(connection);
                 }
                 Err(error @ ConnectionError::Stopped { .. }) => return Err(error),
@@ -265,44 +269,15 @@ impl Connection {
         request: &R,
         deadline: Instant,
     ) -> Result<R::Answer, ConnectionError> {
+        if self.greeting.renew_if_due(self.waiter.clock.now()) {
+            self.greet(deadline)?;
+        }
         let version = self
-            .versions
+            .greeting
+            .versions()
             .pick_at_least(R::API, request.lowest_version())
             .map_err(|error| self.wire(error))?;
-        let frame = self.exchange(request, version, deadline)?;
-        frame::decode::<R>(frame, version, self.correlation).map_err(|error| self.wire(error))
-    }
-
-    fn negotiate(&mut self, deadline: Instant) -> Result<(), ConnectionError> {
-        for version in [FIRST_API_VERSIONS, 0] {
-            let frame = self.exchange(&ApiVersionsRequest, version, deadline)?;
-            match frame::decode_api_versions(frame, version, self.correlation)
-                .map_err(|error| self.wire(error))?
-            {
-                Negotiated::Versions(versions) => {
-                    self.versions = versions;
-                    return Ok(());
-                }
-                Negotiated::AskVersionZero => {}
-            }
-        }
-        Err(self.wire(WireError::NoCommonVersion {
-            api: Api::ApiVersions,
-            ours: Api::ApiVersions.ours(),
-            theirs: None,
-        }))
-    }
-
-    /// Sends one frame and waits for the next.
-    fn exchange<R: Request>(
-        &mut self,
-        request: &R,
-        version: i16,
-        deadline: Instant,
-    ) -> Result<bytes::Bytes, ConnectionError> {
-        let asked_at = self.waiter.clock.now();
-        self.correlation = self.correlation.wrapping_add(1);
-        self.out.clear();
+        self.next_request();
         frame::encode(
             request,
             version,
@@ -311,9 +286,59 @@ impl Connection {
             &mut self.out,
         )
         .map_err(|error| self.wire(error))?;
+        let frame = self.exchange(deadline)?;
+        frame::decode::<R>(frame, version, self.correlation).map_err(|error| self.wire(error))
+    }
+
+    fn shake_hands(&mut self, deadline: Instant) -> Result<(), ConnectionError> {
+        let begin = self.waiter.clock.now();
+        while !self.transport.handshake().map_err(|error| self.io(error))? {
+            self.wait("complete the TLS handshake", begin, deadline)?;
+        }
+        Ok(())
+    }
+
+    fn greet(&mut self, deadline: Instant) -> Result<(), ConnectionError> {
+        loop {
+            self.next_request();
+            self.greeting
+                .write(self.correlation, &self.client_id, &mut self.out)
+                .map_err(|fault| fault.at(self.address.clone()))?;
+            let frame = self.exchange(deadline)?;
+            let now = self.waiter.clock.now();
+            let greeted = self
+                .greeting
+                .answer(frame, self.correlation, now, fastrand::f64())
+                .map_err(|fault| fault.at(self.address.clone()))?;
+            match greeted {
+                Greeted::GoOn => {}
+                Greeted::Open => return Ok(()),
+                Greeted::OpenAgain => {
+                    tracing::debug!(address = self.address, "authenticated again");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn next_request(&mut self) {
+        self.correlation = self.correlation.wrapping_add(1);
+        self.out.clear();
+    }
+
+    /// Sends the frame that is written, and waits for the next.
+    fn exchange(&mut self, deadline: Instant) -> Result<bytes::Bytes, ConnectionError> {
+        let asked_at = self.waiter.clock.now();
         let mut written = 0;
-        while written < self.out.len() {
-            match self.transport.write(&self.out[written..]) {
+        loop {
+            let sent = match self.out.get(written..) {
+                Some(rest) if !rest.is_empty() => self.transport.write(rest),
+                _ => match self.transport.flush() {
+                    Ok(()) => break,
+                    Err(error) => Err(error),
+                },
+            };
+            match sent {
                 Ok(0) => return Err(self.closed()),
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -362,15 +387,22 @@ impl Connection {
     }
 
     fn io(&self, error: io::Error) -> ConnectionError {
-        ConnectionError::Io {
-            address: self.address.clone(),
-            error,
-        }
+        broken(self.address.clone(), error)
     }
 
     fn closed(&self) -> ConnectionError {
         ConnectionError::Closed {
             address: self.address.clone(),
+        }
+    }
+}
+
+impl GreetingFault {
+    /// As an error of the connection to `address`.
+    pub(crate) fn at(self, address: String) -> ConnectionError {
+        match self {
+            Self::Wire(error) => ConnectionError::Wire { address, error },
+            Self::Sasl(fault) => ConnectionError::Sasl { address, fault },
         }
     }
 }
@@ -430,7 +462,7 @@ fn connect(
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
     use std::thread;
 

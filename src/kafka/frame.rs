@@ -25,9 +25,14 @@ use super::shape::{self, Answer, Misfit};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WireError {
     #[error(
-        "the peer announces an answer of {length} bytes where {limit} are accepted: either it is no Kafka broker (a TLS port answers like this), or the limit on answers is too low"
+        "the peer announces an answer of {length} bytes where {limit} are accepted: either it is no Kafka broker, or the limit on answers is too low"
     )]
     FrameTooLong { length: i64, limit: usize },
+    #[error(
+        "the peer speaks TLS, which was not expected: set security.protocol to ssl or sasl_ssl, or \
+         use a listener without TLS"
+    )]
+    SpeaksTls,
     #[error("the {api} answer (version {version}) is damaged: {misfit}")]
     Misfit {
         api: Api,
@@ -316,16 +321,30 @@ impl FrameReader {
 
     /// The announced length, if it is acceptable.
     fn expected(&self) -> Result<usize, ReadFailure> {
-        let length = i32::from_be_bytes(self.header);
-        match usize::try_from(length) {
-            Ok(expected) if expected <= self.limit => Ok(expected),
-            _ => Err(ReadFailure::Wire(WireError::FrameTooLong {
-                length: i64::from(length),
-                limit: self.limit,
-            })),
-        }
+        announced(self.header, self.limit).map_err(ReadFailure::Wire)
     }
 }
+
+/// The length that a frame's first bytes announce.
+///
+/// # Errors
+///
+/// Where it is negative or beyond `limit`. A TLS port that is spoken to without
+/// TLS answers with an alert, which is told apart.
+pub(crate) fn announced(header: [u8; 4], limit: usize) -> Result<usize, WireError> {
+    let length = i32::from_be_bytes(header);
+    match usize::try_from(length) {
+        Ok(expected) if expected <= limit => Ok(expected),
+        _ if header.starts_with(&ALERT) => Err(WireError::SpeaksTls),
+        _ => Err(WireError::FrameTooLong {
+            length: length.into(),
+            limit,
+        }),
+    }
+}
+
+/// How an alert begins, in every version of TLS.
+const ALERT: [u8; 2] = [0x15, 0x03];
 
 /// What an error of a read means for the round: nothing more for now, go on, or
 /// the end.

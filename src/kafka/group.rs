@@ -12,7 +12,9 @@
 //! - **A manual commit has no reliable answer** (an asynchronous one never
 //!   reports, a synchronous one may wait without limit). So librdkafka's own
 //!   committer commits what was stored, each second and when a revoke is
-//!   answered, and reports through the commit callback.
+//!   answered, and reports through the commit callback. It never commits less
+//!   than it has committed; where that must be, it is done by hand, and read
+//!   back over a connection of our own.
 //! - **Dropping a client waits without a deadline.** So the client is closed
 //!   through its queue while the loop goes on, and dropped on a thread of its
 //!   own; if it does not come to an end it is left behind.
@@ -25,7 +27,7 @@ use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
@@ -313,6 +315,22 @@ impl Group for KafkaGroup {
             ));
         }
         refused
+    }
+
+    fn commit_back(&mut self, partition: &TopicPartition, offset: i64) -> Result<(), String> {
+        // Stored first: the committer would otherwise find that more is stored
+        // than committed, and undo it.
+        if let Some((_, why)) = self.store(&[(partition.clone(), offset)]).pop() {
+            return Err(why);
+        }
+        let mut list = List::with_capacity(1);
+        list.add_partition_offset(
+            partition.topic(),
+            partition.partition(),
+            Offset::Offset(offset),
+        )
+        .and_then(|()| self.consumer.commit(&list, CommitMode::Async))
+        .map_err(|error| error.to_string())
     }
 
     fn begin_close(&mut self) {

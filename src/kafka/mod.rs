@@ -13,6 +13,10 @@
 //! | [`messages`] | the requests and answers that we use |
 //! | [`lookup`] | the thread that asks for metadata, commits and offsets |
 //! | [`connection`] | one connection, asked one thing at a time, with deadlines |
+//! | [`transport`] | TCP or TLS under a connection, never waiting |
+//! | [`greeting`] | what is said before requests: versions, and who we are |
+//! | [`sasl`], `scram` | the mechanisms that prove who we are |
+//! | `tls` | what is trusted, our certificate, encrypted connections (feature `ssl`) |
 //! | [`backoff`] | how long to wait before asking again |
 //! | [`errors`] | what Kafka's error codes mean and what to do about them |
 //! | `mock` | a cluster for our own tests, with everything they ask of it |
@@ -35,15 +39,26 @@ pub(crate) mod connection;
 pub(crate) mod embedded;
 pub(crate) mod errors;
 pub(crate) mod frame;
+pub(crate) mod greeting;
 pub(crate) mod group;
 pub(crate) mod lookup;
 pub(crate) mod messages;
 #[cfg(test)]
 pub(crate) mod mock;
 pub(crate) mod properties;
+pub(crate) mod sasl;
+#[cfg(feature = "ssl")]
+pub(crate) mod scram;
 pub(crate) mod security;
 pub(crate) mod shape;
+#[cfg(feature = "ssl")]
+mod tls;
+pub(crate) mod transport;
 pub(crate) mod version;
+#[cfg(not(feature = "ssl"))]
+mod without_ssl;
+#[cfg(not(feature = "ssl"))]
+use without_ssl::{scram, tls};
 
 impl Isolation {
     /// As requests carry it.
@@ -62,6 +77,9 @@ pub(crate) struct ConnectionSettings {
     pub(crate) bootstrap: Vec<String>,
     /// How we appear in the broker's logs and quotas.
     pub(crate) client_id: String,
+    /// Where we are, to be named replicas nearby (`client.rack`); empty for
+    /// nowhere.
+    pub(crate) rack: std::sync::Arc<str>,
     /// Longest wait for the answer to a request.
     pub(crate) request_timeout: Duration,
     /// Longest wait for a connection, per address that a name resolves to.
@@ -82,11 +100,12 @@ impl ConnectionSettings {
         Self {
             bootstrap,
             client_id: "keepup".to_owned(),
+            rack: std::sync::Arc::default(),
             request_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             max_frame: 100 * 1024 * 1024,
             isolation: Isolation::default(),
-            security: Security::Plaintext,
+            security: Security::default(),
             group: None,
             metadata_interval: Duration::from_secs(15),
         }

@@ -14,6 +14,7 @@ use rdkafka::error::KafkaError;
 
 use crate::config::{Assignment, Isolation, Settings};
 use crate::error::Problem;
+use crate::kafka::security;
 
 /// The group protocol finds new partitions and topics by its leader's refresh
 /// of metadata; librdkafka's default of 5 minutes would leave them unread that
@@ -86,6 +87,7 @@ pub(crate) fn problems(settings: &Settings) -> Vec<Problem> {
         .iter()
         .filter_map(|(name, value)| problem(name, value))
         .collect();
+    problems.extend(security::problems(properties));
     if uses_consumer_protocol(properties) {
         for name in NOT_WITH_KIP_848 {
             if let Some(value) = properties.get(name) {
@@ -134,13 +136,9 @@ fn problem(name: &str, value: &str) -> Option<Problem> {
     if let Some((_, rule, remedy)) = RESERVED.iter().find(|(reserved, ..)| *reserved == name) {
         return Some(Problem::new(name, shown(name, value), *rule, *remedy));
     }
-    if name == "security.protocol" && !value.eq_ignore_ascii_case("plaintext") {
-        return Some(Problem::new(
-            name,
-            value,
-            "the connections that fetch records speak plaintext only in this version",
-            "use a plaintext listener",
-        ));
+    // What is wrong with these is told by who reads them as a whole.
+    if name == "security.protocol" || (name.starts_with("ssl.") && !cfg!(feature = "ssl")) {
+        return None;
     }
     let mut config = ClientConfig::new();
     config.set(name, value);

@@ -10,6 +10,7 @@
 //!                   │          │ ▲            │ worker gone, or moved
 //!                   ▼          ▼ │            │
 //!            AwaitingCommit   With worker ──► Leaving ──► Revoked ──► (stored, answered, gone)
+//!            or AwaitingRewind
 //! ```
 //!
 //! *Revoked*: its worker finishes the record in hand; then, or when the revoke
@@ -28,15 +29,22 @@ use crate::config::Workers;
 use crate::error::CommandError;
 use crate::event::EventKind;
 use crate::member::placement::place;
+use crate::member::reset::Stranded;
 use crate::record::{AssignmentEpoch, TopicPartition};
 use crate::worker::lane::{Failed, LaneStart, ReleaseCause};
 use crate::worker::tracker::Tracker;
+
+/// How soon it is looked again whether a commit has come down.
+const REWIND_AGAIN: Duration = Duration::from_millis(250);
 
 /// What the member's loop has to do.
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Find out where these lanes begin.
     Resolve(Vec<Resolve>),
+    /// Commit `offset` though more is committed, and ask what the group has
+    /// then: the answer comes by [`Assignment::resolved`].
+    Rewind { lane: Resolve, offset: i64 },
     /// Start a worker with that number.
     StartWorker(usize),
     /// Tell that worker to end; it has no lanes any more.
@@ -70,13 +78,21 @@ pub(crate) enum Action {
     Tell(EventKind),
 }
 
-/// A lane whose start position is wanted.
+/// What is to be found out about a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// What the group has committed, else where the policy begins.
+    Start,
+    /// Which offsets the partition has, since its position is not among them.
+    Range,
+}
+
+/// A lane about which something is wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct Resolve {
     pub(crate) partition: TopicPartition,
     pub(crate) epoch: AssignmentEpoch,
-    /// Ignore the committed offset: it was out of range.
-    pub(crate) reset: bool,
+    pub(crate) ask: Ask,
     /// Set when nobody wants the answer any more.
     pub(crate) cancelled: Arc<AtomicBool>,
 }
@@ -99,6 +115,13 @@ enum State {
     Resolving,
     /// Its start position has to be committed first.
     AwaitingCommit { offset: i64 },
+    /// It begins below what the group may have committed, and that has to come
+    /// down first: whoever starts from the commit would skip what comes between.
+    AwaitingRewind {
+        offset: i64,
+        until: Option<i64>,
+        again: Again,
+    },
     /// It has a position and no worker.
     Free,
     /// A worker has it.
@@ -108,6 +131,16 @@ enum State {
     /// Revoked, and without a worker: it goes when the group is answered, which
     /// other lanes of the same revoke may hold up. Nobody may begin with it.
     Revoked,
+}
+
+/// When a commit that has to come down is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    /// What came of the last time is not known yet.
+    Asked,
+    /// It was too early, or in vain.
+    Soon,
+    At(Instant),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +166,13 @@ struct Lane {
     confirmed: Option<i64>,
     /// Was with a worker before: handing it over again is a local move.
     has_moved: bool,
+    /// Its position could not be read, and there is no new one yet.
+    stranded: Option<Stranded>,
+    /// The highest offset that may be committed, where the lane is a new life
+    /// of one that had a position.
+    ceiling: Option<i64>,
+    /// The topic is not the one that was read: no offset of it is stored.
+    is_void: bool,
 }
 
 impl Lane {
@@ -148,7 +188,17 @@ impl Lane {
             stored: None,
             confirmed: None,
             has_moved: false,
+            stranded: None,
+            ceiling: None,
+            is_void: false,
         }
+    }
+
+    /// What is to be stored, where it is not yet.
+    fn unstored(&self) -> Option<i64> {
+        self.tracker
+            .watermark()
+            .filter(|&watermark| !self.is_void && self.stored != Some(watermark))
     }
 
     fn worker(&self) -> Option<usize> {
@@ -250,7 +300,7 @@ impl Assignment {
             resolve.push(Resolve {
                 partition: partition.clone(),
                 epoch,
-                reset: false,
+                ask: Ask::Start,
                 cancelled: Arc::clone(&lane.cancelled),
             });
             self.by_epoch.insert(epoch, partition.clone());
@@ -367,18 +417,48 @@ impl Assignment {
         actions: &mut Vec<Action>,
     ) {
         for (epoch, start) in starts {
-            self.begin_lane(epoch, start);
+            self.begin_lane(epoch, start, actions);
         }
         self.place(actions);
     }
 
-    fn begin_lane(&mut self, epoch: AssignmentEpoch, start: StartAt) {
-        let Some(lane) = self.lane_mut(epoch) else {
+    fn begin_lane(&mut self, epoch: AssignmentEpoch, start: StartAt, actions: &mut Vec<Action>) {
+        let Some(partition) = self.by_epoch.get(&epoch) else {
             return;
         };
-        if lane.state != State::Resolving {
+        let Some(lane) = self.lanes.get_mut(partition) else {
             return;
-        }
+        };
+        let start = match &mut lane.state {
+            State::Resolving if lane.ceiling.is_some_and(|ceiling| ceiling > start.offset) => {
+                lane.state = State::AwaitingRewind {
+                    offset: start.offset,
+                    until: start.until,
+                    again: Again::Asked,
+                };
+                actions.push(rewind(partition, lane, start.offset));
+                return;
+            }
+            State::Resolving => start,
+            State::AwaitingRewind {
+                offset,
+                until,
+                again,
+            } => {
+                if start.committed.is_some_and(|committed| committed > *offset) {
+                    *again = Again::Soon;
+                    return;
+                }
+                StartAt {
+                    offset: *offset,
+                    until: *until,
+                    commit_first: false,
+                    ..start
+                }
+            }
+            _ => return,
+        };
+        lane.ceiling = None;
         lane.tracker.begin(start.offset);
         if start.committed.is_some() {
             // After a reset the group has a commit that nobody asked for again.
@@ -471,8 +551,8 @@ impl Assignment {
         self.place(actions);
     }
 
-    /// Begins a new incarnation of a lane at `offset`, or where the policy
-    /// says.
+    /// Begins a new incarnation of a lane at `offset`, or where it will be
+    /// decided.
     fn reposition(
         &mut self,
         partition: &TopicPartition,
@@ -495,14 +575,17 @@ impl Assignment {
         fresh.until = lane.until;
         fresh.confirmed = lane.confirmed;
         fresh.has_moved = true;
+        fresh.is_void = lane.is_void;
         if let Some(offset) = offset {
             fresh.tracker.begin(offset);
             fresh.state = State::Free;
         } else {
+            fresh.stranded = lane.stranded;
+            fresh.ceiling = lane.ceiling.max(lane.stored).max(lane.confirmed);
             actions.push(Action::Resolve(vec![Resolve {
                 partition: partition.clone(),
                 epoch,
-                reset: true,
+                ask: Ask::Range,
                 cancelled: Arc::clone(&fresh.cancelled),
             }]));
         }
@@ -558,6 +641,20 @@ impl Assignment {
     /// Time passed: a revoke may be over.
     pub(crate) fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.finish_revoke(now, actions);
+        for (partition, lane) in &mut self.lanes {
+            let State::AwaitingRewind { offset, again, .. } = &mut lane.state else {
+                continue;
+            };
+            match *again {
+                Again::Soon => *again = Again::At(now + REWIND_AGAIN),
+                Again::At(moment) if moment <= now => {
+                    *again = Again::Asked;
+                    let offset = *offset;
+                    actions.push(rewind(partition, lane, offset));
+                }
+                Again::At(_) | Again::Asked => {}
+            }
+        }
     }
 
     fn finish_revoke(&mut self, now: Instant, actions: &mut Vec<Action>) {
@@ -581,9 +678,7 @@ impl Assignment {
             let Some(lane) = self.remove(partition) else {
                 continue;
             };
-            if lane.stored != lane.tracker.watermark()
-                && let Some(watermark) = lane.tracker.watermark()
-            {
+            if let Some(watermark) = lane.unstored() {
                 watermarks.push((partition.clone(), watermark));
             }
             if let (true, Some(worker)) = (pending.waiting.contains(&lane.epoch), lane.worker()) {
@@ -812,12 +907,63 @@ impl Assignment {
         Ok(())
     }
 
-    /// The position of a lane is out of range: it goes on where the policy
-    /// says.
-    pub(crate) fn reset(&mut self, epoch: AssignmentEpoch, actions: &mut Vec<Action>) {
+    /// The position of a lane cannot be read: it goes on elsewhere, once it is
+    /// known what the partition has.
+    pub(crate) fn reset(
+        &mut self,
+        epoch: AssignmentEpoch,
+        stranded: Stranded,
+        actions: &mut Vec<Action>,
+    ) {
         if let Some(partition) = self.by_epoch.get(&epoch).cloned() {
+            if let Some(lane) = self.lanes.get_mut(&partition) {
+                lane.stranded = Some(stranded);
+            }
             self.leave_for(&partition, Then::Reset, actions);
         }
+    }
+
+    /// The position of a lane cannot be read, and the run ends over it once it
+    /// is known what the partition has. The lane stays as it is, so that what
+    /// was completed of it is committed.
+    pub(crate) fn ends_over(
+        &mut self,
+        epoch: AssignmentEpoch,
+        stranded: Stranded,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(partition) = self.by_epoch.get(&epoch) else {
+            return;
+        };
+        let Some(lane) = self.lanes.get_mut(partition) else {
+            return;
+        };
+        lane.stranded = Some(stranded);
+        actions.push(Action::Resolve(vec![Resolve {
+            partition: partition.clone(),
+            epoch,
+            ask: Ask::Range,
+            cancelled: Arc::clone(&lane.cancelled),
+        }]));
+    }
+
+    /// The position that could not be read, where what the partition has was
+    /// asked for because of it. Gives it once.
+    pub(crate) fn take_stranded(&mut self, epoch: AssignmentEpoch) -> Option<Stranded> {
+        self.lane_mut(epoch)?.stranded.take()
+    }
+
+    /// The topic was deleted and created again: from now on nothing of it is
+    /// stored. Gives its partitions.
+    pub(crate) fn void(&mut self, topic: &str) -> Vec<TopicPartition> {
+        self.lanes
+            .iter_mut()
+            .filter(|(partition, _)| partition.topic() == topic)
+            .map(|(partition, lane)| {
+                lane.is_void = true;
+                partition.clone()
+            })
+            .collect()
     }
 
     fn leave_for(&mut self, partition: &TopicPartition, then: Then, actions: &mut Vec<Action>) {
@@ -845,7 +991,10 @@ impl Assignment {
                 ..
             } if then == Then::Reset => {}
             State::Leaving { worker, .. } => lane.state = State::Leaving { worker, then },
-            State::Resolving | State::AwaitingCommit { .. } | State::Free => {
+            State::Resolving
+            | State::AwaitingCommit { .. }
+            | State::AwaitingRewind { .. }
+            | State::Free => {
                 let offset = match then {
                     Then::Seek { offset } => Some(offset),
                     _ => None,
@@ -875,10 +1024,7 @@ impl Assignment {
     pub(crate) fn unstored(&self) -> Vec<(TopicPartition, i64)> {
         self.lanes
             .iter()
-            .filter_map(|(partition, lane)| {
-                let watermark = lane.tracker.watermark()?;
-                (lane.stored != Some(watermark)).then(|| (partition.clone(), watermark))
-            })
+            .filter_map(|(partition, lane)| Some((partition.clone(), lane.unstored()?)))
             .collect()
     }
 
@@ -939,7 +1085,7 @@ impl Assignment {
     pub(crate) fn has_unconfirmed(&self) -> bool {
         self.lanes
             .values()
-            .any(|lane| lane.tracker.watermark() > lane.confirmed)
+            .any(|lane| !lane.is_void && lane.tracker.watermark() > lane.confirmed)
     }
 
     /// Records that were completed since the start of the run.
@@ -953,12 +1099,15 @@ impl Assignment {
     }
 
     /// True where every partition that we have reached the end it had when it
-    /// was assigned. Also true without any partition.
+    /// was assigned. Also true without any partition. A commit above the end is
+    /// not taken for that: what cannot be read was not reached.
     pub(crate) fn reached_end(&self) -> bool {
         self.pending.is_none()
             && self.lanes.values().all(|lane| {
+                let watermark = lane.tracker.watermark();
                 lane.until
-                    .is_some_and(|until| lane.tracker.watermark().is_some_and(|w| w >= until))
+                    .is_some_and(|until| watermark.is_some_and(|offset| offset >= until))
+                    && lane.tracker.was_read()
             })
     }
 
@@ -1001,6 +1150,19 @@ impl Assignment {
             .iter()
             .map(|(partition, lane)| (partition.clone(), Arc::clone(&lane.tracker)))
             .collect()
+    }
+}
+
+/// A question and a commit that go together.
+fn rewind(partition: &TopicPartition, lane: &Lane, offset: i64) -> Action {
+    Action::Rewind {
+        lane: Resolve {
+            partition: partition.clone(),
+            epoch: lane.epoch,
+            ask: Ask::Start,
+            cancelled: Arc::clone(&lane.cancelled),
+        },
+        offset,
     }
 }
 

@@ -59,6 +59,10 @@ pub(crate) trait Group: Send {
     /// refused (not ours any more), with the reason.
     fn store(&mut self, watermarks: &[(TopicPartition, i64)]) -> Vec<(TopicPartition, String)>;
 
+    /// Commits an offset below the one that is committed, which storing it does
+    /// not do. What comes of it is not told: it has to be read back.
+    fn commit_back(&mut self, partition: &TopicPartition, offset: i64) -> Result<(), String>;
+
     /// Begins to leave: what is stored is committed, what is assigned is
     /// revoked through [`Group::poll`].
     fn begin_close(&mut self);

@@ -5,9 +5,11 @@
 //! |---|---|
 //! | [`assignment`] | what happens on assign, revoke, lost, seek, move |
 //! | [`placement`] | which worker gets which partition |
+//! | [`reset`] | what becomes of a position that cannot be read |
 
 pub(crate) mod assignment;
 pub(crate) mod group;
 pub(crate) mod placement;
+pub(crate) mod reset;
 pub(crate) mod run;
 pub(crate) mod zombie;

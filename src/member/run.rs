@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::clock::{Clock, Coarse};
-use crate::config::{Assignment as AssignBy, Settings, Workers};
+use crate::config::{Assignment as AssignBy, OutOfRange, Settings, StartFrom, Workers};
 use crate::error::{CommandError, Problem};
 use crate::event::EventKind;
 use crate::lag::health::Phase;
 use crate::lag::snapshot::WorkerState;
 use crate::member::assignment::{Action, Assignment, Resolve, StartAt};
 use crate::member::group::{Group, GroupEvent};
+use crate::member::reset::{LogRange, Stranded, Verdict, decide};
 use crate::member::zombie::{Change, Watch};
 use crate::record::{AssignmentEpoch, TopicPartition};
 use crate::report::{Report, StopReason, WorkerReport, WorkerStop};
@@ -61,6 +62,8 @@ pub(crate) enum ToMember {
     },
     /// A topic has that many partitions.
     TopicSize { topic: Arc<str>, partitions: usize },
+    /// A topic was deleted and created again.
+    TopicRecreated(Arc<str>),
     /// Something that passes by itself, but that a person should know.
     Warning(String),
     /// The run should stop.
@@ -69,7 +72,8 @@ pub(crate) enum ToMember {
     Command(Command, Sender<Result<(), CommandError>>),
 }
 
-/// A start position as it was found.
+/// A start position as it was found; where the range of a partition was asked
+/// for, that: its oldest record and its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) offset: i64,
@@ -167,8 +171,6 @@ struct Member {
     troubles: BTreeSet<String>,
     /// When the group first answered after the last trouble.
     answered: Option<Instant>,
-    /// Offsets that were out of range, until the new position is known.
-    resets: BTreeMap<TopicPartition, i64>,
     /// The partitions that a static assignment has taken.
     taken: BTreeSet<TopicPartition>,
     ended_workers: BTreeMap<usize, WorkerReport>,
@@ -190,7 +192,6 @@ impl Member {
             first_assigned: None,
             troubles: BTreeSet::new(),
             answered: None,
-            resets: BTreeMap::new(),
             taken: BTreeSet::new(),
             ended_workers: BTreeMap::new(),
             early: VecDeque::new(),
@@ -308,6 +309,7 @@ impl Member {
         match message {
             ToMember::Start { epoch, start } => self.found.push((epoch, start)),
             ToMember::TopicSize { topic, partitions } => self.topic_has(&topic, partitions),
+            ToMember::TopicRecreated(topic) => self.topic_recreated(topic),
             ToMember::Warning(message) => self.events.warn(message),
             ToMember::Stop(reason) => self.ask(reason),
             ToMember::Command(command, reply) => {
@@ -353,7 +355,7 @@ impl Member {
         let mut starts = Vec::with_capacity(found.len());
         for (epoch, start) in found {
             match start {
-                Ok(found) => starts.push((epoch, self.start_at(epoch, found))),
+                Ok(found) => starts.extend(self.start_at(epoch, found).map(|at| (epoch, at))),
                 Err(message) => self.ask(StopReason::FatalClientError { message }),
             }
         }
@@ -366,37 +368,84 @@ impl Member {
         }
     }
 
-    fn start_at(&mut self, epoch: AssignmentEpoch, found: Found) -> StartAt {
-        let policy = self.settings.start_from;
-        let partition = self.assignment.partition_of(epoch).cloned();
-        let reset = partition.and_then(|partition| self.resets.remove_entry(&partition));
-        let is_reset = reset.is_some();
-        if let Some((partition, from)) = reset {
-            let (to, policy) = (found.offset, policy.name());
-            self.events.send(
-                None,
-                EventKind::PositionReset {
-                    partition,
-                    from,
-                    to,
-                    policy,
-                },
-            );
-        }
-        // After a reset the group has a commit already, and perhaps a higher
-        // one, which a lower position does not replace: it would be waited for
-        // in vain.
-        let is_first = found.committed.is_none() && !is_reset;
-        StartAt {
-            offset: found.offset,
-            committed: found.committed,
-            until: if self.settings.until_end {
-                found.end_offset
-            } else {
+    fn start_at(&mut self, epoch: AssignmentEpoch, found: Found) -> Option<StartAt> {
+        let until = found.end_offset.filter(|_| self.settings.until_end);
+        let Some(stranded) = self.assignment.take_stranded(epoch) else {
+            let is_first = found.committed.is_none();
+            return Some(StartAt {
+                offset: found.offset,
+                committed: found.committed,
+                until,
+                commit_first: is_first && self.settings.start_from == StartFrom::Latest,
+            });
+        };
+        // The group has a commit already, and what it has is not awaited.
+        let offset = self.reset_to(epoch, stranded, found)?;
+        Some(StartAt {
+            offset,
+            committed: None,
+            until,
+            commit_first: false,
+        })
+    }
+
+    /// Where a lane goes on whose position could not be read; nowhere where the
+    /// run ends over it.
+    fn reset_to(
+        &mut self,
+        epoch: AssignmentEpoch,
+        stranded: Stranded,
+        found: Found,
+    ) -> Option<i64> {
+        let partition = self.assignment.partition_of(epoch)?.clone();
+        let range = LogRange {
+            log_start: found.offset,
+            end_offset: found.end_offset.unwrap_or(found.offset),
+        };
+        match decide(&partition, stranded, range, self.settings.on_out_of_range) {
+            Verdict::Stop(message) => {
+                self.ask(StopReason::FatalClientError { message });
                 None
-            },
-            commit_first: is_first && policy == crate::config::StartFrom::Latest,
+            }
+            Verdict::GoOn {
+                to,
+                policy,
+                reason,
+                warning,
+            } => {
+                self.events.warn(warning);
+                let from = stranded.offset;
+                self.events.send(
+                    None,
+                    EventKind::PositionReset {
+                        partition,
+                        from,
+                        to,
+                        policy,
+                        reason,
+                    },
+                );
+                Some(to)
+            }
         }
+    }
+
+    /// Offsets of the old topic mean nothing in the new one, so none of them is
+    /// committed for it: not those that were completed, and not those that were
+    /// stored and wait for the committer.
+    fn topic_recreated(&mut self, topic: Arc<str>) {
+        let partitions = self.assignment.void(&topic);
+        if !self.group.is_lost() {
+            let nothing: Vec<_> = partitions
+                .into_iter()
+                .map(|partition| (partition, 0))
+                .collect();
+            for (partition, why) in self.group.store(&nothing) {
+                tracing::debug!(%partition, why, "what was stored could not be taken back");
+            }
+        }
+        let message = ReadError::TopicRecreated { topic }.to_string();
+        self.ask(StopReason::FatalClientError { message });
     }
 
     /// A static assignment takes its share of every partition that appears.
@@ -561,14 +610,25 @@ impl Member {
         let Some(partition) = self.assignment.partition_of(epoch).cloned() else {
             return;
         };
-        if let ReadError::OutOfRange { .. } | ReadError::Truncated { .. } = error {
-            self.resets.insert(partition, offset);
-            self.assignment.reset(epoch, actions);
+        let truncated_at = match error {
+            ReadError::OutOfRange { .. } => None,
+            ReadError::Truncated { end_offset, .. } => Some(*end_offset),
+            ReadError::TopicRecreated { topic } => return self.topic_recreated(Arc::clone(topic)),
+            other => {
+                // A partition that cannot be read must not look like one that is
+                // idle.
+                let message = format!("{partition} cannot be read: {other}");
+                return self.ask(StopReason::FatalClientError { message });
+            }
+        };
+        let stranded = Stranded {
+            offset,
+            truncated_at,
+        };
+        if self.settings.on_out_of_range == OutOfRange::Stop {
+            self.assignment.ends_over(epoch, stranded, actions);
         } else {
-            // A partition that cannot be read must not look like one that is
-            // idle.
-            let message = format!("{partition} cannot be read: {error}");
-            self.ask(StopReason::FatalClientError { message });
+            self.assignment.reset(epoch, stranded, actions);
         }
     }
 
@@ -688,6 +748,7 @@ impl Member {
     fn carry_out_one(&mut self, action: Action, follows: &mut Vec<Action>) {
         match action {
             Action::Resolve(lanes) => self.starts.resolve(lanes),
+            Action::Rewind { lane, offset } => self.rewind(lane, offset),
             Action::StartWorker(worker) => self.start_worker(worker, follows),
             Action::StopWorker(worker) => self.threads.stop(worker),
             Action::Hand {
@@ -768,6 +829,17 @@ impl Member {
                 self.assignment.mark_stored(partition, *watermark);
             }
         }
+    }
+
+    /// Has the group's commit come down to `offset`, and asks whether it has.
+    fn rewind(&mut self, lane: Resolve, offset: i64) {
+        // What is lost is somebody else's to commit; the group says so soon.
+        if !self.group.is_lost()
+            && let Err(error) = self.group.commit_back(&lane.partition, offset)
+        {
+            tracing::debug!(partition = %lane.partition, offset, error, "a commit did not come down");
+        }
+        self.starts.resolve(vec![lane]);
     }
 
     fn look_for_the_end(&mut self, now: Instant) {

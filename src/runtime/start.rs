@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::Clock;
 use crate::config::{Builder, Settings, StartFrom};
-use crate::error::Error;
+use crate::error::{Error, Problem};
 use crate::kafka::cluster::Cluster;
 use crate::kafka::connection::StopFlag;
 use crate::kafka::group::KafkaGroup;
@@ -16,9 +16,10 @@ use crate::kafka::lookup::{
     ContactError, KafkaEnds, Lookup, LookupStartError, Sinks, StartAnswer, StartQuery, StartRule,
     TopicEvent, first_contact,
 };
+use crate::kafka::security::{NotSpoken, Security, Unusable};
 use crate::kafka::{ConnectionSettings, properties};
 use crate::lag::reporter::ReporterParts;
-use crate::member::assignment::Resolve;
+use crate::member::assignment::{Ask, Resolve};
 use crate::member::group::Group as _;
 use crate::member::run::{Found, Parts, StartFinder, ToMember};
 use crate::runtime::events::{EventSink, EventThread};
@@ -59,7 +60,7 @@ pub(crate) fn start(
     // Made before the first contact: what librdkafka refuses is a mistake in
     // the settings, whether or not a broker is there.
     let group = KafkaGroup::new(&settings)?;
-    let connections = connection_settings(&settings);
+    let connections = connection_settings(&settings)?;
     let (cluster, bell) = Cluster::new();
     let Some(topics) = contact(&settings, &connections, &clock, &cluster, stop)? else {
         return Ok(None);
@@ -227,7 +228,24 @@ fn contact(
     ))
 }
 
-fn connection_settings(settings: &Settings) -> ConnectionSettings {
+fn connection_settings(settings: &Settings) -> Result<ConnectionSettings, Error> {
+    let security = Security::of(&settings.properties).map_err(|unusable| match unusable {
+        Unusable::Wrong(problems) => Error::InvalidSettings(problems),
+        Unusable::NotSpoken(NotSpoken { property, value }) => {
+            Error::InvalidSettings(vec![Problem::new(
+                property,
+                value,
+                "librdkafka speaks it, and the connections that fetch records do not",
+                "use another",
+            )])
+        }
+    })?;
+    if security.is_unverified() {
+        tracing::warn!(
+            "enable.ssl.certificate.verification is off: anybody on the way can pretend to be the \
+             broker, and read what is sent to it"
+        );
+    }
     let bootstrap = settings
         .bootstrap
         .split(',')
@@ -236,8 +254,12 @@ fn connection_settings(settings: &Settings) -> ConnectionSettings {
     let mut connections = ConnectionSettings::new(bootstrap);
     properties::client_id(settings).clone_into(&mut connections.client_id);
     connections.isolation = properties::isolation(settings);
+    if let Some(rack) = settings.properties.get("client.rack") {
+        connections.rack = Arc::from(rack.as_str());
+    }
     connections.group = Some(settings.group.clone());
-    connections
+    connections.security = security;
+    Ok(connections)
 }
 
 fn no_thread(source: std::io::Error) -> Error {
@@ -258,6 +280,7 @@ fn refused(error: ContactError) -> Error {
             timeout: waited,
             last_error: last,
         },
+        ContactError::Insecure { bootstrap, reason } => Error::Insecure { bootstrap, reason },
         ContactError::UnknownTopics { topics, .. } => Error::UnknownTopic {
             topics: topics.iter().map(ToString::to_string).collect(),
         },
@@ -302,10 +325,7 @@ fn topic_message(event: TopicEvent) -> ToMember {
             topic,
             partitions: to,
         },
-        TopicEvent::Recreated { topic, .. } => ToMember::Warning(format!(
-            "topic {topic} was deleted and created again: committed offsets of the old one mean \
-             nothing in the new one; reset the group's offsets for it"
-        )),
+        TopicEvent::Recreated { topic, .. } => ToMember::TopicRecreated(topic),
         TopicEvent::Trouble { topic, error } => ToMember::Warning(format!(
             "topic {topic} is not described any more: {error}; keeps trying"
         )),
@@ -336,10 +356,9 @@ impl StartFinder for KafkaStarts {
             .map(|lane| StartQuery {
                 partition: lane.partition,
                 epoch: lane.epoch,
-                from: if lane.reset {
-                    StartRule::Reset(self.policy)
-                } else {
-                    StartRule::CommittedElse(self.policy)
+                from: match lane.ask {
+                    Ask::Start => StartRule::CommittedElse(self.policy),
+                    Ask::Range => StartRule::Range,
                 },
                 want_end: self.want_end,
                 cancelled: lane.cancelled,

@@ -105,6 +105,11 @@ impl MemoryLog {
         self.change_partition(partition, |partition| partition.end += offsets);
     }
 
+    /// The offset of the first.
+    pub(crate) fn start(&self, partition: &TopicPartition) -> i64 {
+        self.change_partition(partition, |partition| partition.start)
+    }
+
     /// The offset after the last.
     pub(crate) fn end(&self, partition: &TopicPartition) -> i64 {
         self.change_partition(partition, |partition| partition.end)
@@ -458,6 +463,7 @@ mod tests {
                 partition: self.partition.clone(),
                 epoch: AssignmentEpoch(1),
                 offset,
+                leader_epoch: -1,
                 until,
                 paused: false,
             });

@@ -286,6 +286,12 @@ impl Tracker {
         known(ends.end_offset.load(Ordering::Relaxed)).map(|end| (end, at))
     }
 
+    /// Whether anything of the partition was read, be it only that there is
+    /// nothing. Until then it is not certain that it can be read from there.
+    pub(crate) fn was_read(&self) -> bool {
+        known(self.fetched.end_offset.load(Ordering::Relaxed)).is_some()
+    }
+
     pub(crate) fn end_offset(&self) -> Option<i64> {
         self.end().map(|(end, _)| end)
     }

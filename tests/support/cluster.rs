@@ -119,12 +119,22 @@ impl Drop for RunDirectory {
     }
 }
 
+/// A further listener for clients.
+#[derive(Debug)]
+struct Listener {
+    name: String,
+    protocol: String,
+    port: u16,
+}
+
 /// A cluster of one broker or more; every one is broker and controller, with the ids 1, 2, ….
 #[derive(Debug)]
 pub(crate) struct Cluster {
     // In this order: the processes end before their files go.
     brokers: Vec<Option<Guarded>>,
     nodes: Vec<(u16, u16)>,
+    /// Beside the plain one of every broker; of the first broker only.
+    listeners: Vec<Listener>,
     settings: Vec<String>,
     home: PathBuf,
     directory: RunDirectory,
@@ -133,12 +143,29 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Starts the processes; the brokers are not ready yet. One that is shared waits for nobody: it never goes.
-    pub(crate) fn start(home: &Path, count: usize, settings: &[&str], shared: bool) -> Self {
+    /// `listeners` are names and protocols of what the first broker has beside its plain one.
+    pub(crate) fn start(
+        home: &Path,
+        count: usize,
+        listeners: &[(&str, &str)],
+        settings: &[&str],
+        shared: bool,
+    ) -> Self {
         let slots = (!shared).then(|| Slots::take(count));
-        let ports = free_ports(2 * count);
+        let ports = free_ports(2 * count + listeners.len());
+        let (nodes, further) = ports.split_at(2 * count);
         let mut cluster = Self {
             brokers: (0..count).map(|_| None).collect(),
-            nodes: ports.chunks(2).map(|pair| (pair[0], pair[1])).collect(),
+            nodes: nodes.chunks(2).map(|pair| (pair[0], pair[1])).collect(),
+            listeners: listeners
+                .iter()
+                .zip(further)
+                .map(|(&(name, protocol), &port)| Listener {
+                    name: name.to_owned(),
+                    protocol: protocol.to_owned(),
+                    port,
+                })
+                .collect(),
             settings: settings.iter().map(|&setting| setting.to_owned()).collect(),
             home: home.to_owned(),
             directory: RunDirectory::create(home),
@@ -161,6 +188,15 @@ impl Cluster {
             .map(|(port, _)| format!("127.0.0.1:{port}"))
             .collect();
         addresses.join(",")
+    }
+
+    /// The address of a further listener.
+    pub(crate) fn listener(&self, name: &str) -> String {
+        let listener = self.listeners.iter().find(|listener| listener.name == name);
+        format!(
+            "127.0.0.1:{}",
+            listener.expect("the broker has that listener").port
+        )
     }
 
     /// Starts the process of broker `id`, on the data that it has.
@@ -186,6 +222,14 @@ impl Cluster {
             .args(["--id", &id.to_string(), "--nodes", &nodes.join(",")])
             .stderr(log.try_clone().expect("a file can be shared"))
             .stdout(log);
+        for listener in self.listeners.iter().filter(|_| id == 1) {
+            let Listener {
+                name,
+                protocol,
+                port,
+            } = listener;
+            command.args(["--listener", &format!("{name}={protocol}:{port}")]);
+        }
         for setting in &self.settings {
             command.args(["--set", setting]);
         }

@@ -49,7 +49,12 @@ impl Deliveries {
 
     /// Starts `keepup run` on the topic, with its records counted here; its other events are kept.
     pub(crate) fn start(&self, kafka: &Kafka, group: &str, more: &[&str]) -> Keepup {
-        let mut arguments = vec!["run", "-b", kafka.bootstrap(), "-t", &self.topic];
+        self.start_at(kafka.bootstrap(), group, more)
+    }
+
+    /// As [`Deliveries::start`], through a listener of one's choice.
+    pub(crate) fn start_at(&self, bootstrap: &str, group: &str, more: &[&str]) -> Keepup {
+        let mut arguments = vec!["run", "-b", bootstrap, "-t", &self.topic];
         arguments.extend(["-g", group, "--events", "json", "--records"]);
         arguments.extend(more);
         let state = Arc::clone(&self.state);

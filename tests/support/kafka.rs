@@ -53,7 +53,7 @@ impl Kafka {
     pub(crate) fn shared(test: &str) -> Option<&'static Self> {
         static SHARED: OnceLock<Kafka> = OnceLock::new();
         let home = cluster::home(test)?;
-        Some(SHARED.get_or_init(|| Self::launch(home, 1, &[], true)))
+        Some(SHARED.get_or_init(|| Self::launch(home, 1, &[], &[], true)))
     }
 
     /// A broker of the test's own.
@@ -75,13 +75,31 @@ impl Kafka {
 
     /// A cluster of the test's own with further broker settings (`key=value`).
     pub(crate) fn start(test: &str, brokers: usize, settings: &[&str]) -> Option<Self> {
-        Some(Self::launch(cluster::home(test)?, brokers, settings, false))
+        let home = cluster::home(test)?;
+        Some(Self::launch(home, brokers, &[], settings, false))
     }
 
-    fn launch(home: &std::path::Path, brokers: usize, settings: &[&str], shared: bool) -> Self {
+    /// A broker with further listeners (names and protocols); for [`Secure`](super::secure::Secure).
+    pub(crate) fn listening(
+        test: &str,
+        listeners: &[(&str, &str)],
+        settings: &[&str],
+        shared: bool,
+    ) -> Option<Self> {
+        let home = cluster::home(test)?;
+        Some(Self::launch(home, 1, listeners, settings, shared))
+    }
+
+    fn launch(
+        home: &std::path::Path,
+        brokers: usize,
+        listeners: &[(&str, &str)],
+        settings: &[&str],
+        shared: bool,
+    ) -> Self {
         let mut tries = 3;
         loop {
-            let cluster = Cluster::start(home, brokers, settings, shared);
+            let cluster = Cluster::start(home, brokers, listeners, settings, shared);
             let bootstrap = cluster.bootstrap();
             let kafka = Self {
                 cluster: Mutex::new(cluster),
@@ -127,6 +145,11 @@ impl Kafka {
     /// `127.0.0.1:PORT`, of every broker.
     pub(crate) fn bootstrap(&self) -> &str {
         &self.bootstrap
+    }
+
+    /// `127.0.0.1:PORT` of a further listener of the first broker.
+    pub(crate) fn listener(&self, name: &str) -> String {
+        self.cluster().listener(name)
     }
 
     /// The settings every client of this cluster begins with.

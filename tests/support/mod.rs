@@ -19,6 +19,7 @@ pub(crate) mod process;
 pub(crate) mod prometheus;
 pub(crate) mod records;
 pub(crate) mod run;
+pub(crate) mod secure;
 pub(crate) mod tools;
 
 /// Long enough for anything that should happen soon, on a machine that is busy with other tests.

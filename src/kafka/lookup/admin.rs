@@ -63,6 +63,9 @@ pub(crate) enum AdminError {
     /// The broker to ask could not be asked.
     #[error("{0}")]
     Unreachable(String),
+    /// The two ends do not trust each other: somebody has to change a setting.
+    #[error("{0}")]
+    Refused(String),
     /// The broker is too old for the question.
     #[error("{0}")]
     Unspoken(String),
@@ -85,6 +88,7 @@ impl AdminError {
             // Whoever does not answer may not be the one to ask any more.
             Self::Unreachable(_) | Self::Unanswered => Class::FindCoordinator,
             Self::NoSuchGroup
+            | Self::Refused(_)
             | Self::Unspoken(_)
             | Self::NoProgress
             | Self::NoTime
@@ -97,6 +101,7 @@ impl From<AskError> for AdminError {
     fn from(error: AskError) -> Self {
         match error {
             AskError::Failed(ConnectionError::Stopped { .. }) => Self::Stopped,
+            AskError::Failed(error) if error.is_refusal() => Self::Refused(error.to_string()),
             error if error.is_unspoken() => Self::Unspoken(error.to_string()),
             error => Self::Unreachable(error.to_string()),
         }
@@ -316,7 +321,7 @@ impl Admin {
                 Err(error) => AdminError::from(error),
             };
             failures += 1;
-            if error == AdminError::Stopped || !self.wait(failures, deadline)? {
+            if !error.class().passes() || !self.wait(failures, deadline)? {
                 return Err(error);
             }
         }
@@ -689,7 +694,7 @@ impl Listing {
         *failures += 1;
         let gives_up = match error {
             AdminError::Kafka(error) => !error.class.passes(),
-            AdminError::Unspoken(_) => true,
+            AdminError::Unspoken(_) | AdminError::Refused(_) => true,
             _ => *failures >= TRIES,
         };
         *last = error;

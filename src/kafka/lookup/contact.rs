@@ -49,6 +49,9 @@ pub(crate) enum ContactError {
     /// The cluster refuses for a reason that does not pass.
     #[error("the cluster at {bootstrap} refuses: {error}")]
     Refused { bootstrap: String, error: ErrorCode },
+    /// The two ends do not trust each other.
+    #[error("no secure connection to the cluster at {bootstrap}: {reason}")]
+    Insecure { bootstrap: String, reason: String },
     /// It was stopped meanwhile.
     #[error("stopped before the first contact with Kafka")]
     Stopped,
@@ -116,6 +119,12 @@ pub(crate) fn first_contact(
             Ok(_) => judge(&cluster.snapshot(), &wanted, &bootstrap),
             Err(AskError::Failed(ConnectionError::Stopped { .. })) => {
                 return Err(ContactError::Stopped);
+            }
+            Err(AskError::Failed(error)) if error.is_refusal() => {
+                Verdict::Never(ContactError::Insecure {
+                    bootstrap: bootstrap.clone(),
+                    reason: error.to_string(),
+                })
             }
             Err(error) => Verdict::Perhaps(no_contact(error.to_string())),
         };

@@ -68,6 +68,13 @@ const REST: Backoff = Backoff {
     max: Duration::from_secs(1),
 };
 
+/// Where the two ends do not trust each other: until somebody changes that,
+/// every attempt only fills the broker's log.
+const REFUSED: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    max: Duration::from_secs(15),
+};
+
 pub(super) struct Session {
     pub(super) settings: ConnectionSettings,
     pub(super) clock: Clock,
@@ -134,11 +141,12 @@ impl Session {
             Err(error) => {
                 let failures = self.resting.get(to).map_or(0, |rest| rest.failures);
                 let failures = failures.saturating_add(1);
+                let backoff = if error.is_refusal() { REFUSED } else { REST };
                 self.resting.insert(
                     to.clone(),
                     Rest {
                         failures,
-                        until: self.clock.now() + REST.random_delay(failures),
+                        until: self.clock.now() + backoff.random_delay(failures),
                         because: Arc::from(error.to_string()),
                     },
                 );
@@ -181,7 +189,8 @@ impl Session {
     }
 
     /// Asks brokers in turn until one answers: those connected, those known,
-    /// those of the bootstrap list. The error is the last that tells something.
+    /// those of the bootstrap list. The error is the last that tells something,
+    /// one that only a person can help against before all others.
     pub(super) fn ask_any<R: Request>(&mut self, request: &R) -> Result<R::Answer, AskError> {
         let mut failed = None;
         let mut unspoken = None;
@@ -192,7 +201,15 @@ impl Session {
                     return Err(error);
                 }
                 Err(error) if error.is_unspoken() => unspoken = Some(error),
-                Err(error @ AskError::Failed(_)) => failed = Some(error),
+                Err(AskError::Failed(error)) => {
+                    let is_known = matches!(
+                        &failed,
+                        Some(AskError::Failed(known)) if known.is_refusal()
+                    );
+                    if !is_known {
+                        failed = Some(AskError::Failed(error));
+                    }
+                }
                 Err(error) => {
                     failed.get_or_insert(error);
                 }
@@ -230,9 +247,14 @@ impl Session {
         let answer = self.ask_any(&MetadataRequest {
             topics: wanted.iter().cloned().collect(),
         })?;
-        let (next, events) = merge(&self.cluster.snapshot(), &answer, wanted);
-        self.drop_connections_outside(&next);
-        Ok((self.cluster.publish(next), events))
+        let mut events = Vec::new();
+        let is_news = self.cluster.update(|current| {
+            let (next, changes) = merge(current, &answer, wanted);
+            events = changes;
+            next
+        });
+        self.drop_connections_outside(&self.cluster.snapshot());
+        Ok((is_news, events))
     }
 
     /// Closes what leads to brokers that are gone, so that neither connections

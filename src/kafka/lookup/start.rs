@@ -35,8 +35,9 @@ use crate::record::{AssignmentEpoch, TopicPartition};
 pub(crate) enum StartRule {
     /// The group's commit, else the policy.
     CommittedElse(ResetPolicy),
-    /// The policy, whatever the group has committed.
-    Reset(ResetPolicy),
+    /// The range that the partition has, whatever the group has committed: the
+    /// oldest record, and the end as well.
+    Range,
 }
 
 /// Asks where to begin reading a partition.
@@ -168,7 +169,7 @@ impl Pending {
     fn new(query: StartQuery) -> Self {
         let commit = match query.from {
             StartRule::CommittedElse(_) => Commit::Unknown,
-            StartRule::Reset(_) => Commit::None { siblings: false },
+            StartRule::Range => Commit::None { siblings: false },
         };
         Self {
             query,
@@ -186,8 +187,9 @@ impl Pending {
     }
 
     fn next_step(&self) -> Step {
-        let policy = match self.query.from {
-            StartRule::CommittedElse(policy) | StartRule::Reset(policy) => policy,
+        let (policy, want_end) = match self.query.from {
+            StartRule::CommittedElse(policy) => (policy, self.query.want_end),
+            StartRule::Range => (ResetPolicy::Earliest, true),
         };
         let (offset, committed) = match (self.commit, policy) {
             (Commit::Unknown, _) => return Step::AskCommit,
@@ -207,10 +209,10 @@ impl Pending {
         };
         let end = self.known(LATEST);
         match offset {
-            Some(offset) if end.is_some() || !self.query.want_end => Step::Done(Start {
+            Some(offset) if end.is_some() || !want_end => Step::Done(Start {
                 offset,
                 committed,
-                end_offset: end.filter(|_| self.query.want_end),
+                end_offset: end.filter(|_| want_end),
                 is_reset: committed.is_none(),
             }),
             _ => Step::AskOffset(LATEST),
@@ -800,7 +802,9 @@ mod tests {
 
     #[test]
     fn a_time_after_the_last_record_means_the_end() {
-        let mut rig = Rig::new([query(0, 1, StartRule::Reset(ResetPolicy::Timestamp(99)))]);
+        let mut rig = Rig::new([query(0, 1, policy(ResetPolicy::Timestamp(99)))]);
+        rig.commits(&commits(0, &[(0, 0, -1)]));
+        assert_eq!(rig.asked(), [(0, 99)]);
         rig.offsets(&offsets(&[(0, 0, -1)]));
         assert_eq!(rig.asked(), [(0, LATEST)]);
         rig.offsets(&offsets(&[(0, 0, 70)]));
@@ -825,10 +829,24 @@ mod tests {
                 is_reset: false
             }
         );
-        let mut rig = Rig::new([wanting(StartRule::Reset(ResetPolicy::Latest))]);
+        let mut rig = Rig::new([wanting(policy(ResetPolicy::Latest))]);
+        rig.commits(&commits(0, &[(0, 0, -1)]));
         rig.offsets(&offsets(&[(0, 0, 80)]));
         let start = rig.start();
         assert_eq!((start.offset, start.end_offset), (80, Some(80)));
+    }
+
+    #[test]
+    fn the_range_of_a_partition_is_asked_for_whatever_is_committed() {
+        let mut rig = Rig::new([query(0, 1, StartRule::Range)]);
+        assert!(rig.queue.due_commits(rig.now).is_empty());
+        assert_eq!(rig.asked(), [(0, EARLIEST)]);
+        rig.offsets(&offsets(&[(0, 0, 30)]));
+        assert_eq!(rig.asked(), [(0, LATEST)]);
+        rig.offsets(&offsets(&[(0, 0, 80)]));
+        let start = rig.start();
+        assert_eq!((start.offset, start.end_offset), (30, Some(80)));
+        assert_eq!(start.committed, None);
     }
 
     #[test]
@@ -840,7 +858,7 @@ mod tests {
             (offsets(&[(0, 74, -1)]), true),
             (offsets(&[(0, 78, -1)]), false),
         ] {
-            let mut rig = Rig::new([query(0, 1, StartRule::Reset(ResetPolicy::Earliest))]);
+            let mut rig = Rig::new([query(0, 1, StartRule::Range)]);
             rig.offsets(&answer);
             assert!(rig.answers().is_empty(), "{answer:?}");
             assert_eq!(rig.after.refresh, refreshes, "{answer:?}");
@@ -877,7 +895,8 @@ mod tests {
         };
         assert!(error.to_string().contains("group readers"), "{error}");
 
-        let mut rig = Rig::new([query(0, 1, StartRule::Reset(ResetPolicy::Timestamp(5)))]);
+        let mut rig = Rig::new([query(0, 1, policy(ResetPolicy::Timestamp(5)))]);
+        rig.commits(&commits(0, &[(0, 0, -1)]));
         rig.offsets(&offsets(&[(0, 43, -1)]));
         assert!(matches!(
             rig.answers()[0].result,
@@ -897,11 +916,11 @@ mod tests {
 
         let mut rig = Rig::new([query(0, 5, policy(ResetPolicy::Earliest))]);
         let due = rig.queue.due_commits(rig.now);
-        rig.queue
-            .add(query(0, 6, StartRule::Reset(ResetPolicy::Earliest)));
+        rig.queue.add(query(0, 6, StartRule::Range));
         assert!(rig.queue.due_commits(rig.now).is_empty());
         drop(due);
         rig.offsets(&offsets(&[(0, 0, 2)]));
+        rig.offsets(&offsets(&[(0, 0, 9)]));
         assert_eq!(rig.answers()[0].epoch, AssignmentEpoch(6));
     }
 
@@ -917,8 +936,7 @@ mod tests {
 
     #[test]
     fn partitions_are_asked_for_of_their_leaders_and_wait_where_there_is_none() {
-        let reset = StartRule::Reset(ResetPolicy::Earliest);
-        let mut rig = Rig::new((0..4).map(|number| query(number, 1, reset)));
+        let mut rig = Rig::new((0..4).map(|number| query(number, 1, StartRule::Range)));
         let asked = rig
             .queue
             .due_offsets(rig.now, &snapshot(&[1, 2, -1]), &mut rig.after);

@@ -200,10 +200,9 @@ fn every_rule_finds_its_offset_and_the_end() {
     // Now the group reads the topic: what has no commit is new to it.
     assert_eq!(rig.start_of(2, LATEST_ELSE), start(0, None));
     // The mock cluster finds no record for any time.
-    let timed = StartRule::Reset(ResetPolicy::Timestamp(1_700_000_000_000));
-    assert_eq!(rig.start_of(1, timed), start(10, None));
-    let latest = StartRule::Reset(ResetPolicy::Latest);
-    assert_eq!(rig.start_of(1, latest), start(10, None));
+    let timed = StartRule::CommittedElse(ResetPolicy::Timestamp(1_700_000_000_000));
+    assert_eq!(rig.start_of(2, timed), start(10, None));
+    assert_eq!(rig.start_of(1, StartRule::Range), start(0, None));
 }
 
 #[test]
@@ -268,8 +267,8 @@ fn a_leader_that_moves_is_followed_and_everybody_is_woken() {
     });
     rig.mock.partition_leader(TOPIC, 0, Some(2)).unwrap();
     // Asked of the old leader, who says that it is not the leader any more.
-    let start = rig.start_of(0, StartRule::Reset(ResetPolicy::Latest));
-    assert_eq!(start.offset, 3);
+    let start = rig.start_of(0, StartRule::Range);
+    assert_eq!((start.offset, start.end_offset), (0, Some(3)));
     let after = rig.snapshot_where(|snapshot| snapshot.leader(TOPIC, 0).unwrap().id == 2);
     assert!(after.generation > before.generation);
 }

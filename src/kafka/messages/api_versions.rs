@@ -89,7 +89,6 @@ impl ApiVersions {
     /// # Errors
     ///
     /// [`WireError::NoCommonVersion`].
-    #[cfg(test)]
     pub(crate) fn pick(&self, api: Api) -> Result<i16, WireError> {
         self.pick_between(api, i16::MIN, i16::MAX)
     }

@@ -1,7 +1,7 @@
 //! Records of partitions.
 //!
-//! Requests are whole each time, without a fetch session: a worker asks for the
-//! few partitions that it owns, and a session would be state to lose.
+//! A request is whole, or it carries what has changed since the last one of a
+//! fetch session (KIP-227); which of the two is decided where requests are made.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,7 +108,7 @@ pub(super) static SHAPE: Answer = Answer {
 };
 
 /// Asks for records.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct FetchRequest {
     /// How long the broker may wait for `min_bytes`.
     pub(crate) max_wait: Duration,
@@ -116,8 +116,21 @@ pub(crate) struct FetchRequest {
     /// Bytes of the whole answer; the first batch is given even beyond it.
     pub(crate) max_bytes: i32,
     pub(crate) isolation: Isolation,
-    /// Served in this order until `max_bytes` are reached: rotate it.
+    /// The session that it continues; 0 for none.
+    pub(crate) session_id: i32,
+    /// 0 asks for a new session and names all partitions; 1 and up name what
+    /// has changed in the one of `session_id`.
+    pub(crate) session_epoch: i32,
+    /// Whether topics may be named by their ids. A session names all of them
+    /// in one way, also where a request of it names none.
+    pub(crate) by_id: bool,
+    /// Where a request is whole, served in this order until `max_bytes` are
+    /// reached: rotate it. A session is rotated by the broker.
     pub(crate) topics: Vec<FetchTopic>,
+    /// Partitions that leave the session.
+    pub(crate) forgotten: Vec<ForgottenTopic>,
+    /// Where we are, so that a replica nearby can be named; empty for nowhere.
+    pub(crate) rack: Arc<str>,
 }
 
 /// Partitions of one topic to read.
@@ -130,8 +143,16 @@ pub(crate) struct FetchTopic {
     pub(crate) partitions: Vec<FetchPartition>,
 }
 
+/// Partitions of one topic that are no longer to be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ForgottenTopic {
+    pub(crate) name: Arc<str>,
+    pub(crate) id: Uuid,
+    pub(crate) partitions: Vec<i32>,
+}
+
 /// A partition to read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FetchPartition {
     pub(crate) partition: i32,
     /// -1 where unknown; else the broker answers an error where it is not the
@@ -160,7 +181,19 @@ pub(crate) struct FetchAnswer {
     pub(crate) throttle: Duration,
     /// Error of the whole answer; 0 for none.
     pub(crate) error: i16,
+    /// The session that the next request may continue; 0 for none.
+    pub(crate) session_id: i32,
     pub(crate) topics: Vec<FetchedTopic>,
+    /// Where the leaders can be reached that partitions name.
+    pub(crate) endpoints: Vec<Endpoint>,
+}
+
+/// Where a broker can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    pub(crate) id: i32,
+    pub(crate) host: Arc<str>,
+    pub(crate) port: i32,
 }
 
 /// What was read of one topic.
@@ -190,6 +223,9 @@ pub(crate) struct FetchedPartition {
     pub(crate) diverging: Option<Diverging>,
     /// The leader, where the broker tells with an error that it is another.
     pub(crate) leader: Option<Leader>,
+    /// The replica to read from instead (KIP-392): there are no records then,
+    /// and no error either.
+    pub(crate) preferred: Option<i32>,
 }
 
 /// A transaction that was aborted.
@@ -214,6 +250,24 @@ pub(crate) struct Leader {
     pub(crate) epoch: i32,
 }
 
+impl FetchedPartition {
+    /// What an answer says that has nothing new of a partition.
+    pub(crate) fn without_news(partition: i32, end_offset: i64, log_start: i64) -> Self {
+        Self {
+            partition,
+            error: 0,
+            high_watermark: end_offset,
+            last_stable_offset: end_offset,
+            log_start,
+            aborted: Vec::new(),
+            records: Bytes::new(),
+            diverging: None,
+            leader: None,
+            preferred: None,
+        }
+    }
+}
+
 impl FetchRequest {
     /// The last version that names topics by name.
     pub(crate) const NAMES_UP_TO: i16 = 12;
@@ -221,10 +275,10 @@ impl FetchRequest {
     /// The highest version that this request may be sent in: topics without an
     /// id can only be asked for by name.
     pub(crate) fn highest_version(&self) -> i16 {
-        if self.topics.iter().any(|topic| topic.id.is_nil()) {
-            Self::NAMES_UP_TO
-        } else {
+        if self.by_id {
             Api::Fetch.ours().1
+        } else {
+            Self::NAMES_UP_TO
         }
     }
 }
@@ -234,7 +288,9 @@ impl Request for FetchRequest {
     type Answer = FetchAnswer;
 
     fn put(&self, version: i16, out: &mut Vec<u8>) -> Result<(), String> {
-        if version > self.highest_version() {
+        let is_nameless = |id: &Uuid| id.is_nil();
+        let mut ids = self.topics.iter().map(|topic| &topic.id);
+        if version > self.highest_version() || (self.by_id && ids.any(is_nameless)) {
             return Err("a topic has no id, which versions above 12 ask for".to_owned());
         }
         let mut request = messages::FetchRequest::default()
@@ -242,14 +298,27 @@ impl Request for FetchRequest {
             .with_min_bytes(self.min_bytes)
             .with_max_bytes(self.max_bytes)
             .with_isolation_level(self.isolation.code())
-            .with_rack_id(text(""));
+            .with_rack_id(text(&self.rack));
         if version < 15 {
             request.replica_id = BrokerId(-1);
         }
         if version >= 7 {
-            // A session id of 0 with epoch -1: no session.
-            request.session_id = 0;
-            request.session_epoch = -1;
+            request.session_id = self.session_id;
+            request.session_epoch = self.session_epoch;
+            request.forgotten_topics_data = self
+                .forgotten
+                .iter()
+                .map(|topic| {
+                    let mut forgotten = messages::fetch_request::ForgottenTopic::default()
+                        .with_partitions(topic.partitions.clone());
+                    if version > Self::NAMES_UP_TO {
+                        forgotten.topic_id = topic.id;
+                    } else {
+                        forgotten.topic = topic_name(&topic.name);
+                    }
+                    forgotten
+                })
+                .collect();
         }
         request.topics = self
             .topics
@@ -291,6 +360,16 @@ impl Request for FetchRequest {
                 u64::try_from(answer.throttle_time_ms).unwrap_or_default(),
             ),
             error: answer.error_code,
+            session_id: answer.session_id,
+            endpoints: answer
+                .node_endpoints
+                .into_iter()
+                .map(|endpoint| Endpoint {
+                    id: endpoint.node_id.0,
+                    host: shared(&endpoint.host),
+                    port: endpoint.port,
+                })
+                .collect(),
             topics: answer
                 .responses
                 .into_iter()
@@ -335,5 +414,7 @@ fn fetched(partition: messages::fetch_response::PartitionData) -> FetchedPartiti
             id: leader.leader_id.0,
             epoch: leader.leader_epoch,
         }),
+        preferred: (partition.preferred_read_replica.0 >= 0)
+            .then_some(partition.preferred_read_replica.0),
     }
 }

@@ -12,9 +12,9 @@ use super::{
     Api, ApiVersionsRequest, CommittedRequest, CoordinatorRequest, CoordinatorsRequest,
     DescribeConsumerGroupsRequest, DescribeGroupsRequest, DescribeTopicsRequest, FetchRequest,
     GroupOffsetsRequest, ListGroupsRequest, MetadataRequest, OffsetsRequest, Request,
-    TopicsByMetadataRequest, api_versions, committed, consumer_assignment, coordinator,
-    describe_consumer_groups, describe_groups, describe_topics, fetch, list_groups, metadata,
-    offsets,
+    SaslAuthenticateRequest, SaslHandshakeRequest, TopicsByMetadataRequest, api_versions,
+    committed, consumer_assignment, coordinator, describe_consumer_groups, describe_groups,
+    describe_topics, fetch, list_groups, metadata, offsets, sasl_authenticate, sasl_handshake,
 };
 use crate::kafka::shape::{self, Answer};
 
@@ -27,7 +27,9 @@ pub(in crate::kafka) fn shape_of(api: Api) -> &'static Answer {
         Api::FindCoordinator => &coordinator::SHAPE,
         Api::DescribeGroups => &describe_groups::SHAPE,
         Api::ListGroups => &list_groups::SHAPE,
+        Api::SaslHandshake => &sasl_handshake::SHAPE,
         Api::ApiVersions => &api_versions::SHAPE,
+        Api::SaslAuthenticate => &sasl_authenticate::SHAPE,
         Api::ConsumerGroupDescribe => &describe_consumer_groups::SHAPE,
         Api::DescribeTopicPartitions => &describe_topics::SHAPE,
     }
@@ -52,7 +54,9 @@ pub(crate) fn take(api: Api, body: &Bytes, version: i16) -> bool {
         }
         Api::DescribeGroups => run::<DescribeGroupsRequest>(body, version),
         Api::ListGroups => run::<ListGroupsRequest>(body, version),
+        Api::SaslHandshake => run::<SaslHandshakeRequest>(body, version),
         Api::ApiVersions => run::<ApiVersionsRequest>(body, version),
+        Api::SaslAuthenticate => run::<SaslAuthenticateRequest<'_>>(body, version),
         Api::ConsumerGroupDescribe => run::<DescribeConsumerGroupsRequest>(body, version),
         Api::DescribeTopicPartitions => run::<DescribeTopicsRequest>(body, version),
     }
@@ -73,7 +77,9 @@ fn taken_by_the_decoder(api: Api, body: &Bytes, version: i16) -> Option<usize> {
         Api::FindCoordinator => run::<kafka::FindCoordinatorResponse>(body, version),
         Api::DescribeGroups => run::<kafka::DescribeGroupsResponse>(body, version),
         Api::ListGroups => run::<kafka::ListGroupsResponse>(body, version),
+        Api::SaslHandshake => run::<kafka::SaslHandshakeResponse>(body, version),
         Api::ApiVersions => run::<kafka::ApiVersionsResponse>(body, version),
+        Api::SaslAuthenticate => run::<kafka::SaslAuthenticateResponse>(body, version),
         Api::ConsumerGroupDescribe => run::<kafka::ConsumerGroupDescribeResponse>(body, version),
         Api::DescribeTopicPartitions => {
             run::<kafka::DescribeTopicPartitionsResponse>(body, version)

@@ -27,6 +27,8 @@ mod group_offsets;
 mod list_groups;
 mod metadata;
 mod offsets;
+mod sasl_authenticate;
+mod sasl_handshake;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -45,12 +47,12 @@ pub(crate) use describe_topics::DescribedPartition;
 pub(crate) use describe_topics::{
     Cursor, DescribeTopicsAnswer, DescribeTopicsRequest, DescribedTopic, TopicsByMetadataRequest,
 };
-pub(crate) use fetch::{
-    Aborted, FetchAnswer, FetchPartition, FetchRequest, FetchTopic, FetchedPartition, Leader,
-    TopicKey,
-};
 #[cfg(test)]
-pub(crate) use fetch::{Diverging, FetchedTopic};
+pub(crate) use fetch::FetchedTopic;
+pub(crate) use fetch::{
+    Aborted, Diverging, Endpoint, FetchAnswer, FetchPartition, FetchRequest, FetchTopic,
+    FetchedPartition, ForgottenTopic, Leader, TopicKey,
+};
 pub(crate) use group_offsets::{GroupOffset, GroupOffsets, GroupOffsetsRequest};
 pub(crate) use list_groups::{ListGroupsAnswer, ListGroupsRequest, ListedGroup};
 pub(crate) use metadata::{MetadataAnswer, MetadataRequest, MetadataTopic};
@@ -61,6 +63,8 @@ pub(crate) use offsets::OffsetsTopic;
 pub(crate) use offsets::{
     EARLIEST, LATEST, OffsetAnswer, OffsetQuestion, OffsetsAnswer, OffsetsRequest,
 };
+pub(crate) use sasl_authenticate::SaslAuthenticateRequest;
+pub(crate) use sasl_handshake::SaslHandshakeRequest;
 
 /// A request that we send, and how its answer is read.
 pub(crate) trait Request {
@@ -102,13 +106,15 @@ pub(crate) enum Api {
     FindCoordinator,
     DescribeGroups,
     ListGroups,
+    SaslHandshake,
     ApiVersions,
+    SaslAuthenticate,
     ConsumerGroupDescribe,
     DescribeTopicPartitions,
 }
 
 impl Api {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Fetch,
         Self::ListOffsets,
         Self::Metadata,
@@ -116,7 +122,9 @@ impl Api {
         Self::FindCoordinator,
         Self::DescribeGroups,
         Self::ListGroups,
+        Self::SaslHandshake,
         Self::ApiVersions,
+        Self::SaslAuthenticate,
         Self::ConsumerGroupDescribe,
         Self::DescribeTopicPartitions,
     ];
@@ -131,7 +139,9 @@ impl Api {
             Self::FindCoordinator => 10,
             Self::DescribeGroups => 15,
             Self::ListGroups => 16,
+            Self::SaslHandshake => 17,
             Self::ApiVersions => 18,
+            Self::SaslAuthenticate => 36,
             Self::ConsumerGroupDescribe => 69,
             Self::DescribeTopicPartitions => 75,
         }
@@ -152,7 +162,10 @@ impl Api {
             Self::FindCoordinator => (0, 4),
             Self::DescribeGroups => (5, 6),
             Self::ListGroups => (4, 5),
+            // After version 0 the mechanism's messages come without frames.
+            Self::SaslHandshake => (1, 1),
             Self::ApiVersions => (0, 3),
+            Self::SaslAuthenticate => (0, 2),
             Self::ConsumerGroupDescribe => (0, 1),
             Self::DescribeTopicPartitions => (0, 0),
         }
@@ -167,6 +180,8 @@ impl Api {
                 Self::Metadata => 9,
                 Self::FindCoordinator | Self::ListGroups | Self::ApiVersions => 3,
                 Self::DescribeGroups => 5,
+                Self::SaslHandshake => i16::MAX,
+                Self::SaslAuthenticate => 2,
                 Self::ConsumerGroupDescribe | Self::DescribeTopicPartitions => 0,
             }
     }

@@ -37,7 +37,9 @@ pub(crate) fn real_answer(api: Api, version: i16) -> Bytes {
             describe_consumer_groups_answer(version).encode(&mut out, version)
         }
         Api::DescribeTopicPartitions => describe_topics_answer(version).encode(&mut out, version),
+        Api::SaslHandshake => sasl_handshake_answer().encode(&mut out, version),
         Api::ApiVersions => api_versions_answer(version).encode(&mut out, version),
+        Api::SaslAuthenticate => sasl_authenticate_answer(version).encode(&mut out, version),
     };
     result.unwrap_or_else(|error| panic!("{api} {version}: {error}"));
     out.freeze()
@@ -49,6 +51,23 @@ fn unknown_tags(api: Api, version: i16) -> BTreeMap<i32, Bytes> {
     } else {
         BTreeMap::new()
     }
+}
+
+fn sasl_handshake_answer() -> kafka::SaslHandshakeResponse {
+    kafka::SaslHandshakeResponse::default()
+        .with_error_code(33)
+        .with_mechanisms(vec![text("PLAIN"), text("SCRAM-SHA-512")])
+}
+
+fn sasl_authenticate_answer(version: i16) -> kafka::SaslAuthenticateResponse {
+    let mut answer = kafka::SaslAuthenticateResponse::default()
+        .with_error_message(Some(text("no")))
+        .with_auth_bytes(Bytes::from_static(b"r=nonce,s=c2FsdA==,i=4096"))
+        .with_unknown_tagged_fields(unknown_tags(Api::SaslAuthenticate, version));
+    if version >= 1 {
+        answer.session_lifetime_ms = 3_600_000;
+    }
+    answer
 }
 
 fn fetch_answer(version: i16) -> kafka::FetchResponse {
@@ -66,6 +85,9 @@ fn fetch_answer(version: i16) -> kafka::FetchResponse {
         .with_records(Some(Bytes::from_static(b"some records")));
     if version >= 5 {
         partition.log_start_offset = 40;
+    }
+    if version >= 11 {
+        partition.preferred_read_replica = BrokerId(6);
     }
     let mut without_records = partition.clone().with_partition_index(4);
     without_records.records = Some(Bytes::new());
@@ -93,6 +115,9 @@ fn fetch_answer(version: i16) -> kafka::FetchResponse {
         .with_throttle_time_ms(5)
         .with_responses(vec![topic])
         .with_unknown_tagged_fields(unknown_tags(Api::Fetch, version));
+    if version >= 7 {
+        answer.session_id = 31;
+    }
     if version >= 16 {
         answer.node_endpoints = vec![
             parts::NodeEndpoint::default()
@@ -506,6 +531,15 @@ fn a_fetch_answer_says_what_the_broker_said_and_shares_the_frames_memory() {
             );
             assert_eq!(second.leader, Some(Leader { id: 2, epoch: 9 }));
         }
+        assert_eq!(first.preferred, (version >= 11).then_some(6));
+        assert_eq!(answer.session_id, if version >= 7 { 31 } else { 0 });
+        let endpoint = Endpoint {
+            id: 2,
+            host: Arc::from("two"),
+            port: 9092,
+        };
+        let endpoints = if version >= 16 { &[endpoint][..] } else { &[] };
+        assert_eq!(answer.endpoints, endpoints);
     }
 }
 
@@ -945,15 +979,31 @@ fn read<T: Decodable>(mut body: Bytes, version: i16) -> T {
 #[test]
 fn requests_are_understood_by_a_broker_in_every_version() {
     let fetch = fetch_request(ID);
-    for version in 4..=16 {
+    for version in 7..=16 {
         let read: kafka::FetchRequest = read(sent(&fetch, version), version);
         assert_eq!((read.max_wait_ms, read.max_bytes), (250, 1 << 20));
-        assert_eq!((read.session_id, read.isolation_level), (0, 1));
+        assert_eq!((read.session_id, read.session_epoch), (31, 6));
+        assert_eq!(read.isolation_level, 1);
+        let forgotten = &read.forgotten_topics_data[0];
+        assert_eq!(forgotten.partitions, [5, 8]);
+        if version >= 13 {
+            assert_eq!((forgotten.topic_id, read.topics[0].topic_id), (ID, ID));
+        } else {
+            assert_eq!(forgotten.topic.as_str(), "orders");
+        }
+        assert_eq!(
+            read.rack_id.as_str(),
+            if version >= 11 { "here" } else { "" }
+        );
         let partition = &read.topics[0].partitions[0];
         assert_eq!((partition.partition, partition.fetch_offset), (3, 77));
         if version >= 12 {
             assert_eq!(partition.last_fetched_epoch, 5);
         }
+    }
+    for version in 4..=6 {
+        let read: kafka::FetchRequest = read(sent(&fetch, version), version);
+        assert_eq!(read.topics[0].partitions.len(), 1, "there were no sessions");
     }
     let offsets = OffsetsRequest {
         isolation: Isolation::ReadCommitted,
@@ -1136,6 +1186,15 @@ fn fetch_request(id: Uuid) -> FetchRequest {
                 max_bytes: 1 << 20,
             }],
         }],
+        session_id: 31,
+        session_epoch: 6,
+        by_id: !id.is_nil(),
+        forgotten: vec![ForgottenTopic {
+            name: Arc::from("orders"),
+            id,
+            partitions: vec![5, 8],
+        }],
+        rack: Arc::from("here"),
     }
 }
 

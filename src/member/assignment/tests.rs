@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::{Action, Assignment, LaneStart, Resolve, StartAt, State};
+use super::{Action, Ask, Assignment, LaneStart, REWIND_AGAIN, Resolve, StartAt, State};
 use crate::clock::Clock;
 use crate::config::Workers;
 use crate::error::CommandError;
 use crate::event::EventKind;
+use crate::member::reset::Stranded;
 use crate::record::{AssignmentEpoch, TopicPartition};
 use crate::worker::lane::{Failed, ReleaseCause};
 use crate::worker::tracker::Tracker;
@@ -26,6 +27,11 @@ fn tp(partition: i32) -> TopicPartition {
 fn tps(partitions: &[i32]) -> Vec<TopicPartition> {
     partitions.iter().copied().map(tp).collect()
 }
+
+const STRANDED: Stranded = Stranded {
+    offset: 12,
+    truncated_at: None,
+};
 
 fn at(offset: i64) -> StartAt {
     StartAt {
@@ -57,6 +63,8 @@ struct Bench {
     clock: Clock,
     workers: BTreeMap<usize, Worker>,
     resolving: Vec<Resolve>,
+    /// Commits that are to come down, and whether the group has done so is asked.
+    rewinding: Vec<(Resolve, i64)>,
     /// What the group has given us and not been given back.
     owned: BTreeSet<TopicPartition>,
     /// What the group wants back.
@@ -73,6 +81,7 @@ impl Bench {
             clock: Clock::manual(),
             workers: BTreeMap::new(),
             resolving: Vec::new(),
+            rewinding: Vec::new(),
             owned: BTreeSet::new(),
             revoking: BTreeSet::new(),
             questions: 0,
@@ -108,6 +117,7 @@ impl Bench {
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::Resolve(lanes) => self.resolving.extend(lanes),
+            Action::Rewind { lane, offset } => self.rewinding.push((lane, offset)),
             Action::StartWorker(worker) => {
                 let before = self.workers.insert(worker, Worker::default());
                 assert!(before.is_none(), "worker {worker} runs already");
@@ -230,6 +240,18 @@ impl Bench {
                 self.resolved(resolve.epoch, at(offset));
             }
         }
+        self.read_back(0);
+    }
+
+    /// The group has committed what was asked for, and `more`.
+    fn read_back(&mut self, more: i64) {
+        for (lane, offset) in std::mem::take(&mut self.rewinding) {
+            self.resolved(lane.epoch, at(offset + more));
+        }
+    }
+
+    fn reset(&mut self, epoch: AssignmentEpoch) {
+        self.act(|assignment, _, actions| assignment.reset(epoch, STRANDED, actions));
     }
 
     fn resolved(&mut self, epoch: AssignmentEpoch, start: StartAt) {
@@ -796,15 +818,16 @@ fn a_seek_works_in_every_state_of_a_partition() {
 fn a_reset_asks_anew_and_does_not_undo_a_seek() {
     let mut bench = Bench::running(1);
     let epoch = bench.epoch_of(0);
-    bench.act(|assignment, _, actions| assignment.reset(epoch, actions));
+    bench.reset(epoch);
     bench.obey_all();
     let asked = bench.resolving.pop().expect("a question");
-    assert!(asked.reset);
+    assert_eq!(asked.ask, Ask::Range);
+    assert_eq!(bench.assignment.take_stranded(asked.epoch), Some(STRANDED));
     bench.resolved(asked.epoch, at(90));
     assert_eq!(bench.tracker_of(0).watermark(), Some(90));
     bench.check();
     // A reset of a life that is over changes nothing.
-    bench.act(|assignment, _, actions| assignment.reset(epoch, actions));
+    bench.reset(epoch);
     assert!(bench.workers[&0].asked.is_empty());
 
     // The worker reports that the old position is out of range when the seek away from it is under way.
@@ -812,10 +835,100 @@ fn a_reset_asks_anew_and_does_not_undo_a_seek() {
     bench
         .act(|assignment, _, actions| assignment.seek(&tp(0), 40, actions))
         .expect("ours");
-    bench.act(|assignment, _, actions| assignment.reset(epoch, actions));
+    bench.reset(epoch);
     bench.obey_all();
     assert_eq!(bench.tracker_of(0).watermark(), Some(40));
     assert!(bench.resolving.is_empty());
+    bench.check();
+}
+
+#[test]
+fn a_lane_that_begins_below_its_commit_waits_until_that_has_come_down() {
+    let mut bench = Bench::running(1);
+    bench.complete(0);
+    bench.store();
+    bench.commit();
+    // Stored, and perhaps on its way to the group.
+    bench.complete(0);
+    bench.store();
+    bench.reset(bench.epoch_of(0));
+    bench.obey_all();
+    let asked = bench.resolving.pop().expect("a question");
+    bench.resolved(
+        asked.epoch,
+        StartAt {
+            committed: None,
+            ..at(12)
+        },
+    );
+    assert_eq!(
+        bench.worker_of(0),
+        Some(0),
+        "at what is stored nothing is skipped"
+    );
+
+    bench.reset(bench.epoch_of(0));
+    bench.obey_all();
+    let asked = bench.resolving.pop().expect("a question");
+    bench.resolved(
+        asked.epoch,
+        StartAt {
+            committed: None,
+            ..at(11)
+        },
+    );
+    assert_eq!(bench.worker_of(0), None);
+    assert_eq!(bench.rewinding.len(), 1);
+    assert!(bench.assignment.unstored().is_empty());
+    // The group still has more.
+    bench.read_back(1);
+    assert_eq!(bench.worker_of(0), None);
+    bench.tick(Duration::ZERO);
+    assert!(bench.rewinding.is_empty(), "not at once");
+    bench.tick(REWIND_AGAIN);
+    assert_eq!(bench.rewinding.len(), 1);
+    bench.tick(REWIND_AGAIN);
+    assert_eq!(bench.rewinding.len(), 1, "one question at a time");
+    bench.read_back(0);
+    assert_eq!(bench.worker_of(0), Some(0));
+    assert_eq!(bench.tracker_of(0).watermark(), Some(11));
+    assert_eq!(bench.tracker_of(0).committed(), Some(11));
+    assert!(!bench.assignment.has_unconfirmed());
+    bench.check();
+}
+
+#[test]
+fn a_revoke_of_a_lane_whose_commit_has_to_come_down_stores_nothing() {
+    let mut bench = Bench::running(1);
+    bench.reset(bench.epoch_of(0));
+    bench.obey_all();
+    let asked = bench.resolving.pop().expect("a question");
+    bench.resolved(
+        asked.epoch,
+        StartAt {
+            committed: None,
+            ..at(3)
+        },
+    );
+    bench.revoke(&[0]);
+    assert_eq!(bench.answers[0].watermarks, []);
+    bench.read_back(0);
+    bench.tick(DEADLINE);
+    assert!(bench.rewinding.is_empty());
+    bench.check();
+}
+
+#[test]
+fn of_a_topic_that_is_another_nothing_is_stored_and_nothing_awaited() {
+    let mut bench = Bench::running(2);
+    bench.complete(0);
+    bench.complete(1);
+    assert_eq!(bench.assignment.void("t"), tps(&[0, 1]));
+    assert_eq!(bench.assignment.unstored(), []);
+    assert!(!bench.assignment.has_unconfirmed());
+    bench.revoke(&[0]);
+    bench.obey_all();
+    assert_eq!(bench.answers[0].watermarks, []);
     bench.check();
 }
 
@@ -931,6 +1044,12 @@ fn the_end_is_reached_when_every_watermark_is_there() {
     bench.resolved(bench.epoch_of(0), start);
     assert!(!bench.assignment.reached_end());
     bench.complete(0);
+    assert!(
+        !bench.assignment.reached_end(),
+        "what nobody has read may not be there: the log may have lost it"
+    );
+    let now = bench.clock.coarse();
+    bench.tracker_of(0).saw_ends(11, 0, now);
     assert!(bench.assignment.reached_end());
     bench.revoke(&[0]);
     assert!(
@@ -994,6 +1113,8 @@ enum Happening {
     Tick(u64),
     Seek(i32, i64),
     Reset(i32),
+    /// Commits came down, or so many offsets less than they should.
+    ReadBack(i64),
     Pause(Vec<i32>, bool),
     Scale(Workers),
     Store,
@@ -1021,6 +1142,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => (0_u64..6_000).prop_map(Happening::Tick),
         1 => (0..PARTITIONS, 0_i64..100).prop_map(|(partition, offset)| Happening::Seek(partition, offset)),
         1 => (0..PARTITIONS).prop_map(Happening::Reset),
+        1 => (0_i64..2).prop_map(Happening::ReadBack),
         1 => (some_partitions(), any::<bool>()).prop_map(|(partitions, paused)| Happening::Pause(partitions, paused)),
         1 => prop_oneof![
             (1_usize..5).prop_map(Workers::Fixed),
@@ -1091,9 +1213,10 @@ impl Bench {
                     .get(&tp(partition))
                     .map(|lane| lane.epoch);
                 if let Some(epoch) = epoch {
-                    self.act(|assignment, _, actions| assignment.reset(epoch, actions));
+                    self.reset(epoch);
                 }
             }
+            Happening::ReadBack(more) => self.read_back(more),
             Happening::Pause(partitions, paused) => {
                 let pause = |assignment: &mut Assignment, _, actions: &mut Vec<Action>| {
                     assignment.set_paused(&tps(&partitions), paused, actions)
@@ -1126,6 +1249,10 @@ proptest! {
         for _ in 0..4 {
             bench.obey_all();
             bench.resolve_all(5);
+            // A commit that did not come down is tried again.
+            bench.tick(Duration::from_millis(1));
+            bench.tick(REWIND_AGAIN);
+            bench.read_back(0);
             bench.store();
             bench.commit();
         }

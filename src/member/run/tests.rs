@@ -12,19 +12,19 @@ use parking_lot::Mutex;
 
 use super::{Found, Parts, Shared, StartFinder, ToMember, run};
 use crate::clock::Clock;
-use crate::config::{Isolation, Settings};
-use crate::event::{Event, EventKind};
+use crate::config::{Isolation, OutOfRange, Settings};
+use crate::event::{Event, EventKind, ResetReason};
 use crate::handler::{Handler, Outcome};
 use crate::lag::health::Phase;
 use crate::lag::reporter::{EndFinder, Reporter, ReporterParts, ToldEnds};
-use crate::member::assignment::Resolve;
+use crate::member::assignment::{Ask, Resolve};
 use crate::member::group::{Group, GroupEvent};
 use crate::record::{Record, TopicPartition};
 use crate::report::{Report, StopReason};
-use crate::runtime::events::{EventSink, EventThread};
+use crate::runtime::events::EventThread;
 use crate::runtime::threads::{Common, WorkerThreads};
-use crate::source::MemoryBudget;
 use crate::source::memory::{MemoryFactory, MemoryLog, MemoryRecord};
+use crate::source::{MemoryBudget, ReadError};
 use crate::worker::engine::EngineFactory;
 use crate::worker::gate::Gate;
 
@@ -41,6 +41,7 @@ fn tp(partition: i32) -> TopicPartition {
 enum Did {
     TookAssignment(Vec<TopicPartition>),
     Stored(TopicPartition, i64),
+    CommittedBack(TopicPartition, i64),
     AnsweredRevoke(Vec<TopicPartition>),
 }
 
@@ -62,6 +63,8 @@ struct Script {
     is_lost: bool,
     is_closing: bool,
     is_closed: bool,
+    /// So many commits of less are not heard.
+    ignores_back: usize,
     /// The commit that comes with the close fails.
     close_fails: bool,
     /// A poll does not return before the other end of this is gone.
@@ -146,6 +149,20 @@ impl Group for ScriptedGroup {
         refused
     }
 
+    fn commit_back(&mut self, partition: &TopicPartition, offset: i64) -> Result<(), String> {
+        let mut script = self.0.lock();
+        script.stored.remove(partition);
+        script
+            .did
+            .push(Did::CommittedBack(partition.clone(), offset));
+        if script.ignores_back > 0 {
+            script.ignores_back -= 1;
+        } else {
+            script.committed.insert(partition.clone(), offset);
+        }
+        Ok(())
+    }
+
     fn begin_close(&mut self) {
         let mut script = self.0.lock();
         script.is_closing = true;
@@ -178,17 +195,27 @@ impl Group for ScriptedGroup {
 /// Everything begins at what is committed, else at the beginning.
 struct ScriptedStarts {
     group: ScriptedGroup,
+    log: MemoryLog,
     to_member: Sender<ToMember>,
 }
 
 impl StartFinder for ScriptedStarts {
     fn resolve(&self, lanes: Vec<Resolve>) {
         for lane in lanes {
-            let committed = self.group.0.lock().committed.get(&lane.partition).copied();
-            let start = Ok(Found {
-                offset: committed.unwrap_or(0),
-                committed,
-                end_offset: None,
+            let start = Ok(match lane.ask {
+                Ask::Start => {
+                    let committed = self.group.0.lock().committed.get(&lane.partition).copied();
+                    Found {
+                        offset: committed.unwrap_or(0),
+                        committed,
+                        end_offset: None,
+                    }
+                }
+                Ask::Range => Found {
+                    offset: self.log.start(&lane.partition),
+                    committed: None,
+                    end_offset: Some(self.log.end(&lane.partition)),
+                },
             });
             let epoch = lane.epoch;
             self.to_member
@@ -264,6 +291,7 @@ struct Scene {
     gate: Arc<Gate>,
     shared: Arc<Shared>,
     rings: Receiver<()>,
+    told: Arc<Mutex<Vec<EventKind>>>,
     member: JoinHandle<Report>,
 }
 
@@ -274,6 +302,10 @@ impl Scene {
     }
 
     fn begin_with(partitions: i32, tally: Tally) -> Self {
+        Self::begin_under(OutOfRange::default(), partitions, tally)
+    }
+
+    fn begin_under(policy: OutOfRange, partitions: i32, tally: Tally) -> Self {
         let clock = Clock::manual();
         let group = ScriptedGroup::default();
         let log = MemoryLog::new();
@@ -285,12 +317,16 @@ impl Scene {
         let (to_member, inbox) = bounded(64);
         let (reports, from_workers) = bounded(64);
         let (permits, permitted) = bounded(64);
-        let events = EventSink::unobserved(clock.clone());
+        let told: Arc<Mutex<Vec<EventKind>>> = Arc::default();
+        let tells = Arc::clone(&told);
+        let observer = Box::new(move |event: &Event| tells.lock().push(event.kind.clone()));
+        let (_, events) = EventThread::start(Some(observer), &clock).unwrap();
         let gate = Arc::new(Gate::new(SESSION / 2, clock.coarse()));
         let mut settings = Settings::new("nowhere:9092", "g");
         settings.topics.push("t".into());
         settings.revoke_deadline = REVOKE_DEADLINE;
         settings.stop_deadline = STOP_DEADLINE;
+        settings.on_out_of_range = policy;
         let noted = tally.clone();
         let threads = WorkerThreads::new(Common {
             clock: clock.clone(),
@@ -308,6 +344,7 @@ impl Scene {
         });
         let starts = ScriptedStarts {
             group: group.clone(),
+            log: log.clone(),
             to_member: to_member.clone(),
         };
         let (shared, rings) = Shared::new(clock.coarse());
@@ -339,6 +376,7 @@ impl Scene {
             gate,
             shared,
             rings,
+            told,
             member,
         };
         scene.says(GroupEvent::Assigned((0..partitions).map(tp).collect()));
@@ -449,6 +487,34 @@ impl Scene {
             viewers: Vec::new(),
         });
         (reporter, warnings)
+    }
+
+    /// Waits until these resets, and no others, were told.
+    fn wait_for_resets(&self, expected: &[(i64, i64, &'static str, ResetReason)]) {
+        self.wait_for("the resets to be told", || self.resets() == expected);
+    }
+
+    fn resets(&self) -> Vec<(i64, i64, &'static str, ResetReason)> {
+        let reset = |kind: &EventKind| match *kind {
+            EventKind::PositionReset {
+                from,
+                to,
+                policy,
+                reason,
+                ..
+            } => Some((from, to, policy, reason)),
+            _ => None,
+        };
+        self.told.lock().iter().filter_map(reset).collect()
+    }
+
+    /// Waits for the end of a run that ends by itself.
+    fn ended(self) -> Report {
+        self.group.0.lock().commit();
+        self.wait_while_time_passes("the end", Duration::from_millis(100), || {
+            self.member.is_finished()
+        });
+        self.member.join().unwrap()
     }
 
     fn end(self) -> Report {
@@ -700,4 +766,160 @@ fn s21_a_loop_that_is_held_up_is_told_and_no_record_is_started_before_the_group_
     scene.wait_for("the records to be handled", || scene.handled(0).len() == 20);
     let report = scene.end();
     assert_eq!((report.records, report.left_uncommitted), (30, 0));
+}
+
+/// Ten more records, so that partition 0 is read again.
+fn append_ten(scene: &Scene) {
+    for number in 0..10 {
+        let record = MemoryRecord::of(number.to_string());
+        scene.log.append(&tp(0), record);
+    }
+}
+
+fn message_of(report: &Report) -> String {
+    match &report.reason {
+        StopReason::FatalClientError { message } => message.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn s34_what_retention_passed_is_told_and_goes_on_at_the_log_start_or_the_end() {
+    for (policy, to) in [(OutOfRange::Earliest, 25), (OutOfRange::Latest, 30)] {
+        let scene = Scene::begin_under(policy, 1, Tally::default());
+        scene.wait_for_store(0, 10);
+        scene.group.0.lock().commit();
+        scene.log.leave_hole(&tp(0), 20);
+        scene.log.remove_before(&tp(0), 25);
+        scene.wait_for_store(0, 30);
+        scene.wait_for_resets(&[(10, to, policy.name(), ResetReason::BelowLogStart)]);
+        let is_back = |did: &Did| matches!(did, Did::CommittedBack(..));
+        assert!(!scene.did().iter().any(is_back), "it goes up");
+        scene.end();
+    }
+}
+
+#[test]
+fn s34_stop_ends_the_run_with_what_was_completed_and_names_all_there_is_to_know() {
+    let scene = Scene::begin_under(OutOfRange::Stop, 2, Tally::default());
+    scene.wait_for_store(0, 10);
+    scene.log.remove_before(&tp(0), 25);
+    let group = scene.group.clone();
+    let report = scene.ended();
+    assert_eq!(report.exit_code(), 1);
+    assert_eq!(report.left_uncommitted, 0);
+    let message = message_of(&report);
+    for part in [
+        "t-0",
+        "offset 10",
+        "25 to 25",
+        "retention",
+        "reset the group",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    let script = group.0.lock();
+    assert_eq!(script.committed[&tp(0)], 10, "and nothing beyond");
+    assert_eq!(script.committed[&tp(1)], 10);
+}
+
+#[test]
+fn a_truncated_log_goes_on_where_it_differs_once_the_commit_has_come_down() {
+    let scene = Scene::begin(1);
+    scene.wait_for_store(0, 10);
+    scene.group.0.lock().commit();
+    scene.group.0.lock().ignores_back = 2;
+    // Cut off at 6, and grown again to 16 under other records.
+    scene.log.fail_next(
+        &tp(0),
+        ReadError::Truncated {
+            offset: 10,
+            end_offset: 6,
+        },
+    );
+    scene.log.truncate(&tp(0), 6);
+    append_ten(&scene);
+    scene.wait_for_store(0, 16);
+    scene.wait_for_resets(&[(10, 6, "truncation", ResetReason::Truncated)]);
+    assert_eq!(scene.handled(0)[10..], (6..16).collect::<Vec<_>>());
+    let back = Did::CommittedBack(tp(0), 6);
+    let did = scene.did();
+    assert_eq!(
+        did.iter().filter(|did| **did == back).count(),
+        3,
+        "tried until it was there: {did:?}"
+    );
+    let last = did.iter().rposition(|did| *did == back).unwrap();
+    let stored = did
+        .iter()
+        .rposition(|did| matches!(did, Did::Stored(_, 7..)));
+    assert!(
+        stored.is_some_and(|stored| stored > last),
+        "nothing is stored before: {did:?}"
+    );
+    scene.wait_for("a warning", || {
+        let told = scene.told.lock();
+        told.iter().any(
+            |kind| matches!(kind, EventKind::Warning { message } if message.contains("6 to 9")),
+        )
+    });
+    scene.end();
+}
+
+#[test]
+fn a_log_that_ends_below_its_commit_is_read_from_its_beginning_and_so_would_be_after_a_crash() {
+    let scene = Scene::begin(1);
+    scene.wait_for_store(0, 10);
+    scene.group.0.lock().commit();
+    scene.log.truncate(&tp(0), 4);
+    scene.wait_for("the records again", || scene.handled(0).len() == 14);
+    scene.wait_for_resets(&[(10, 0, "earliest", ResetReason::AboveEnd)]);
+    scene.wait_for_store(0, 4);
+    assert_eq!(scene.group.0.lock().committed[&tp(0)], 4);
+    scene.end();
+}
+
+#[test]
+fn s32_a_topic_that_is_another_ends_the_run_and_what_was_read_of_the_old_one_is_not_committed() {
+    let recreated = || ReadError::TopicRecreated { topic: "t".into() };
+    // Whoever finds it out, the source or the metadata.
+    for by_source in [true, false] {
+        let tally = Tally::default();
+        tally.holds.lock().insert((1, 4));
+        let scene = Scene::begin_with(2, tally);
+        scene.wait_for_store(0, 10);
+        scene.wait_for_store(1, 4);
+        scene.group.0.lock().commit();
+        append_ten(&scene);
+        scene.wait_for("the records", || scene.handled(0).len() == 20);
+        if by_source {
+            scene.log.fail_next(&tp(0), recreated());
+            append_ten(&scene);
+        } else {
+            let message = ToMember::TopicRecreated("t".into());
+            scene.to_member.send(message).unwrap();
+        }
+        scene.wait_for("what was stored to be taken back", || {
+            scene.stored(0).last() == Some(&0)
+        });
+        scene.permits.send(()).unwrap();
+        let group = scene.group.clone();
+        let report = scene.ended();
+        assert_eq!(report.exit_code(), 1);
+        assert_eq!(message_of(&report), recreated().to_string());
+        let stored: Vec<i64> = group
+            .0
+            .lock()
+            .did
+            .iter()
+            .rev()
+            .map_while(|did| match did {
+                Did::Stored(_, offset) => Some(*offset),
+                Did::AnsweredRevoke(_) => Some(0),
+                _ => None,
+            })
+            .take_while(|offset| *offset == 0)
+            .collect();
+        assert!(stored.len() >= 3, "nothing but zero is stored afterwards");
+    }
 }

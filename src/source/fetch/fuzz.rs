@@ -52,7 +52,12 @@ pub(crate) fn record_set(data: &[u8]) {
         })
         .collect();
 
-    let expected = extent(&set, asked);
+    let mut batches = 0;
+    let expected = extent(&set, asked, |_, first, next| {
+        assert!(first >= 0 && first < next, "a batch ends before it begins");
+        batches += 1;
+    });
+    assert!(batches <= set.len() / 61, "more batches than fit");
     assert!(expected.next_offset >= asked);
     let pieces = set.len() + 1;
     let mut reader = RecordSetReader::new(set.into(), asked, until, isolation, aborted);

@@ -10,7 +10,7 @@
 //! does not fit into the source's share either waits, unread, until it is the
 //! only such answer in the process.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,16 +25,23 @@ use crate::kafka::ConnectionSettings;
 use crate::kafka::backoff::Backoff;
 use crate::kafka::cluster::BrokerAddress;
 use crate::kafka::connection::ConnectionError;
-use crate::kafka::frame::{self, FIRST_API_VERSIONS, Negotiated, WireError};
-use crate::kafka::messages::{
-    Api, ApiVersions, ApiVersionsRequest, FetchAnswer, FetchRequest, Request,
-};
+use crate::kafka::frame::{self, WireError};
+use crate::kafka::greeting::{Greeted, Greeting, GreetingFault};
+use crate::kafka::messages::{Api, FetchAnswer, FetchRequest};
+use crate::kafka::transport::{Transport, broken};
 
 /// Between attempts to reach a broker that is down: at first as often as a
 /// broker that restarts deserves, later as one that is gone.
 const RECONNECT: Backoff = Backoff {
     first: std::time::Duration::from_millis(50),
     max: std::time::Duration::from_secs(2),
+};
+
+/// Between attempts to reach a broker that does not trust us, or that we do not
+/// trust: until somebody changes that, every attempt only fills its log.
+const REFUSED: Backoff = Backoff {
+    first: std::time::Duration::from_secs(1),
+    max: std::time::Duration::from_secs(15),
 };
 
 /// What an answer exceeds what was asked for by: headers, and the numbers of
@@ -81,6 +88,8 @@ pub(super) struct Link {
     state: State,
     /// In a row, without an answer in between.
     failures: u32,
+    /// The last of them because of a certificate or a password.
+    is_refused: bool,
     retry_at: Option<Instant>,
 }
 
@@ -91,14 +100,19 @@ enum State {
         stream: TcpStream,
         since: Instant,
     },
-    /// Connected; the versions that the broker speaks are known or asked for.
+    /// Connected, and shaking hands where that is the custom.
+    Shaking {
+        transport: Transport,
+        since: Instant,
+    },
+    /// Greeting, or over with it.
     Up(Wire),
 }
 
 #[derive(Debug)]
 struct Wire {
-    stream: TcpStream,
-    versions: Option<ApiVersions>,
+    transport: Transport,
+    greeting: Greeting,
     correlation: i32,
     out: Vec<u8>,
     written: usize,
@@ -121,8 +135,8 @@ struct Body {
 /// An answer that has to come.
 #[derive(Debug)]
 struct Awaited {
-    api: Api,
-    version: i16,
+    /// Of the Fetch request; `None` where it belongs to the greeting.
+    version: Option<i16>,
     /// Of the answer, in bytes, where the broker keeps to what was asked.
     expected: usize,
     asked_at: Instant,
@@ -147,6 +161,7 @@ impl Link {
             token,
             state: State::Down,
             failures: 0,
+            is_refused: false,
             retry_at: None,
         }
     }
@@ -166,7 +181,7 @@ impl Link {
 
     /// Whether it takes a request now.
     pub(super) fn is_ready(&self) -> bool {
-        matches!(&self.state, State::Up(wire) if wire.versions.is_some() && wire.awaited.is_none())
+        matches!(&self.state, State::Up(wire) if wire.greeting.is_over() && wire.awaited.is_none())
     }
 
     /// The socket reported something.
@@ -182,11 +197,13 @@ impl Link {
         match &self.state {
             State::Down => self.retry_at,
             State::Connecting { since, .. } => Some(*since + settings.connect_timeout),
+            State::Shaking { since, .. } => Some(*since + settings.request_timeout),
             State::Up(wire) => wire.awaited.as_ref().map(|awaited| awaited.deadline),
         }
     }
 
-    /// Begins to connect, unless it is connected or has to wait.
+    /// Begins to connect, unless it is connected or has to wait; where it is
+    /// time to, says again who we are.
     ///
     /// # Errors
     ///
@@ -206,6 +223,13 @@ impl Link {
                     return Err(error);
                 }
             }
+        }
+        if let State::Up(wire) = &mut self.state
+            && wire.awaited.is_none()
+            && wire.greeting.renew_if_due(around.now)
+        {
+            // A socket that does not take it reports that, and is driven.
+            let _ = wire.greet(around);
         }
         Ok(())
     }
@@ -249,7 +273,8 @@ impl Link {
     pub(super) fn fail(&mut self, now: Instant) {
         self.state = State::Down;
         self.failures = self.failures.saturating_add(1);
-        self.retry_at = Some(now + RECONNECT.random_delay(self.failures));
+        let backoff = if self.is_refused { REFUSED } else { RECONNECT };
+        self.retry_at = Some(now + backoff.random_delay(self.failures));
     }
 
     /// Gives up a connection that was not in use: the next attempt may be made
@@ -271,21 +296,8 @@ impl Link {
         let State::Up(wire) = &mut self.state else {
             return Ok(());
         };
-        let Some(versions) = &wire.versions else {
-            return Ok(());
-        };
-        let sent = versions
-            .pick_at_most(Api::Fetch, request.highest_version())
-            .map_err(Fault::Wire)
-            .and_then(|version| {
-                wire.put(request, version, around)?;
-                if let Some(awaited) = &mut wire.awaited {
-                    awaited.deadline += request.max_wait;
-                    awaited.expected = usize::try_from(request.max_bytes).unwrap_or(0);
-                }
-                wire.write()
-            });
-        sent.map_err(|fault| fault.at(&self.address))
+        wire.ask(request, around)
+            .map_err(|fault| fault.at(&self.address))
     }
 
     /// Makes what progress can be made now.
@@ -295,9 +307,10 @@ impl Link {
     /// The connection is of no use any more. [`Link::fail`] is left to the
     /// caller, who knows what was asked.
     pub(super) fn drive(&mut self, around: &Surroundings<'_>) -> Result<Driven, ConnectionError> {
-        match std::mem::replace(&mut self.state, State::Down) {
+        let driven = match std::mem::replace(&mut self.state, State::Down) {
             State::Down => Ok(Driven::Nothing),
             State::Connecting { stream, since } => self.connected(stream, since, around),
+            State::Shaking { transport, since } => self.shake(transport, since, around),
             State::Up(mut wire) => {
                 let was_idle = wire.awaited.is_none();
                 match wire.drive(around) {
@@ -317,7 +330,11 @@ impl Link {
                     Err(fault) => Err(fault.at(&self.address)),
                 }
             }
+        };
+        if let Err(error) = &driven {
+            self.is_refused = error.is_refusal();
         }
+        driven
     }
 
     fn connected(
@@ -349,9 +366,37 @@ impl Link {
             Err(error) => return Err(refused(error)),
         }
         stream.set_nodelay(true).map_err(refused)?;
+        let transport = Transport::new(stream, &around.settings.security, &self.address.host)
+            .map_err(|fault| ConnectionError::Tls {
+                address: self.address.to_string(),
+                fault,
+            })?;
+        self.shake(transport, around.now, around)
+    }
+
+    fn shake(
+        &mut self,
+        mut transport: Transport,
+        since: Instant,
+        around: &Surroundings<'_>,
+    ) -> Result<Driven, ConnectionError> {
+        let is_done = transport
+            .handshake()
+            .map_err(|error| broken(self.address.to_string(), error))?;
+        if !is_done {
+            if around.now >= since + around.settings.request_timeout {
+                return Err(ConnectionError::TimedOut {
+                    address: self.address.to_string(),
+                    what: "complete the TLS handshake",
+                    waited: around.settings.request_timeout,
+                });
+            }
+            self.state = State::Shaking { transport, since };
+            return Ok(Driven::Nothing);
+        }
         let mut wire = Wire {
-            stream,
-            versions: None,
+            transport,
+            greeting: Greeting::new(&around.settings.security),
             correlation: 0,
             out: Vec::new(),
             written: 0,
@@ -363,8 +408,7 @@ impl Link {
             header_len: 0,
             body: None,
         };
-        wire.put(&ApiVersionsRequest, FIRST_API_VERSIONS, around)
-            .and_then(|()| wire.write())
+        wire.greet(around)
             .map_err(|fault| fault.at(&self.address))?;
         self.state = State::Up(wire);
         Ok(Driven::Nothing)
@@ -377,6 +421,7 @@ enum Fault {
     Closed,
     Io(io::Error),
     Wire(WireError),
+    Greeting(GreetingFault),
     TimedOut(std::time::Duration),
 }
 
@@ -385,8 +430,9 @@ impl Fault {
         let address = address.to_string();
         match self {
             Self::Closed => ConnectionError::Closed { address },
-            Self::Io(error) => ConnectionError::Io { address, error },
+            Self::Io(error) => broken(address, error),
             Self::Wire(error) => ConnectionError::Wire { address, error },
+            Self::Greeting(fault) => fault.at(address),
             Self::TimedOut(waited) => ConnectionError::TimedOut {
                 address,
                 what: "answer",
@@ -406,15 +452,18 @@ enum Arrival {
 }
 
 impl Wire {
-    fn put<R: Request>(
-        &mut self,
-        request: &R,
-        version: i16,
-        around: &Surroundings<'_>,
-    ) -> Result<(), Fault> {
-        self.correlation = self.correlation.wrapping_add(1);
-        self.out.clear();
-        self.written = 0;
+    /// Sends a Fetch request.
+    fn ask(&mut self, request: &FetchRequest, around: &Surroundings<'_>) -> Result<(), Fault> {
+        let version = self
+            .greeting
+            .versions()
+            .pick_at_most(Api::Fetch, request.highest_version())
+            .map_err(Fault::Wire)?;
+        self.begin(around, Some(version));
+        if let Some(awaited) = &mut self.awaited {
+            awaited.deadline += request.max_wait;
+            awaited.expected = usize::try_from(request.max_bytes).unwrap_or(0);
+        }
         frame::encode(
             request,
             version,
@@ -423,19 +472,41 @@ impl Wire {
             &mut self.out,
         )
         .map_err(Fault::Wire)?;
+        self.write()
+    }
+
+    /// Sends the next request of the greeting.
+    fn greet(&mut self, around: &Surroundings<'_>) -> Result<(), Fault> {
+        self.begin(around, None);
+        self.greeting
+            .write(self.correlation, &around.settings.client_id, &mut self.out)
+            .map_err(Fault::Greeting)?;
+        self.write()
+    }
+
+    /// Makes room for the next request, and expects its answer.
+    fn begin(&mut self, around: &Surroundings<'_>, version: Option<i16>) {
+        self.correlation = self.correlation.wrapping_add(1);
+        self.out.clear();
+        self.written = 0;
         self.awaited = Some(Awaited {
-            api: R::API,
             version,
             expected: usize::MAX,
             asked_at: around.now,
             deadline: around.now + around.settings.request_timeout,
         });
-        Ok(())
     }
 
     fn write(&mut self) -> Result<(), Fault> {
-        while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
-            match self.stream.write(rest) {
+        loop {
+            let sent = match self.out.get(self.written..) {
+                Some(rest) if !rest.is_empty() => self.transport.write(rest),
+                _ => match self.transport.flush() {
+                    Ok(()) => return Ok(()),
+                    Err(error) => Err(error),
+                },
+            };
+            match sent {
                 Ok(0) => return Err(Fault::Closed),
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -446,7 +517,6 @@ impl Wire {
                 Err(error) => return Err(Fault::Io(error)),
             }
         }
-        Ok(())
     }
 
     fn drive(&mut self, around: &Surroundings<'_>) -> Result<Driven, Fault> {
@@ -492,7 +562,7 @@ impl Wire {
     /// Nothing was asked: all that a broker can do is close.
     fn look_whether_closed(&mut self) -> Result<Driven, Fault> {
         let mut byte = [0];
-        match self.stream.read(&mut byte) {
+        match self.transport.read(&mut byte) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.is_readable = false;
                 Ok(Driven::Nothing)
@@ -508,21 +578,23 @@ impl Wire {
         let Some(awaited) = self.awaited.take() else {
             return Err(Fault::Closed);
         };
-        if awaited.api == Api::Fetch {
-            return frame::decode::<FetchRequest>(frame, awaited.version, self.correlation)
+        if let Some(version) = awaited.version {
+            return frame::decode::<FetchRequest>(frame, version, self.correlation)
                 .map(Driven::Answer)
                 .map_err(Fault::Wire);
         }
-        let negotiated = frame::decode_api_versions(frame, awaited.version, self.correlation)
-            .map_err(Fault::Wire)?;
-        match negotiated {
-            Negotiated::Versions(versions) => {
-                self.versions = Some(versions);
+        let greeted = self
+            .greeting
+            .answer(frame, self.correlation, around.now, fastrand::f64())
+            .map_err(Fault::Greeting)?;
+        match greeted {
+            Greeted::Open => Ok(Driven::Ready),
+            Greeted::OpenAgain => {
+                tracing::debug!("authenticated again");
                 Ok(Driven::Ready)
             }
-            Negotiated::AskVersionZero => {
-                self.put(&ApiVersionsRequest, 0, around)?;
-                self.write()?;
+            Greeted::GoOn => {
+                self.greet(around)?;
                 Ok(Driven::Nothing)
             }
         }
@@ -535,7 +607,7 @@ impl Wire {
                     return Err(Fault::Closed);
                 };
                 if !rest.is_empty() {
-                    match receive(&mut self.stream, rest)? {
+                    match receive(&mut self.transport, rest)? {
                         None => {
                             self.is_readable = false;
                             return Ok(Arrival::Pending);
@@ -561,7 +633,7 @@ impl Wire {
             let spare = body.buffer.spare(1);
             let room = spare.len().min(missing);
             let room = spare.get_mut(..room).unwrap_or_default();
-            match receive(&mut self.stream, room)? {
+            match receive(&mut self.transport, room)? {
                 None => {
                     self.is_readable = false;
                     return Ok(Arrival::Pending);
@@ -574,15 +646,7 @@ impl Wire {
     /// Decides on an answer whose length has just been read: none where it has
     /// to wait.
     fn open_body(&self, around: &Surroundings<'_>) -> Result<Option<Body>, Fault> {
-        let announced = i32::from_be_bytes(self.header);
-        let limit = around.settings.max_frame;
-        let len = usize::try_from(announced)
-            .ok()
-            .filter(|&len| len <= limit)
-            .ok_or(Fault::Wire(WireError::FrameTooLong {
-                length: announced.into(),
-                limit,
-            }))?;
+        let len = frame::announced(self.header, around.settings.max_frame).map_err(Fault::Wire)?;
         let held = around.pool.held();
         let expected = self
             .awaited
@@ -602,9 +666,9 @@ impl Wire {
 }
 
 /// Reads what is there; none where nothing is.
-fn receive(stream: &mut TcpStream, into: &mut [u8]) -> Result<Option<usize>, Fault> {
+fn receive(transport: &mut Transport, into: &mut [u8]) -> Result<Option<usize>, Fault> {
     loop {
-        match stream.read(into) {
+        match transport.read(into) {
             Ok(0) => return Err(Fault::Closed),
             Ok(count) => return Ok(Some(count)),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -122,7 +122,11 @@ impl SourceFactory for FetchFactory {
             events: Events::with_capacity(EVENTS),
             signals,
             snapshot: Arc::default(),
-            plan: Plan::new(self.settings.isolation, fastrand::u64(..)),
+            plan: Plan::new(
+                self.settings.isolation,
+                Arc::clone(&self.settings.rack),
+                fastrand::u64(..),
+            ),
             kit: Kit::new(pool),
             links: BTreeMap::new(),
             next_token: WAKE.0 + 1,
@@ -212,7 +216,7 @@ impl FetchSource {
     }
 
     /// Takes over what is new about the cluster and the memory.
-    fn take_news(&mut self) {
+    fn take_news(&mut self, now: Instant) {
         if self.signals.memory.swap(false, Ordering::AcqRel) {
             self.is_due = true;
         }
@@ -235,7 +239,7 @@ impl FetchSource {
                 .broker(broker)
                 .is_none_or(|address| address == link.address());
             if !stays {
-                plan.lost(broker);
+                plan.lost(broker, now);
             }
             stays
         });
@@ -274,6 +278,9 @@ impl FetchSource {
                 Ok(Driven::Blocked) => is_blocked = true,
                 Ok(Driven::Answer(answer)) => {
                     let effects = plan.answered(broker, answer, now, clock.coarse());
+                    if !effects.moves.is_empty() {
+                        cluster.learn(&effects.moves);
+                    }
                     if effects.refresh {
                         cluster.request_refresh();
                     }
@@ -293,7 +300,7 @@ impl FetchSource {
                         plan.too_long(broker, length, limit, now);
                     }
                     link.fail(now);
-                    plan.lost(broker);
+                    plan.lost(broker, now);
                     cluster.request_refresh();
                     *is_due = true;
                 }
@@ -309,14 +316,14 @@ impl FetchSource {
             return;
         }
         self.is_due = false;
-        let brokers = self.plan.brokers();
+        let brokers = self.plan.brokers(now);
         let share = self.budget.share();
         self.kit.pool.set_keep(share);
         let plan = &mut self.plan;
         self.links.retain(|&broker, _| {
-            let stays = brokers.contains(&broker) || plan.leads(broker);
+            let stays = brokers.contains(&broker) || plan.reads_from(broker);
             if !stays {
-                plan.lost(broker);
+                plan.lost(broker, now);
             }
             stays
         });
@@ -348,11 +355,11 @@ impl FetchSource {
                     sent = link.send(&request, &around);
                     if sent.is_err() {
                         link.fail(now);
-                        self.plan.lost(broker);
                     }
                 }
             }
             if let Err(error) = sent {
+                self.plan.lost(broker, now);
                 if link.failures() <= 1 {
                     tracing::warn!(worker = self.worker, broker, %error, "a broker is not reached; trying on");
                 }
@@ -394,8 +401,9 @@ impl FetchSource {
 
 impl Source for FetchSource {
     fn start(&mut self, from: ReadFrom) {
+        let epoch = from.epoch;
         self.plan.start(from);
-        self.plan.follow(&self.snapshot);
+        self.plan.follow_one(epoch, &self.snapshot);
         self.is_due = true;
     }
 
@@ -406,6 +414,7 @@ impl Source for FetchSource {
 
     fn rewind(&mut self, epoch: AssignmentEpoch, offset: i64, not_before: Option<Instant>) {
         self.plan.rewind(epoch, offset, not_before);
+        self.plan.follow_one(epoch, &self.snapshot);
         self.is_due = true;
     }
 
@@ -418,8 +427,8 @@ impl Source for FetchSource {
         let mut timeout = Duration::ZERO;
         loop {
             self.look(timeout);
-            self.take_news();
             let now = self.clock.now();
+            self.take_news(now);
             let is_blocked = self.drive_links(now);
             // Before anything is given out: the broker is to work meanwhile.
             self.ask(now);

@@ -8,8 +8,8 @@
 //! The invariants:
 //!
 //! - An answer counts for a partition only where the partition still waits for
-//!   exactly that: same assignment epoch, same offset. Whatever was stopped,
-//!   paused or rewound since is dropped.
+//!   exactly that: same assignment epoch, same offset, same broker. Whatever was
+//!   stopped, paused, rewound or led elsewhere since is dropped.
 //! - Per partition at most two answers are held: one that is being given out,
 //!   and the next. The next request is sent before the answer in hand is given
 //!   out, so that the broker works while the handler does.
@@ -20,27 +20,37 @@
 //!   memory, unless nothing at all is held. A quarter of the share is kept for
 //!   partitions of which nothing is there, so that one with a slow handler does
 //!   not starve its neighbours.
+//! - A broker is never asked in a busy loop, whatever it answers: what it cannot
+//!   serve waits, and one that answers nothing before its time is asked again
+//!   when that has come.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | [`slot`] | one partition: whom to ask, where it stands, what is held of it |
+//! | [`session`] | what a broker remembers of the last request |
+//! | [`epochs`] | how a log that was cut off is noticed |
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use uuid::Uuid;
-
+use self::session::{Key, Session};
+use self::slot::{Answer, Slot, Trouble, Waiting, first_left};
 use super::buffers::BufferPool;
 use super::compression::Decompressor;
 use super::record_set::{RecordSetReader, extent};
 use crate::clock::Coarse;
 use crate::kafka::Isolation;
 use crate::kafka::backoff::Backoff;
-use crate::kafka::cluster::{ClusterSnapshot, Leader};
+use crate::kafka::cluster::{ClusterSnapshot, Move};
 use crate::kafka::errors::{Class, ErrorCode};
-use crate::kafka::messages::{
-    FetchAnswer, FetchPartition, FetchRequest, FetchTopic, FetchedPartition, TopicKey,
-};
+use crate::kafka::messages::{FetchAnswer, FetchRequest, FetchedPartition, TopicKey};
 use crate::record::{AssignmentEpoch, Batch, Entry};
 use crate::source::{Pulled, ReadError, ReadFrom};
+
+mod epochs;
+mod session;
+mod slot;
 
 /// Bytes of an answer where memory allows. Measured with 100-byte records: a
 /// quarter of a megabyte halves the throughput, four megabytes are slower again
@@ -75,6 +85,26 @@ const MOST_CORRUPT: u32 = 4;
 
 /// `CORRUPT_MESSAGE`: the broker itself found the damage.
 const CORRUPT_MESSAGE: i16 = 2;
+
+/// `FETCH_SESSION_ID_NOT_FOUND`, `INVALID_FETCH_SESSION_EPOCH`,
+/// `FETCH_SESSION_TOPIC_ID_ERROR`: the broker's session is not what we think.
+const SESSION_UNKNOWN: i16 = 70;
+const SESSION_OUT_OF_STEP: i16 = 71;
+const SESSION_NAMES_OTHERWISE: i16 = 106;
+
+/// How long a replica that the leader named is read from before the leader is
+/// asked again, as Java's `metadata.max.age.ms`.
+const PREFERRED_FOR: Duration = Duration::from_mins(5);
+
+/// How long leaders are not told where we are after a replica that one of them
+/// named could not serve us: the leader would name it again, until it has
+/// noticed too (`broker.session.timeout.ms` is 9 s).
+const LEADERS_ONLY: Duration = Duration::from_secs(10);
+
+/// Answers in a row that a broker gave before their time and without anything
+/// in them: one may be a matter of moments, more are a broker that does not
+/// wait.
+const MOST_HASTY: u32 = 2;
 
 /// What may be held, and what is.
 #[derive(Clone, Copy, Debug)]
@@ -124,13 +154,16 @@ impl Kit {
 #[derive(Debug)]
 pub(super) struct Plan {
     isolation: Isolation,
+    /// Where we are; empty for nowhere.
+    rack: Arc<str>,
     slots: BTreeMap<AssignmentEpoch, Slot>,
     /// Partitions that have something to give, in turn.
     turn: VecDeque<AssignmentEpoch>,
-    /// What was asked and not yet answered, one request per broker.
-    asked: BTreeMap<i32, Asked>,
-    /// Brokers that hold us back (quota), until when.
-    throttled: BTreeMap<i32, Instant>,
+    brokers: BTreeMap<i32, Broker>,
+    /// Brokers that have an address.
+    reachable: BTreeSet<i32>,
+    /// Until when no leader is told where we are.
+    leaders_only: Option<Instant>,
     /// Counts answers, to serve first who has waited longest.
     served: u64,
     /// An answer was given out to its end: its partition may be asked for again.
@@ -140,101 +173,75 @@ pub(super) struct Plan {
     random: fastrand::Rng,
 }
 
+/// What is under way with a broker, and what it is like.
+#[derive(Debug, Default)]
+struct Broker {
+    session: Session,
+    asked: Option<Asked>,
+    /// It holds us back (quota), until then.
+    throttled: Option<Instant>,
+    /// Answers before their time, in a row, and until when it is left alone
+    /// for them.
+    hasty: u32,
+    rests: Option<Instant>,
+    /// Partitions of which one may be why an answer was longer than what is
+    /// accepted: asked for one at a time.
+    suspects: BTreeSet<AssignmentEpoch>,
+}
+
+impl Broker {
+    /// When it may be asked again.
+    fn free_at(&self) -> Option<Instant> {
+        self.throttled.max(self.rests)
+    }
+}
+
 /// A request that is under way.
 #[derive(Debug)]
 struct Asked {
     max_bytes: usize,
+    at: Instant,
+    max_wait: Duration,
+    /// It named everything that was wanted.
+    is_whole: bool,
+    /// In the order of their keys.
     partitions: Vec<AskedPartition>,
 }
 
 #[derive(Clone, Debug)]
 struct AskedPartition {
     epoch: AssignmentEpoch,
-    topic: Arc<str>,
-    topic_id: Uuid,
-    partition: i32,
+    key: Key,
     offset: i64,
-}
-
-/// One partition.
-#[derive(Debug)]
-struct Slot {
-    from: ReadFrom,
-    topic_id: Uuid,
-    leader: Option<Leader>,
-    /// The offset after what was given out.
-    position: i64,
-    /// The offset after what is held: what to ask for.
-    fetch_offset: i64,
-    /// Leader epoch of the last record held or given, -1 where unknown.
-    fetch_epoch: i32,
-    answers: VecDeque<Answer>,
-    /// What was given back, in order.
-    returned: VecDeque<Batch>,
-    trouble: Trouble,
-    is_in_turn: bool,
-    is_asked: bool,
-    not_before: Option<Instant>,
-    retry_at: Option<Instant>,
-    failures: u32,
-    corrupt: u32,
-    /// When it last brought records, in answers.
-    served: u64,
-    /// The last answer brought records, or there was none yet.
-    is_active: bool,
-    /// The end that was told last; none until the first time.
-    told: Option<i64>,
-    /// A wire batch that a broker cut is this long.
-    needs: usize,
-}
-
-/// Why a partition is not read on, if it is not.
-#[derive(Debug)]
-enum Trouble {
-    None,
-    /// To be told after everything that is held.
-    Untold(ReadError),
-    /// Until it is rewound.
-    Told,
-}
-
-impl Trouble {
-    /// What is to be told, once.
-    fn tell(&mut self) -> Option<ReadError> {
-        match std::mem::replace(self, Self::Told) {
-            Self::Untold(error) => Some(error),
-            other => {
-                *self = other;
-                None
-            }
-        }
-    }
-}
-
-/// What an answer brought for one partition.
-#[derive(Debug)]
-struct Answer {
-    reader: RecordSetReader,
-    end_offset: i64,
-    log_start: i64,
-    fetched_at: Coarse,
+    is_answered: bool,
 }
 
 /// What the shell is to do after an answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Effects {
     /// What is known of the leaders is out of date.
     pub(super) refresh: bool,
+    /// Leaders that the broker named.
+    pub(super) moves: Vec<Move>,
+}
+
+/// The ends of a partition, as a broker tells them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ends {
+    end_offset: i64,
+    log_start: i64,
 }
 
 impl Plan {
-    pub(super) fn new(isolation: Isolation, seed: u64) -> Self {
+    pub(super) fn new(isolation: Isolation, rack: Arc<str>, seed: u64) -> Self {
         Self {
             isolation,
+            rack,
             slots: BTreeMap::new(),
             turn: VecDeque::new(),
-            asked: BTreeMap::new(),
-            throttled: BTreeMap::new(),
+            brokers: BTreeMap::new(),
+            reachable: BTreeSet::new(),
+            leaders_only: None,
             served: 0,
             has_room: false,
             no_room: false,
@@ -245,29 +252,9 @@ impl Plan {
     // What the worker wants.
 
     pub(super) fn start(&mut self, from: ReadFrom) {
-        let slot = Slot {
-            topic_id: Uuid::nil(),
-            leader: None,
-            position: from.offset,
-            fetch_offset: from.offset,
-            fetch_epoch: -1,
-            answers: VecDeque::new(),
-            returned: VecDeque::new(),
-            trouble: Trouble::None,
-            is_in_turn: false,
-            is_asked: false,
-            not_before: None,
-            retry_at: None,
-            failures: 0,
-            corrupt: 0,
-            served: 0,
-            is_active: true,
-            told: None,
-            needs: 0,
-            from,
-        };
-        self.stop(slot.from.epoch);
-        self.slots.insert(slot.from.epoch, slot);
+        let epoch = from.epoch;
+        self.stop(epoch);
+        self.slots.insert(epoch, Slot::new(from));
     }
 
     pub(super) fn stop(&mut self, epoch: AssignmentEpoch) {
@@ -285,11 +272,7 @@ impl Plan {
         let Some(slot) = self.slots.get_mut(&epoch) else {
             return;
         };
-        slot.drop_held(offset);
-        slot.trouble = Trouble::None;
-        slot.corrupt = 0;
-        slot.not_before = not_before;
-        slot.told = None;
+        slot.rewind(offset, not_before);
     }
 
     pub(super) fn set_paused(&mut self, epoch: AssignmentEpoch, paused: bool) {
@@ -334,42 +317,48 @@ impl Plan {
 
     /// Takes over who leads what; returns whether a leader is missing.
     pub(super) fn follow(&mut self, cluster: &ClusterSnapshot) -> Effects {
-        let mut refresh = false;
-        for slot in self.slots.values_mut() {
-            let partition = &slot.from.partition;
-            let leader = cluster
-                .leader(partition.topic(), partition.partition())
-                .filter(|leader| cluster.broker(leader.id).is_some());
-            if leader != slot.leader {
-                // Whatever there was to wait for has happened.
-                slot.retry_at = None;
+        self.reachable = cluster.brokers.keys().copied().collect();
+        let mut others = Vec::new();
+        for (&epoch, slot) in &mut self.slots {
+            if slot.follow(cluster) {
+                others.push(epoch);
             }
-            slot.leader = leader;
-            slot.topic_id = cluster.topic_id(partition.topic());
-            refresh |= leader.is_none();
         }
-        Effects { refresh }
+        for epoch in others {
+            self.enlist(epoch);
+        }
+        Effects {
+            refresh: self.slots.values().any(|slot| slot.leader.is_none()),
+            moves: Vec::new(),
+        }
     }
 
-    /// The brokers that lead a partition which is to be read.
-    pub(super) fn brokers(&self) -> Vec<i32> {
-        let mut brokers: Vec<i32> = self
-            .slots
-            .values()
-            .filter(|slot| slot.wants())
-            .filter_map(|slot| slot.leader)
-            .map(|leader| leader.id)
-            .collect();
-        brokers.sort_unstable();
-        brokers.dedup();
-        brokers
+    /// As [`Plan::follow`], for one partition.
+    pub(super) fn follow_one(&mut self, epoch: AssignmentEpoch, cluster: &ClusterSnapshot) {
+        if let Some(slot) = self.slots.get_mut(&epoch)
+            && slot.follow(cluster)
+        {
+            self.enlist(epoch);
+        }
     }
 
-    /// Whether `broker` leads a partition, be it paused.
-    pub(super) fn leads(&self, broker: i32) -> bool {
+    /// The brokers that a partition is to be read from.
+    pub(super) fn brokers(&mut self, now: Instant) -> Vec<i32> {
+        let mut brokers = BTreeSet::new();
+        for slot in self.slots.values_mut() {
+            slot.expire(now);
+            if slot.wants() {
+                brokers.extend(slot.broker());
+            }
+        }
+        brokers.into_iter().collect()
+    }
+
+    /// Whether a partition is read from `broker`, be it paused.
+    pub(super) fn reads_from(&self, broker: i32) -> bool {
         self.slots
             .values()
-            .any(|slot| slot.leader.is_some_and(|leader| leader.id == broker))
+            .any(|slot| slot.broker() == Some(broker))
     }
 
     /// Whether a partition is to be read and has no known leader.
@@ -384,7 +373,9 @@ impl Plan {
     /// The next request for `broker`, if there is one to send now. From then on
     /// it is under way, until [`Plan::answered`] or [`Plan::lost`].
     pub(super) fn ask(&mut self, broker: i32, now: Instant, room: Room) -> Option<FetchRequest> {
-        if self.asked.contains_key(&broker) || self.is_throttled(broker, now) {
+        let state = self.brokers.entry(broker).or_default();
+        let is_free = state.free_at().is_none_or(|moment| moment <= now);
+        if state.asked.is_some() || !is_free {
             return None;
         }
         let mut wanted = self.wanted(broker, now);
@@ -405,67 +396,68 @@ impl Plan {
         }
         let max_bytes = max_bytes.max(largest);
         let per_partition = (max_bytes / active.max(1)).max(LEAST_ANSWER).min(max_bytes);
-        let mut topics: Vec<FetchTopic> = Vec::new();
+        let mut named = Vec::with_capacity(slots.len());
         let mut partitions = Vec::with_capacity(slots.len());
         for (_, _, epoch) in slots {
             let slot = self.slots.get_mut(&epoch)?;
-            slot.is_asked = true;
-            partitions.push(slot.asked());
-            let partition = slot.request(per_partition.max(slot.needs));
-            match topics.last_mut() {
-                Some(topic) if *topic.name == *slot.from.partition.topic() => {
-                    topic.partitions.push(partition);
-                }
-                _ => topics.push(FetchTopic {
-                    name: slot.from.partition.shared_topic(),
-                    id: slot.topic_id,
-                    partitions: vec![partition],
-                }),
-            }
+            slot.asked_of = Some(broker);
+            let key = slot.key();
+            named.push((key.clone(), slot.request(per_partition.max(slot.needs))));
+            partitions.push(AskedPartition {
+                epoch,
+                key,
+                offset: slot.fetch_offset,
+                is_answered: false,
+            });
         }
-        self.asked.insert(
-            broker,
-            Asked {
-                max_bytes,
-                partitions,
-            },
-        );
+        partitions.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        let max_wait = if wanted.is_one_left_out {
+            SHORT_POLL
+        } else {
+            wanted.longest_wait
+        };
+        let state = self.brokers.entry(broker).or_default();
+        if largest > 0 || !state.suspects.is_empty() {
+            // Only in a whole request does the order count.
+            state.session.restart();
+        }
+        let portion = state.session.portion(named);
+        state.asked = Some(Asked {
+            max_bytes,
+            at: now,
+            max_wait,
+            is_whole: portion.is_whole(),
+            partitions,
+        });
+        let tells_rack = self.leaders_only.is_none_or(|until| until <= now);
         Some(FetchRequest {
-            max_wait: if wanted.is_one_left_out {
-                SHORT_POLL
-            } else {
-                wanted.longest_wait
-            },
+            max_wait,
             min_bytes: 1,
             max_bytes: to_i32(max_bytes),
             isolation: self.isolation,
-            topics,
+            session_id: portion.session_id,
+            session_epoch: portion.session_epoch,
+            by_id: portion.by_id,
+            topics: portion.topics,
+            forgotten: portion.forgotten,
+            rack: if tells_rack {
+                Arc::clone(&self.rack)
+            } else {
+                Arc::default()
+            },
         })
     }
 
-    fn is_throttled(&mut self, broker: i32, now: Instant) -> bool {
-        let is_over = self
-            .throttled
-            .get(&broker)
-            .is_some_and(|&until| until <= now);
-        if is_over {
-            self.throttled.remove(&broker);
-        }
-        self.throttled.contains_key(&broker)
-    }
-
-    fn wanted(&self, broker: i32, now: Instant) -> Wanted {
+    fn wanted(&mut self, broker: i32, now: Instant) -> Wanted {
         let mut wanted = Wanted {
             hungry: Vec::new(),
             fed: Vec::new(),
             is_one_left_out: false,
             longest_wait: LONG_POLL,
         };
-        for (&epoch, slot) in &self.slots {
-            if !slot.wants()
-                || slot.is_asked
-                || slot.leader.is_none_or(|leader| leader.id != broker)
-            {
+        for slot in self.slots.values() {
+            let is_its = slot.broker() == Some(broker);
+            if !is_its || !slot.wants() || slot.asked_of.is_some() {
                 continue;
             }
             if let Some(moment) = slot.waits_until().filter(|&moment| moment > now) {
@@ -473,11 +465,17 @@ impl Plan {
                 wanted.longest_wait = wanted.longest_wait.min(moment - now).max(SHORT_POLL);
                 continue;
             }
-            match slot.held() {
-                0 => wanted.hungry.push(slot.waiting(epoch)),
-                held if held < MOST_ANSWERS => wanted.fed.push(slot.waiting(epoch)),
-                _ => wanted.is_one_left_out = true,
+            let held = slot.held();
+            if held >= MOST_ANSWERS {
+                wanted.is_one_left_out = true;
+            } else if held == 0 {
+                wanted.hungry.push(slot.waiting());
+            } else {
+                wanted.fed.push(slot.waiting());
             }
+        }
+        if let Some(state) = self.brokers.get_mut(&broker) {
+            wanted.keep_one_of(&mut state.suspects);
         }
         wanted
     }
@@ -486,7 +484,12 @@ impl Plan {
     /// for.
     fn room_for(&mut self, wanted: &mut Wanted, room: Room) -> Option<usize> {
         let full = (room.share / (2 * room.connections.max(1))).clamp(LEAST_ANSWER, FULL_ANSWER);
-        let under_way: usize = self.asked.values().map(|asked| asked.max_bytes).sum();
+        let under_way: usize = self
+            .brokers
+            .values()
+            .filter_map(|broker| broker.asked.as_ref())
+            .map(|asked| asked.max_bytes)
+            .sum();
         let used = room.held + under_way;
         if used == 0 {
             return Some(full);
@@ -517,38 +520,51 @@ impl Plan {
     }
 
     /// The connection to `broker` is gone, and with it what was asked.
-    pub(super) fn lost(&mut self, broker: i32) {
-        if let Some(asked) = self.asked.remove(&broker) {
-            self.release(&asked);
+    pub(super) fn lost(&mut self, broker: i32, now: Instant) {
+        if let Some(state) = self.brokers.get_mut(&broker) {
+            state.hasty = 0;
+            if state.asked.take().is_some() {
+                state.session.restart();
+            }
+        }
+        let mut was_preferred = false;
+        for slot in self.slots.values_mut() {
+            if slot.asked_of == Some(broker) {
+                slot.asked_of = None;
+            }
+            if slot.broker() == Some(broker) {
+                was_preferred |= slot.prefer_leader();
+            }
+        }
+        if was_preferred {
+            self.leaders_only = Some(now + LEADERS_ONLY);
         }
     }
 
-    /// The answer of `broker` is longer than what is accepted. Its first
-    /// partition fails: the broker gives the first batch of it whole, however
-    /// long it is, and keeps to what was asked with all others.
+    /// The answer of `broker` is longer than what is accepted. The first batch
+    /// of the first partition that has records is given whole, however long it
+    /// is: which one that is shows when each is asked for alone. Then it fails.
     pub(super) fn too_long(&mut self, broker: i32, bytes: i64, limit: usize, now: Instant) {
-        let Some(first) = self
-            .asked
-            .get(&broker)
-            .and_then(|asked| asked.partitions.first().cloned())
-        else {
+        let Some(state) = self.brokers.get_mut(&broker) else {
             return;
         };
-        if let Some(slot) = self.waiting(&first, now) {
+        let Some(asked) = &state.asked else {
+            return;
+        };
+        let culprit = match &asked.partitions[..] {
+            [alone] if state.suspects.remove(&alone.epoch) => alone.clone(),
+            several => {
+                state.suspects = several.iter().map(|partition| partition.epoch).collect();
+                return;
+            }
+        };
+        if let Some(slot) = self.waiting(broker, &culprit, now) {
             slot.trouble = Trouble::Untold(ReadError::TooLong {
-                offset: first.offset,
+                offset: culprit.offset,
                 bytes,
                 limit,
             });
-            self.enlist(first.epoch);
-        }
-    }
-
-    fn release(&mut self, asked: &Asked) {
-        for partition in &asked.partitions {
-            if let Some(slot) = self.slots.get_mut(&partition.epoch) {
-                slot.is_asked = false;
-            }
+            self.enlist(culprit.epoch);
         }
     }
 
@@ -561,70 +577,191 @@ impl Plan {
         fetched_at: Coarse,
     ) -> Effects {
         let mut effects = Effects::default();
-        let Some(asked) = self.asked.remove(&broker) else {
+        let Some(mut asked) = self
+            .brokers
+            .get_mut(&broker)
+            .and_then(|state| state.asked.take())
+        else {
             return effects;
         };
-        self.release(&asked);
         self.served += 1;
-        if !answer.throttle.is_zero() {
-            self.throttled.insert(broker, now + answer.throttle);
-        }
-        if let Some(error) = ErrorCode::from_code(answer.error) {
-            for partition in &asked.partitions {
-                self.refused(partition, error, &Told::NOTHING, now, &mut effects);
+        let has_news = self.take_in(broker, &mut asked, answer, now, fetched_at, &mut effects);
+        for partition in &asked.partitions {
+            if let Some(slot) = self.slots.get_mut(&partition.epoch)
+                && slot.asked_of == Some(broker)
+            {
+                slot.asked_of = None;
             }
-            return effects;
         }
-        // Brokers answer in the order of the request, so this rarely searches.
-        let mut expected = 0;
-        for topic in answer.topics {
-            for fetched in topic.partitions {
-                let Some(index) = asked.find(&topic.topic, fetched.partition, expected) else {
-                    continue;
-                };
-                expected = index + 1;
-                if let Some(partition) = asked.partitions.get(index) {
-                    self.fetched(partition, fetched, now, fetched_at, &mut effects);
-                }
+        if let Some(state) = self.brokers.get_mut(&broker) {
+            if let [alone] = &asked.partitions[..] {
+                state.suspects.remove(&alone.epoch);
             }
+            let end = asked.at + asked.max_wait;
+            state.hasty = if has_news || now >= end {
+                0
+            } else {
+                state.hasty.saturating_add(1)
+            };
+            state.rests = (state.hasty > MOST_HASTY).then_some(end);
         }
         effects
     }
 
+    /// Returns whether anything of it was new.
+    fn take_in(
+        &mut self,
+        broker: i32,
+        asked: &mut Asked,
+        answer: FetchAnswer,
+        now: Instant,
+        fetched_at: Coarse,
+        effects: &mut Effects,
+    ) -> bool {
+        let Some(state) = self.brokers.get_mut(&broker) else {
+            return false;
+        };
+        state.throttled = (!answer.throttle.is_zero()).then(|| now + answer.throttle);
+        if let Some(error) = ErrorCode::from_code(answer.error) {
+            let is_of_session = match error.code {
+                SESSION_UNKNOWN => {
+                    state.session.forget();
+                    true
+                }
+                SESSION_OUT_OF_STEP | SESSION_NAMES_OTHERWISE => {
+                    state.session.restart();
+                    true
+                }
+                _ => {
+                    state.session.restart();
+                    false
+                }
+            };
+            if is_of_session && !asked.is_whole {
+                tracing::debug!(broker, error = error.name, "the fetch session begins anew");
+                return false;
+            }
+            for partition in &asked.partitions {
+                self.refused(broker, partition, error, &Ends::UNKNOWN, now, effects);
+            }
+            return true;
+        }
+        state.session.answered(answer.session_id);
+        let was_held_back = !answer.throttle.is_zero();
+        let mut has_news = false;
+        let endpoints = answer.endpoints;
+        for topic in answer.topics {
+            for fetched in topic.partitions {
+                let Some(partition) = asked.take(&topic.topic, fetched.partition) else {
+                    // Nobody asked, or it was answered already.
+                    continue;
+                };
+                if let Some(leader) = fetched.leader.filter(|_| fetched.error != 0) {
+                    effects.moves.push(Move {
+                        topic: Arc::clone(&partition.key.topic),
+                        topic_id: partition.key.id,
+                        partition: partition.key.partition,
+                        leader,
+                        endpoint: endpoints
+                            .iter()
+                            .find(|endpoint| endpoint.id == leader.id)
+                            .cloned(),
+                    });
+                }
+                has_news |= self.fetched(broker, &partition, fetched, now, fetched_at, effects);
+            }
+        }
+        for partition in asked.partitions.iter().filter(|it| !it.is_answered) {
+            if asked.is_whole && !was_held_back {
+                self.left_out(broker, partition, now);
+            } else if !asked.is_whole
+                && let Some(state) = self.brokers.get(&broker)
+                && let Some(ends) = state.session.told(&partition.key)
+            {
+                // In a session that says: nothing is new.
+                let as_before = FetchedPartition::without_news(
+                    partition.key.partition,
+                    ends.end_offset,
+                    ends.log_start,
+                );
+                has_news |= self.fetched(broker, partition, as_before, now, fetched_at, effects);
+            }
+        }
+        has_news
+    }
+
+    /// Takes in what an answer says of a partition; returns whether that is new.
     fn fetched(
         &mut self,
+        broker: i32,
         asked: &AskedPartition,
         fetched: FetchedPartition,
         now: Instant,
         fetched_at: Coarse,
         effects: &mut Effects,
-    ) {
+    ) -> bool {
         let isolation = self.isolation;
         let served = self.served;
         let random = self.random.f64();
-        let told = Told::by(&fetched, isolation);
+        let mut told = Ends::by(&fetched, isolation);
         if let Some(error) = ErrorCode::from_code(fetched.error) {
-            self.refused(asked, error, &told, now, effects);
-            return;
+            self.refused(broker, asked, error, &told, now, effects);
+            return true;
         }
-        let Some(slot) = self.waiting(asked, now) else {
-            return;
+        if let Some(state) = self.brokers.get_mut(&broker) {
+            state.session.tell(&asked.key, told);
+        }
+        let is_reachable = |broker: &i32| self.reachable.contains(broker);
+        let preferred = fetched.preferred.filter(|&other| other != broker);
+        let is_preferred_reachable = preferred.is_none_or(|other| is_reachable(&other));
+        let Some(slot) = self.waiting(broker, asked, now) else {
+            return true;
         };
+        if !is_preferred_reachable {
+            // It would be named again and again.
+            slot.wait(now, random);
+            effects.refresh = true;
+            return true;
+        }
         if slot.failures > 0 {
             tracing::info!(partition = %slot.from.partition, "the partition is served again");
         }
         slot.failures = 0;
         slot.retry_at = None;
-        if let Some(diverging) = fetched.diverging {
-            // The log was cut off below what was read, and grew again.
-            slot.trouble = Trouble::Untold(ReadError::Truncated {
-                offset: asked.offset,
-                end_offset: diverging.end_offset,
-            });
-            self.enlist(asked.epoch);
-            return;
+        if let Some(replica) = preferred {
+            tracing::debug!(
+                partition = %slot.from.partition,
+                replica,
+                "the leader names a replica to read from"
+            );
+            slot.prefer(replica, now);
         }
-        let extent = extent(&fetched.records, asked.offset);
+        if let Some(diverging) = fetched.diverging {
+            if diverging.end_offset >= asked.offset
+                && diverging.epoch >= slot.epochs.before(asked.offset)
+            {
+                // It does not diverge at all.
+                slot.wait(now, random);
+            } else {
+                slot.diverged(diverging);
+            }
+            self.enlist(asked.epoch);
+            return true;
+        }
+        if slot.is_probing {
+            slot.truncated(asked.offset);
+            self.enlist(asked.epoch);
+            return true;
+        }
+        if slot.is_with_follower() {
+            // It may know of an earlier end than the leader does.
+            told.end_offset = told.end_offset.max(slot.end_offset.unwrap_or(-1));
+        }
+        slot.end_offset = Some(told.end_offset);
+        let epochs = &mut slot.epochs;
+        let extent = extent(&fetched.records, asked.offset, |epoch, first, next| {
+            epochs.read(epoch, first, next);
+        });
         if let Some(needs) = extent.first_is_cut {
             slot.corrupt += 1;
             if slot.corrupt < MOST_CORRUPT && needs <= MOST_FOR_ONE_BATCH {
@@ -639,34 +776,34 @@ impl Plan {
                 });
                 self.enlist(asked.epoch);
             }
-            return;
+            return true;
         }
         slot.needs = 0;
-        slot.is_active = !fetched.records.is_empty();
-        if slot.is_active {
+        let has_records = !fetched.records.is_empty();
+        slot.is_active = has_records || told.end_offset > extent.next_offset;
+        if has_records {
             slot.served = served;
+            if extent.next_offset == asked.offset {
+                // Nothing that leads on, though there are bytes: they are read,
+                // which tells what is wrong with them, but not asked for in a
+                // busy loop.
+                slot.failures += 1;
+                slot.retry_at = Some(now + RETRY.delay(slot.failures, random));
+            }
         }
-        if slot.is_active && extent.next_offset == asked.offset {
-            // Nothing that leads on, though there are bytes: they are read, which
-            // tells what is wrong with them, but not asked for in a busy loop.
-            slot.failures += 1;
-            slot.retry_at = Some(now + RETRY.delay(slot.failures, random));
-        }
-        let is_news = slot.is_active || slot.told != Some(told.end_offset);
+        let is_news = has_records || slot.told != Some(told.end_offset);
         if !is_news {
-            return;
+            return preferred.is_some();
         }
-        if let Some(last) = slot.answers.back_mut().filter(|_| !slot.is_active) {
+        if let Some(last) = slot.answers.back_mut().filter(|_| !has_records) {
             // Only the end is news: what is there already tells it.
+            let is_news = last.end_offset != told.end_offset;
             last.end_offset = told.end_offset;
             last.log_start = told.log_start;
             last.fetched_at = fetched_at;
-            return;
+            return is_news;
         }
         slot.fetch_offset = extent.next_offset;
-        if extent.last_epoch >= 0 {
-            slot.fetch_epoch = extent.last_epoch;
-        }
         slot.answers.push_back(Answer {
             reader: RecordSetReader::new(
                 fetched.records,
@@ -680,28 +817,72 @@ impl Plan {
             fetched_at,
         });
         self.enlist(asked.epoch);
+        true
+    }
+
+    /// A whole answer says nothing of a partition that was asked for.
+    fn left_out(&mut self, broker: i32, asked: &AskedPartition, now: Instant) {
+        let random = self.random.f64();
+        if let Some(state) = self.brokers.get_mut(&broker) {
+            // Whether it is in the session, nobody knows.
+            state.session.restart();
+        }
+        if let Some(slot) = self.waiting(broker, asked, now)
+            && slot.wait(now, random)
+        {
+            tracing::info!(
+                partition = %slot.from.partition,
+                broker,
+                "the broker's answer leaves the partition out; asking again"
+            );
+        }
     }
 
     /// The partition, where it still waits for what was asked.
-    fn waiting(&mut self, asked: &AskedPartition, now: Instant) -> Option<&mut Slot> {
+    fn waiting(&mut self, broker: i32, asked: &AskedPartition, now: Instant) -> Option<&mut Slot> {
         self.slots
             .get_mut(&asked.epoch)
+            .filter(|slot| slot.asked_of == Some(broker) && slot.topic_id == asked.key.id)
             .filter(|slot| slot.wants() && slot.fetch_offset == asked.offset)
             .filter(|slot| slot.not_before.is_none_or(|moment| moment <= now))
     }
 
     fn refused(
         &mut self,
+        broker: i32,
         asked: &AskedPartition,
         error: ErrorCode,
-        told: &Told,
+        told: &Ends,
         now: Instant,
         effects: &mut Effects,
     ) {
         let random = self.random.f64();
-        let Some(slot) = self.waiting(asked, now) else {
+        let Some(slot) = self.waiting(broker, asked, now) else {
             return;
         };
+        let is_of_follower = slot.is_with_follower();
+        let may_be_better_elsewhere =
+            error.class.passes() || matches!(error.class, Class::OutOfRange);
+        if is_of_follower && may_be_better_elsewhere {
+            // The leader knows whether that is so.
+            slot.prefer_leader();
+            slot.wait(now, random);
+            self.leaders_only = Some(now + LEADERS_ONLY);
+            effects.refresh |= error.class == Class::RefreshMetadata;
+            tracing::debug!(
+                partition = %asked.key.topic,
+                broker,
+                error = error.name,
+                "the replica cannot serve the partition; asking the leader"
+            );
+            return;
+        }
+        if slot.is_probing && error.class == Class::OutOfRange {
+            // Below the log's start nothing can be compared.
+            slot.truncated(asked.offset);
+            self.enlist(asked.epoch);
+            return;
+        }
         let failure = if error.code == CORRUPT_MESSAGE {
             slot.corrupt += 1;
             (slot.corrupt >= MOST_CORRUPT).then(|| ReadError::Corrupt {
@@ -719,7 +900,7 @@ impl Plan {
                     end_offset: told.end_offset,
                 },
                 Class::Authorization => ReadError::NotAuthorized {
-                    topic: Arc::clone(&asked.topic),
+                    topic: Arc::clone(&asked.key.topic),
                 },
                 _ => ReadError::Refused {
                     code: error.code,
@@ -732,9 +913,7 @@ impl Plan {
             self.enlist(asked.epoch);
             return;
         }
-        slot.failures += 1;
-        slot.retry_at = Some(now + RETRY.delay(slot.failures, random));
-        if slot.failures == 1 {
+        if slot.wait(now, random) {
             tracing::info!(
                 partition = %slot.from.partition,
                 offset = asked.offset,
@@ -790,15 +969,11 @@ impl Plan {
             .values()
             .filter(|slot| slot.wants())
             .filter_map(Slot::waits_until)
-            .chain(self.throttled.values().copied())
+            .chain(self.brokers.values().filter_map(Broker::free_at))
             .filter(|&moment| moment > now)
             .min()
     }
 }
-
-/// A partition in the order in which a request asks: who waits for more than
-/// the answer before had room for, then who has waited longest.
-type Waiting = (std::cmp::Reverse<usize>, u64, AssignmentEpoch);
 
 /// The partitions that one request may carry.
 struct Wanted {
@@ -811,14 +986,27 @@ struct Wanted {
     longest_wait: Duration,
 }
 
-/// What an answer tells of a partition beside its records.
-struct Told {
-    end_offset: i64,
-    log_start: i64,
+impl Wanted {
+    /// Where one of some partitions may have an answer that is too long, asks
+    /// for one of them alone.
+    fn keep_one_of(&mut self, suspects: &mut BTreeSet<AssignmentEpoch>) {
+        let Self { hungry, fed, .. } = self;
+        let is_wanted = |epoch: &AssignmentEpoch| {
+            let mut all = hungry.iter().chain(fed.iter());
+            all.any(|(_, _, wanted)| wanted == epoch)
+        };
+        suspects.retain(is_wanted);
+        if let Some(&first) = suspects.first() {
+            for list in [hungry, fed] {
+                list.retain(|&(_, _, epoch)| epoch == first);
+            }
+            self.is_one_left_out = true;
+        }
+    }
 }
 
-impl Told {
-    const NOTHING: Self = Self {
+impl Ends {
+    const UNKNOWN: Self = Self {
         end_offset: -1,
         log_start: -1,
     };
@@ -838,191 +1026,41 @@ impl Told {
 }
 
 impl Asked {
-    fn find(&self, topic: &TopicKey, partition: i32, expected: usize) -> Option<usize> {
-        let fits = |asked: &AskedPartition| {
-            asked.partition == partition
-                && match topic {
-                    TopicKey::Name(name) => *name == asked.topic,
-                    TopicKey::Id(id) => *id == asked.topic_id,
-                }
+    /// The partition that an answer names, once.
+    fn take(&mut self, topic: &TopicKey, partition: i32) -> Option<AskedPartition> {
+        let is_of = |key: &Key| match topic {
+            TopicKey::Name(name) => *name == key.topic,
+            TopicKey::Id(id) => *id == key.id,
         };
-        if self.partitions.get(expected).is_some_and(fits) {
-            return Some(expected);
-        }
-        self.partitions.iter().position(fits)
-    }
-}
-
-impl Slot {
-    /// Whether it is to be read at all, now or later.
-    fn wants(&self) -> bool {
-        matches!(self.trouble, Trouble::None) && !self.from.paused && !self.is_at_until()
-    }
-
-    /// Whether what is held reaches `until`. The first answer is wanted even
-    /// then: it tells where the partition ends.
-    fn is_at_until(&self) -> bool {
-        let is_first = self.told.is_none() && self.answers.is_empty();
-        !is_first
-            && self
-                .from
-                .until
-                .is_some_and(|until| self.fetch_offset >= until)
-    }
-
-    /// How much is there to give, in answers with records.
-    fn held(&self) -> usize {
-        let answers = self
-            .answers
-            .iter()
-            .filter(|answer| !answer.reader.is_at_end());
-        answers.count() + self.returned.len()
-    }
-
-    fn waits_until(&self) -> Option<Instant> {
-        self.not_before.max(self.retry_at)
-    }
-
-    fn has_something(&self) -> bool {
-        !self.answers.is_empty()
-            || !self.returned.is_empty()
-            || matches!(self.trouble, Trouble::Untold(_))
-    }
-
-    /// Drops everything that is held, to read again from `offset`.
-    fn drop_held(&mut self, offset: i64) {
-        self.answers.clear();
-        self.returned.clear();
-        self.position = offset;
-        self.fetch_offset = offset;
-        // The epoch of the record before is not known any more.
-        self.fetch_epoch = -1;
-    }
-
-    /// Where to go on where what is held is dropped.
-    fn resume_offset(&self) -> i64 {
-        self.returned.front().map_or(self.position, first_left)
-    }
-
-    fn waiting(&self, epoch: AssignmentEpoch) -> Waiting {
-        (std::cmp::Reverse(self.needs), self.served, epoch)
-    }
-
-    fn asked(&self) -> AskedPartition {
-        AskedPartition {
-            epoch: self.from.epoch,
-            topic: self.from.partition.shared_topic(),
-            topic_id: self.topic_id,
-            partition: self.from.partition.partition(),
-            offset: self.fetch_offset,
-        }
-    }
-
-    fn request(&self, max_bytes: usize) -> FetchPartition {
-        FetchPartition {
-            partition: self.from.partition.partition(),
-            leader_epoch: self.leader.map_or(-1, |leader| leader.epoch),
-            offset: self.fetch_offset,
-            last_fetched_epoch: self.fetch_epoch,
-            max_bytes: to_i32(max_bytes),
-        }
-    }
-
-    fn give(&mut self, kit: &mut Kit, now: Instant, random: f64) -> Option<Pulled> {
-        if let Some(batch) = self.returned.pop_front() {
-            return Some(Pulled::Batch(batch));
-        }
-        while let Some(mut answer) = self.answers.pop_front() {
-            let mut entries = kit.spare.pop().unwrap_or_default();
-            let read = answer
-                .reader
-                .next(&mut kit.decompressor, &kit.pool, &mut entries);
-            match read {
-                Ok(Some(piece)) => {
-                    self.corrupt = 0;
-                    let batch = self.batch(&answer, piece.bytes, entries, piece.next_offset);
-                    let is_at_until = self
-                        .from
-                        .until
-                        .is_some_and(|until| piece.next_offset >= until);
-                    if is_at_until {
-                        self.answers.clear();
-                    } else if !answer.reader.is_at_end() {
-                        self.answers.push_front(answer);
-                    }
-                    return Some(Pulled::Batch(batch));
+        // Few topics, each with a stretch of its own.
+        let mut from = 0;
+        while let Some(first) = self.partitions.get(from) {
+            let is_same = |other: &AskedPartition| {
+                other.key.id == first.key.id && other.key.topic == first.key.topic
+            };
+            let stretch = self.partitions.get(from..).unwrap_or_default();
+            let len = stretch.partition_point(is_same);
+            if is_of(&first.key) {
+                let stretch = stretch.get(..len).unwrap_or_default();
+                let place = stretch.binary_search_by_key(&partition, |it| it.key.partition);
+                let found = self.partitions.get_mut(from + place.ok()?)?;
+                if found.is_answered {
+                    return None;
                 }
-                Ok(None) => {
-                    kit.keep(entries);
-                    if self.told != Some(answer.end_offset) {
-                        let position = self.position;
-                        let batch = self.batch(&answer, Bytes::new(), Vec::new(), position);
-                        return Some(Pulled::Batch(batch));
-                    }
-                }
-                Err(error) => {
-                    kit.keep(entries);
-                    let position = self.position;
-                    self.drop_held(position);
-                    self.damaged(error, now, random);
-                }
+                found.is_answered = true;
+                return Some(found.clone());
             }
+            from += len.max(1);
         }
-        let error = self.trouble.tell()?;
-        let offset = self.position;
-        self.drop_held(offset);
-        Some(Pulled::Failed {
-            epoch: self.from.epoch,
-            offset,
-            error,
-        })
+        None
     }
-
-    fn damaged(&mut self, error: ReadError, now: Instant, random: f64) {
-        self.corrupt += 1;
-        let passes = matches!(error, ReadError::Corrupt { .. }) && self.corrupt < MOST_CORRUPT;
-        if passes {
-            tracing::warn!(partition = %self.from.partition, %error, "asking for the records again");
-            self.retry_at = Some(now + RETRY.delay(self.corrupt, random));
-        } else {
-            self.trouble = Trouble::Untold(error);
-        }
-    }
-
-    fn batch(
-        &mut self,
-        answer: &Answer,
-        bytes: Bytes,
-        entries: Vec<Entry>,
-        next_offset: i64,
-    ) -> Batch {
-        self.position = next_offset;
-        self.told = Some(answer.end_offset);
-        Batch {
-            partition: self.from.partition.clone(),
-            epoch: self.from.epoch,
-            bytes,
-            entries,
-            cursor: 0,
-            next_offset,
-            end_offset: answer.end_offset,
-            log_start: answer.log_start,
-            fetched_at: answer.fetched_at,
-        }
-    }
-}
-
-/// The first offset of a batch that was not handed to a handler.
-fn first_left(batch: &Batch) -> i64 {
-    batch
-        .entries
-        .get(batch.cursor)
-        .map_or(batch.next_offset, |entry| entry.offset)
 }
 
 fn to_i32(bytes: usize) -> i32 {
     i32::try_from(bytes).unwrap_or(i32::MAX)
 }
 
+#[cfg(test)]
+mod sim;
 #[cfg(test)]
 mod tests;

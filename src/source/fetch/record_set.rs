@@ -54,29 +54,28 @@ pub(super) struct Extent {
     /// The offset after the last complete wire batch; what was asked for where
     /// there is none.
     pub(super) next_offset: i64,
-    /// The leader epoch of the last complete wire batch; -1 where there is none.
-    pub(super) last_epoch: i32,
     /// The whole length of the first wire batch where it is cut. Brokers give
     /// the first one whole (KIP-74), so this takes a broken one.
     pub(super) first_is_cut: Option<usize>,
 }
 
-/// Walks the headers of a record set that was fetched from offset `asked`.
+/// Walks the headers of a record set that was fetched from offset `asked`, and
+/// tells `batch` of each complete wire batch: leader epoch, first offset, offset
+/// after the last.
 ///
 /// This is how the next request can be sent before the answer in hand has been
 /// read. CRCs are not checked: where the bytes turn out wrong, the answer to
 /// that request is dropped because it no longer is what is wanted.
-pub(super) fn extent(set: &[u8], asked: i64) -> Extent {
+pub(super) fn extent(set: &[u8], asked: i64, mut batch: impl FnMut(i32, i64, i64)) -> Extent {
     let mut extent = Extent {
         next_offset: asked,
-        last_epoch: -1,
         first_is_cut: None,
     };
     let mut rest = set;
-    while let Ok(Some(batch)) = WireBatch::peek(rest) {
-        extent.next_offset = extent.next_offset.max(batch.next_offset());
-        extent.last_epoch = batch.leader_epoch;
-        rest = rest.get(batch.len..).unwrap_or_default();
+    while let Ok(Some(next)) = WireBatch::peek(rest) {
+        extent.next_offset = extent.next_offset.max(next.next_offset());
+        batch(next.leader_epoch, next.base_offset, next.next_offset());
+        rest = rest.get(next.len..).unwrap_or_default();
     }
     if rest.len() == set.len() && !set.is_empty() && matches!(WireBatch::peek(set), Ok(None)) {
         extent.first_is_cut = Some(stated_length(set).unwrap_or(HEADER));

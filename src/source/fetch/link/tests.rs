@@ -1,3 +1,4 @@
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream as Peer};
 use std::time::Duration;
 
@@ -82,7 +83,7 @@ impl Stage {
             min_bytes: 1,
             max_bytes,
             isolation: Isolation::default(),
-            topics: Vec::new(),
+            ..FetchRequest::default()
         };
         self.at(Clock::System.now(), |link, around| {
             link.send(&request, around).unwrap();

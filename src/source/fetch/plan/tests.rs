@@ -1,9 +1,11 @@
 use std::collections::{BTreeSet, HashMap};
 
+use uuid::Uuid;
+
 use super::*;
 use crate::clock::Clock;
-use crate::kafka::cluster::{BrokerAddress, PartitionState, TopicState};
-use crate::kafka::messages::{Diverging, FetchedTopic};
+use crate::kafka::cluster::{BrokerAddress, Leader, PartitionState, TopicState};
+use crate::kafka::messages::{Diverging, Endpoint, FetchedTopic};
 use crate::record::TopicPartition;
 use crate::source::Waker;
 use crate::source::fetch::encode::TestBatch;
@@ -30,7 +32,7 @@ impl Stage {
 
     fn reading(isolation: Isolation, leaders: &[i32]) -> Self {
         let mut stage = Self {
-            plan: Plan::new(isolation, 7),
+            plan: Plan::new(isolation, Arc::from("here"), 7),
             kit: Kit::new(BufferPool::new(64 * MIB, Waker::new(|| {}))),
             now: Clock::manual().now(),
             room: Room {
@@ -55,16 +57,39 @@ impl Stage {
     }
 
     fn answer(&mut self, broker: i32, partitions: Vec<FetchedPartition>) -> Effects {
-        let answer = FetchAnswer {
-            throttle: Duration::ZERO,
-            error: 0,
-            topics: vec![FetchedTopic {
-                topic: TopicKey::Name(Arc::from("orders")),
-                partitions,
-            }],
-        };
+        self.answer_in_session(broker, 0, partitions)
+    }
+
+    /// An answer that carries the id of a session.
+    fn answer_in_session(
+        &mut self,
+        broker: i32,
+        session_id: i32,
+        partitions: Vec<FetchedPartition>,
+    ) -> Effects {
+        self.take(
+            broker,
+            FetchAnswer {
+                session_id,
+                ..answer_of(partitions)
+            },
+        )
+    }
+
+    fn take(&mut self, broker: i32, answer: FetchAnswer) -> Effects {
         self.plan
             .answered(broker, answer, self.now, Coarse::from_millis(5))
+    }
+
+    /// An error of the whole answer.
+    fn refuse(&mut self, broker: i32, error: i16) -> Effects {
+        self.take(
+            broker,
+            FetchAnswer {
+                error,
+                ..answer_of(Vec::new())
+            },
+        )
     }
 
     fn give(&mut self) -> Option<Pulled> {
@@ -95,6 +120,19 @@ impl Stage {
     }
 }
 
+fn answer_of(partitions: Vec<FetchedPartition>) -> FetchAnswer {
+    FetchAnswer {
+        throttle: Duration::ZERO,
+        error: 0,
+        session_id: 0,
+        topics: vec![FetchedTopic {
+            topic: TopicKey::Name(Arc::from("orders")),
+            partitions,
+        }],
+        endpoints: Vec::new(),
+    }
+}
+
 /// The epoch of partition `index` in these tests.
 fn epoch(index: usize) -> AssignmentEpoch {
     AssignmentEpoch(100 + index as u64)
@@ -105,6 +143,7 @@ fn read_from(index: usize, offset: i64) -> ReadFrom {
         partition: TopicPartition::new("orders", i32::try_from(index).unwrap()),
         epoch: epoch(index),
         offset,
+        leader_epoch: -1,
         until: None,
         paused: false,
     }
@@ -155,6 +194,7 @@ fn fetched(index: i32, batches: &[TestBatch], end: i64) -> FetchedPartition {
             .into(),
         diverging: None,
         leader: None,
+        preferred: None,
     }
 }
 
@@ -181,7 +221,7 @@ fn asked_for(request: &FetchRequest) -> Vec<(i32, i64)> {
 #[test]
 fn each_broker_is_asked_for_what_it_leads_once_at_a_time() {
     let mut stage = Stage::with(&[1, 2, 1]);
-    assert_eq!(stage.plan.brokers(), [1, 2]);
+    assert_eq!(stage.plan.brokers(stage.now), [1, 2]);
     let request = stage.ask(1).unwrap();
     assert_eq!(asked_for(&request), [(0, 0), (2, 0)]);
     assert_eq!(request.max_wait, LONG_POLL);
@@ -233,7 +273,11 @@ fn a_full_partition_is_left_out_and_then_the_broker_does_not_wait() {
 fn who_got_records_last_is_asked_for_last() {
     let mut stage = Stage::with(&[1, 1, 1]);
     stage.ask(1).unwrap();
-    let answers = vec![fetched(0, &[TestBatch::of(0, 1)], 9), fetched(2, &[], 0)];
+    let answers = vec![
+        fetched(0, &[TestBatch::of(0, 1)], 9),
+        fetched(1, &[], 0),
+        fetched(2, &[], 0),
+    ];
     stage.answer(1, answers);
     let request = stage.ask(1).unwrap();
     assert_eq!(asked_for(&request), [(1, 0), (2, 0), (0, 1)]);
@@ -252,7 +296,11 @@ fn an_answer_is_spread_over_the_partitions_that_have_records() {
     let answers = (0..4)
         .map(|index| {
             let batches = [TestBatch::of(0, 1)];
-            fetched(index, if index == 2 { &batches } else { &[] }, 9)
+            if index == 2 {
+                fetched(index, &batches, 9)
+            } else {
+                fetched(index, &[], 0)
+            }
         })
         .collect();
     stage.answer(1, answers);
@@ -376,10 +424,15 @@ fn what_nobody_asked_for_is_ignored() {
     stage.ask(1).unwrap();
     stage.answer(1, vec![fetched(8, &[TestBatch::of(0, 10)], 10)]);
     assert!(stage.give().is_none());
-    assert!(
-        stage.ask(1).is_some(),
-        "and what was left out is asked again"
-    );
+    // What was left out is asked for again, though not in a busy loop.
+    assert!(stage.ask(1).is_none());
+    stage.pass(Duration::from_secs(1));
+    stage.ask(1).unwrap();
+    let twice = fetched(0, &[TestBatch::of(0, 10)], 20);
+    let more = fetched(0, &[TestBatch::of(10, 10)], 20);
+    stage.answer(1, vec![twice.clone(), twice, more]);
+    assert_eq!(stage.batch().next_offset, 10);
+    assert!(stage.give().is_none(), "one answer per question");
 }
 
 #[test]
@@ -468,12 +521,7 @@ fn errors_that_do_not_pass_fail_the_partition_until_it_is_rewound() {
 fn an_error_of_the_whole_answer_is_one_of_each_partition() {
     let mut stage = Stage::with(&[1, 1]);
     stage.ask(1).unwrap();
-    let answer = FetchAnswer {
-        throttle: Duration::ZERO,
-        error: NOT_LEADER,
-        topics: Vec::new(),
-    };
-    let effects = stage.plan.answered(1, answer, stage.now, Coarse::ZERO);
+    let effects = stage.refuse(1, NOT_LEADER);
     assert!(effects.refresh);
     assert!(stage.ask(1).is_none());
     stage.pass(Duration::from_secs(2));
@@ -491,25 +539,6 @@ fn records_that_are_held_come_before_the_failure_behind_them() {
     let (_, offset, error) = stage.failure();
     assert_eq!(offset, 10);
     assert!(matches!(error, ReadError::OutOfRange { offset: 10, .. }));
-}
-
-#[test]
-fn a_log_that_diverges_from_what_was_read_is_out_of_range() {
-    let mut stage = Stage::with(&[1]);
-    stage.ask(1).unwrap();
-    let mut diverging = fetched(0, &[], 50);
-    diverging.diverging = Some(Diverging {
-        epoch: 2,
-        end_offset: 40,
-    });
-    stage.answer(1, vec![diverging]);
-    assert_eq!(
-        stage.failure().2,
-        ReadError::Truncated {
-            offset: 0,
-            end_offset: 40
-        }
-    );
 }
 
 #[test]
@@ -626,14 +655,14 @@ fn reading_ends_at_until_even_where_only_a_marker_crosses_it() {
     assert_eq!((batch.entries.len(), batch.next_offset), (2, 3));
     assert!(stage.give().is_none());
     assert!(stage.ask(1).is_none());
-    assert!(stage.plan.brokers().is_empty());
+    assert!(stage.plan.brokers(stage.now).is_empty());
 }
 
 #[test]
 fn what_was_asked_over_a_lost_connection_is_asked_again() {
     let mut stage = Stage::with(&[1]);
     stage.ask(1).unwrap();
-    stage.plan.lost(1);
+    stage.plan.lost(1, stage.now);
     assert_eq!(asked_for(&stage.ask(1).unwrap()), [(0, 0)]);
 }
 
@@ -671,10 +700,9 @@ fn a_broker_that_holds_us_back_is_left_alone_as_long_as_it_says() {
     stage.ask(1).unwrap();
     let answer = FetchAnswer {
         throttle: Duration::from_millis(300),
-        error: 0,
-        topics: Vec::new(),
+        ..answer_of(Vec::new())
     };
-    stage.plan.answered(1, answer, stage.now, Coarse::ZERO);
+    stage.take(1, answer);
     let until = stage.now + Duration::from_millis(300);
     assert!(stage.ask(1).is_none());
     assert!(stage.ask(2).is_some(), "the other does not");
@@ -684,13 +712,467 @@ fn a_broker_that_holds_us_back_is_left_alone_as_long_as_it_says() {
 }
 
 #[test]
-fn an_answer_that_is_too_long_fails_the_partition_that_was_asked_for_first() {
+fn an_answer_that_is_too_long_fails_the_partition_that_it_is_of() {
+    let mut stage = Stage::with(&[1, 1, 1]);
+    stage.ask(1).unwrap();
+    let too_long = |stage: &mut Stage| {
+        stage.plan.too_long(1, 300 << 20, 100 << 20, stage.now);
+        stage.plan.lost(1, stage.now);
+    };
+    // Which one it is shows when each is asked for alone.
+    too_long(&mut stage);
+    assert!(stage.give().is_none());
+    let request = stage.ask(1).unwrap();
+    assert_eq!(asked_for(&request), [(0, 0)]);
+    assert_eq!(request.max_wait, SHORT_POLL);
+    stage.answer(1, vec![fetched(0, &[], 0)]);
+    stage.batch();
+    assert_eq!(asked_for(&stage.ask(1).unwrap()), [(1, 0)]);
+    too_long(&mut stage);
+    let (failed, offset, error) = stage.failure();
+    assert_eq!((failed, offset), (epoch(1), 0));
+    assert!(error.to_string().contains("raise the limit"), "{error}");
+    // The others go on, and then together.
+    assert_eq!(asked_for(&stage.ask(1).unwrap()), [(2, 0)]);
+    stage.answer(1, vec![fetched(2, &[], 0)]);
+    assert_eq!(asked_for(&stage.ask(1).unwrap()).len(), 2);
+}
+
+// Sessions.
+
+const SESSION: i32 = 31;
+
+/// What a request says of its session: id, epoch, what it forgets.
+fn session_of(request: &FetchRequest) -> (i32, i32, Vec<i32>) {
+    let forgotten = request.forgotten.iter().flat_map(|topic| &topic.partitions);
+    (
+        request.session_id,
+        request.session_epoch,
+        forgotten.copied().collect(),
+    )
+}
+
+#[test]
+fn in_a_session_a_request_carries_only_what_changed() {
+    let mut stage = Stage::with(&[1, 1, 1]);
+    let whole = stage.ask(1).unwrap();
+    assert_eq!(session_of(&whole), (0, 0, vec![]));
+    let first = [TestBatch::of(0, 10)];
+    let answers = vec![
+        fetched(0, &first, 100),
+        fetched(1, &[], 0),
+        fetched(2, &[], 0),
+    ];
+    stage.answer_in_session(1, SESSION, answers);
+    let request = stage.ask(1).unwrap();
+    assert_eq!(session_of(&request), (SESSION, 1, vec![]));
+    assert_eq!(asked_for(&request), [(0, 10)]);
+    // Then partition 0 is full: the broker would serve it unasked.
+    let second = [TestBatch::of(10, 10)];
+    stage.answer_in_session(1, SESSION, vec![fetched(0, &second, 100)]);
+    let request = stage.ask(1).unwrap();
+    assert_eq!(session_of(&request), (SESSION, 2, vec![0]));
+    assert_eq!(asked_for(&request), []);
+    assert_eq!(request.max_wait, SHORT_POLL);
+    // Given out, it enters again; paused ones leave.
+    while stage.plan.has_something() {
+        stage.give();
+    }
+    stage.plan.set_paused(epoch(2), true);
+    stage.answer_in_session(1, SESSION, vec![]);
+    let request = stage.ask(1).unwrap();
+    assert_eq!(session_of(&request), (SESSION, 3, vec![2]));
+    assert_eq!(asked_for(&request), [(0, 20)]);
+}
+
+#[test]
+fn what_an_answer_of_a_session_leaves_out_has_nothing_new() {
     let mut stage = Stage::with(&[1, 1]);
     stage.ask(1).unwrap();
-    stage.plan.too_long(1, 300 << 20, 100 << 20, stage.now);
-    stage.plan.lost(1);
-    let (failed, offset, error) = stage.failure();
-    assert_eq!((failed, offset), (epoch(0), 0));
-    assert!(error.to_string().contains("raise the limit"), "{error}");
-    assert_eq!(asked_for(&stage.ask(1).unwrap()), [(1, 0)]);
+    let answers = vec![fetched(0, &[], 7), fetched(1, &[], 0)];
+    stage.answer_in_session(1, SESSION, answers);
+    while stage.plan.has_something() {
+        stage.give();
+    }
+    stage.ask(1).unwrap();
+    stage.answer_in_session(1, SESSION, vec![]);
+    assert!(stage.give().is_none());
+    // Who goes to the end is told where that is, though the broker is silent.
+    stage.plan.rewind(epoch(0), 7, None);
+    assert_eq!(asked_for(&stage.ask(1).unwrap()), [(0, 7)]);
+    stage.answer_in_session(1, SESSION, vec![]);
+    let batch = stage.batch();
+    assert_eq!((batch.next_offset, batch.end_offset), (7, 7));
+    assert_eq!(batch.entries.len(), 0);
+}
+
+#[test]
+fn a_session_that_the_broker_lost_begins_anew_at_once() {
+    for (error, id) in [
+        (SESSION_UNKNOWN, 0),
+        (SESSION_OUT_OF_STEP, SESSION),
+        (SESSION_NAMES_OTHERWISE, SESSION),
+    ] {
+        let mut stage = Stage::with(&[1, 1]);
+        stage.ask(1).unwrap();
+        let answers = vec![fetched(0, &[], 0), fetched(1, &[], 0)];
+        stage.answer_in_session(1, SESSION, answers.clone());
+        stage.ask(1).unwrap();
+        assert_eq!(stage.refuse(1, error), Effects::default());
+        let request = stage.ask(1).unwrap();
+        assert_eq!(session_of(&request), (id, 0, vec![]));
+        assert_eq!(asked_for(&request).len(), 2);
+        // A broker that says so of a whole request is not believed for ever.
+        stage.refuse(1, error);
+        assert!(stage.ask(1).is_none());
+        stage.pass(Duration::from_secs(1));
+        assert_eq!(asked_for(&stage.ask(1).unwrap()).len(), 2);
+        stage.answer_in_session(1, SESSION + 1, answers);
+        let request = stage.ask(1).unwrap();
+        assert_eq!(session_of(&request), (SESSION + 1, 1, vec![]));
+    }
+}
+
+#[test]
+fn a_request_whose_answer_never_came_ends_the_session_and_an_idle_connection_does_not() {
+    let mut stage = Stage::with(&[1]);
+    stage.ask(1).unwrap();
+    stage.answer_in_session(1, SESSION, vec![fetched(0, &[], 0)]);
+    stage.plan.lost(1, stage.now);
+    assert_eq!(session_of(&stage.ask(1).unwrap()), (SESSION, 1, vec![]));
+    stage.plan.lost(1, stage.now);
+    let request = stage.ask(1).unwrap();
+    assert_eq!(session_of(&request), (SESSION, 0, vec![]));
+    assert_eq!(asked_for(&request), [(0, 0)]);
+}
+
+#[test]
+fn a_partition_that_gets_another_leader_moves_between_the_sessions() {
+    let mut stage = Stage::with(&[1, 1]);
+    stage.ask(1).unwrap();
+    let answers = vec![fetched(0, &[], 0), fetched(1, &[], 0)];
+    stage.answer_in_session(1, SESSION, answers);
+    stage.lead(&[2, 1]);
+    let request = stage.ask(1).unwrap();
+    assert_eq!(session_of(&request), (SESSION, 1, vec![0]));
+    assert_eq!(asked_for(&request), []);
+    let request = stage.ask(2).unwrap();
+    assert_eq!(session_of(&request), (0, 0, vec![]));
+    assert_eq!(asked_for(&request), [(0, 0)]);
+}
+
+#[test]
+fn a_broker_that_answers_nothing_before_its_time_is_not_asked_in_a_busy_loop() {
+    let mut stage = Stage::with(&[1]);
+    let asked_at = stage.now;
+    stage.ask(1).unwrap();
+    stage.answer(1, vec![fetched(0, &[], 0)]);
+    for _ in 0..=MOST_HASTY {
+        stage.ask(1).unwrap();
+        stage.answer(1, vec![fetched(0, &[], 0)]);
+    }
+    assert!(stage.ask(1).is_none());
+    let moment = stage.plan.next_moment(stage.now).unwrap();
+    assert_eq!(moment, asked_at + LONG_POLL);
+    stage.pass(LONG_POLL);
+    stage.ask(1).unwrap();
+    // As soon as something comes, it is asked as before.
+    stage.answer(1, vec![fetched(0, &[TestBatch::of(0, 1)], 9)]);
+    assert!(stage.ask(1).is_some());
+}
+
+// Leaders.
+
+#[test]
+fn a_leader_that_a_broker_names_is_told_with_where_it_is() {
+    let mut stage = Stage::with(&[1, 1]);
+    stage.ask(1).unwrap();
+    let leader = Leader { id: 3, epoch: 9 };
+    let mut moved = refused(0, NOT_LEADER);
+    moved.leader = Some(leader);
+    let endpoint = Endpoint {
+        id: 3,
+        host: Arc::from("three"),
+        port: 9092,
+    };
+    let answer = FetchAnswer {
+        endpoints: vec![endpoint.clone()],
+        ..answer_of(vec![moved, fetched(1, &[], 0)])
+    };
+    let effects = stage.take(1, answer);
+    assert!(effects.refresh);
+    let told = Move {
+        topic: Arc::from("orders"),
+        topic_id: Uuid::nil(),
+        partition: 0,
+        leader,
+        endpoint: Some(endpoint),
+    };
+    assert_eq!(effects.moves, [told]);
+}
+
+#[test]
+fn who_moved_away_from_a_broker_that_hangs_does_not_wait_for_it() {
+    let mut stage = Stage::with(&[1, 1]);
+    stage.ask(1).unwrap();
+    stage.lead(&[2, 1]);
+    assert_eq!(asked_for(&stage.ask(2).unwrap()), [(0, 0)]);
+    let records = [TestBatch::of(0, 10)];
+    stage.answer(2, vec![fetched(0, &records, 10)]);
+    // What the old leader says when it wakes up counts for nothing.
+    stage.answer(1, vec![fetched(0, &records, 10), fetched(1, &[], 0)]);
+    assert_eq!(stage.batch().next_offset, 10);
+    assert_eq!(stage.batch().partition.partition(), 1);
+    assert!(stage.give().is_none());
+}
+
+fn with_id(id: u128, leaders: &[i32]) -> ClusterSnapshot {
+    let mut cluster = cluster(leaders);
+    for topic in cluster.topics.values_mut() {
+        topic.id = Uuid::from_u128(id);
+    }
+    cluster
+}
+
+#[test]
+fn a_topic_that_was_created_again_is_never_read_at_the_old_offsets() {
+    let mut stage = Stage::with(&[1]);
+    stage.plan.follow(&with_id(7, &[1]));
+    let request = stage.ask(1).unwrap();
+    assert!(request.by_id);
+    assert_eq!(request.topics[0].id, Uuid::from_u128(7));
+    // As long as it is unknown, it is waited for.
+    stage.answer(1, vec![]);
+    stage.plan.follow(&cluster(&[1]));
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.ask(1).unwrap().topics[0].id, Uuid::from_u128(7));
+    stage.plan.follow(&with_id(8, &[2]));
+    let recreated = ReadError::TopicRecreated {
+        topic: Arc::from("orders"),
+    };
+    assert_eq!(stage.failure(), (epoch(0), 0, recreated));
+    assert!(stage.ask(1).is_none() && stage.ask(2).is_none());
+    stage.plan.follow(&with_id(8, &[2]));
+    assert!(stage.give().is_none(), "it is told once");
+    // Whoever rewinds it after that means the new one.
+    stage.plan.rewind(epoch(0), 0, None);
+    stage.plan.follow_one(epoch(0), &with_id(8, &[2]));
+    assert_eq!(stage.ask(2).unwrap().topics[0].id, Uuid::from_u128(8));
+}
+
+#[test]
+fn a_request_names_topics_by_id_only_where_all_of_them_have_one() {
+    let mut stage = Stage::with(&[1]);
+    stage.plan.start(ReadFrom {
+        partition: TopicPartition::new("unnamed", 0),
+        ..read_from(5, 0)
+    });
+    let mut cluster = with_id(7, &[1]);
+    let mut unnamed = cluster.topics["orders"].clone();
+    unnamed.id = Uuid::nil();
+    cluster.topics.insert(Arc::from("unnamed"), unnamed);
+    stage.plan.follow(&cluster);
+    let request = stage.ask(1).unwrap();
+    assert!(!request.by_id);
+    assert_eq!(request.topics.len(), 2);
+}
+
+// Truncation.
+
+fn diverging(epoch: i32, end_offset: i64) -> FetchedPartition {
+    let mut partition = fetched(0, &[], 50);
+    partition.diverging = Some(Diverging { epoch, end_offset });
+    partition
+}
+
+/// A partition that has read epoch 3 up to 10, epoch 5 up to 20 and epoch 7 up
+/// to 30, of which `given` batches were given out, and now has another leader.
+fn read_in_three_epochs(given: usize) -> Stage {
+    let mut stage = Stage::with(&[1]);
+    stage.ask(1).unwrap();
+    let batches = [(0, 3), (10, 5), (20, 7)].map(|(first, epoch)| {
+        let mut batch = TestBatch::of(first, 10);
+        batch.leader_epoch = epoch;
+        batch
+    });
+    // As two answers, so that the first can be given out alone.
+    let (first, rest) = batches.split_at(given.min(2));
+    stage.answer(1, vec![fetched(0, first, 40)]);
+    if given > 0 {
+        stage.batch();
+    }
+    if stage.ask(1).is_some() {
+        stage.answer(1, vec![fetched(0, rest, 40)]);
+    }
+    if given == 3 {
+        stage.batch();
+    }
+    stage.lead(&[2]);
+    stage
+}
+
+#[test]
+fn a_log_that_was_truncated_below_what_was_given_out_is_told() {
+    let mut stage = read_in_three_epochs(3);
+    let request = stage.ask(2).unwrap();
+    let partition = request.topics[0].partitions[0];
+    assert_eq!((partition.offset, partition.last_fetched_epoch), (30, 7));
+    stage.answer(2, vec![diverging(7, 24)]);
+    let truncated = ReadError::Truncated {
+        offset: 30,
+        end_offset: 24,
+    };
+    assert_eq!(stage.failure(), (epoch(0), 30, truncated));
+    assert!(stage.ask(2).is_none(), "until it is told where to go on");
+    stage.plan.rewind(epoch(0), 24, None);
+    let partition = stage.ask(2).unwrap().topics[0].partitions[0];
+    assert_eq!((partition.offset, partition.last_fetched_epoch), (24, 7));
+}
+
+#[test]
+fn what_was_not_given_out_yet_is_read_again_without_a_word() {
+    let mut stage = read_in_three_epochs(1);
+    stage.ask(2);
+    assert!(stage.plan.has_something(), "10 to 30 are held");
+    // No request while two answers are held: one is taken.
+    let mut stage = read_in_three_epochs(2);
+    let request = stage.ask(2).unwrap();
+    assert_eq!(asked_for(&request), [(0, 30)]);
+    stage.answer(2, vec![diverging(5, 20)]);
+    assert!(stage.give().is_none(), "what is gone is not given");
+    let partition = stage.ask(2).unwrap().topics[0].partitions[0];
+    assert_eq!((partition.offset, partition.last_fetched_epoch), (20, 5));
+    stage.answer(2, vec![fetched(0, &[TestBatch::of(20, 5)], 25)]);
+    assert_eq!(stage.batch().next_offset, 25);
+}
+
+#[test]
+fn an_epoch_that_was_never_read_is_followed_by_a_question_about_the_one_before() {
+    let mut stage = read_in_three_epochs(3);
+    stage.ask(2).unwrap();
+    // The new leader has epoch 6 up to 28, of which we know nothing.
+    stage.answer(2, vec![diverging(6, 28)]);
+    assert!(stage.give().is_none());
+    let partition = stage.ask(2).unwrap().topics[0].partitions[0];
+    assert_eq!((partition.offset, partition.last_fetched_epoch), (20, 5));
+    stage.answer(2, vec![diverging(4, 13)]);
+    let partition = stage.ask(2).unwrap().topics[0].partitions[0];
+    assert_eq!((partition.offset, partition.last_fetched_epoch), (10, 3));
+    // Records at that place say that the logs agree up to it.
+    stage.answer(2, vec![fetched(0, &[TestBatch::of(10, 5)], 40)]);
+    let truncated = ReadError::Truncated {
+        offset: 30,
+        end_offset: 10,
+    };
+    assert_eq!(stage.failure(), (epoch(0), 30, truncated));
+}
+
+#[test]
+fn a_broker_that_says_diverging_where_nothing_diverges_is_not_asked_in_a_busy_loop() {
+    let mut stage = read_in_three_epochs(3);
+    stage.ask(2).unwrap();
+    stage.answer(2, vec![diverging(7, 30)]);
+    assert!(stage.give().is_none());
+    assert!(stage.ask(2).is_none());
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(asked_for(&stage.ask(2).unwrap()), [(0, 30)]);
+}
+
+#[test]
+fn the_epoch_of_a_commit_is_that_of_the_record_before_it() {
+    let mut stage = Stage::with(&[]);
+    stage.plan.start(ReadFrom {
+        leader_epoch: 4,
+        ..read_from(0, 100)
+    });
+    stage.lead(&[1]);
+    let partition = stage.ask(1).unwrap().topics[0].partitions[0];
+    assert_eq!((partition.offset, partition.last_fetched_epoch), (100, 4));
+    stage.answer(1, vec![diverging(4, 60)]);
+    let truncated = ReadError::Truncated {
+        offset: 100,
+        end_offset: 60,
+    };
+    assert_eq!(stage.failure(), (epoch(0), 100, truncated));
+}
+
+// A replica nearby.
+
+/// Partition 0 was read from broker 1, which named broker 2.
+fn redirected() -> Stage {
+    let mut stage = Stage::with(&[1]);
+    assert_eq!(&*stage.ask(1).unwrap().rack, "here");
+    let mut elsewhere = fetched(0, &[], 100);
+    elsewhere.preferred = Some(2);
+    stage.answer(1, vec![elsewhere]);
+    assert_eq!(stage.batch().end_offset, 100);
+    assert!(stage.ask(1).is_none());
+    assert_eq!(stage.plan.brokers(stage.now), [2]);
+    stage
+}
+
+#[test]
+fn the_replica_that_the_leader_names_is_read_from_for_a_time() {
+    let mut stage = redirected();
+    let partition = stage.ask(2).unwrap().topics[0].partitions[0];
+    assert_eq!((partition.offset, partition.leader_epoch), (0, 4));
+    // It may not know of all records yet; the end does not go back for that.
+    stage.answer(2, vec![fetched(0, &[TestBatch::of(0, 10)], 60)]);
+    let batch = stage.batch();
+    assert_eq!((batch.next_offset, batch.end_offset), (10, 100));
+    assert!(stage.plan.reads_from(2) && !stage.plan.reads_from(1));
+    stage.pass(PREFERRED_FOR);
+    assert_eq!(stage.plan.brokers(stage.now), [1]);
+    assert_eq!(asked_for(&stage.ask(1).unwrap()), [(0, 10)]);
+}
+
+#[test]
+fn a_replica_that_cannot_serve_is_left_for_the_leader_which_is_not_asked_for_it_again() {
+    const OFFSET_NOT_AVAILABLE: i16 = 78;
+    type Change = fn(&mut Stage);
+    let refusals: [(&str, Change); 5] = [
+        ("not a replica", |stage| {
+            stage.answer(2, vec![refused(0, NOT_LEADER)]);
+        }),
+        ("not there yet", |stage| {
+            stage.answer(2, vec![refused(0, OFFSET_NOT_AVAILABLE)]);
+        }),
+        ("out of its range", |stage| {
+            stage.answer(2, vec![refused(0, OUT_OF_RANGE)]);
+        }),
+        ("gone", |stage| stage.plan.lost(2, stage.now)),
+        ("unknown", |stage| {
+            let mut cluster = cluster(&[1]);
+            cluster.brokers.remove(&2);
+            stage.plan.follow(&cluster);
+        }),
+    ];
+    for (name, refuse) in refusals {
+        let mut stage = redirected();
+        stage.ask(2).unwrap();
+        refuse(&mut stage);
+        assert!(stage.give().is_none(), "{name}");
+        assert_eq!(stage.plan.brokers(stage.now), [1], "{name}");
+        stage.pass(Duration::from_millis(100));
+        let request = stage.ask(1).unwrap();
+        assert_eq!(asked_for(&request), [(0, 0)], "{name}");
+        if name != "unknown" {
+            assert_eq!(&*request.rack, "", "{name}: it would be named again");
+            stage.answer(1, vec![fetched(0, &[], 100)]);
+            stage.pass(LEADERS_ONLY);
+            assert_eq!(&*stage.ask(1).unwrap().rack, "here", "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_replica_that_cannot_be_reached_is_not_gone_to() {
+    let mut stage = Stage::with(&[1]);
+    stage.ask(1).unwrap();
+    let mut elsewhere = fetched(0, &[], 100);
+    elsewhere.preferred = Some(9);
+    assert!(stage.answer(1, vec![elsewhere]).refresh);
+    assert!(stage.ask(1).is_none(), "not at once");
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(asked_for(&stage.ask(1).unwrap()), [(0, 0)]);
 }

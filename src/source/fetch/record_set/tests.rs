@@ -272,10 +272,9 @@ fn a_cut_last_wire_batch_is_left_for_the_next_fetch() {
     for cut in first..whole.len() {
         let set = whole.slice(..cut);
         assert_eq!(
-            extent(&set, 0),
+            extent_of(&set, 0),
             Extent {
                 next_offset: 3,
-                last_epoch: 3,
                 first_is_cut: None
             }
         );
@@ -286,18 +285,34 @@ fn a_cut_last_wire_batch_is_left_for_the_next_fetch() {
     }
 }
 
+fn extent_of(set: &[u8], asked: i64) -> Extent {
+    extent(set, asked, |_, _, _| ())
+}
+
+#[test]
+fn the_extent_tells_the_leader_epoch_of_each_whole_wire_batch() {
+    let mut later = TestBatch::of(3, 2);
+    later.leader_epoch = 8;
+    let set = set_of(&[TestBatch::of(0, 3), later, TestBatch::of(5, 1)]);
+    let mut epochs = Vec::new();
+    extent(&set.slice(..set.len() - 1), 1, |epoch, first, next| {
+        epochs.push((epoch, first, next));
+    });
+    assert_eq!(epochs, [(3, 0, 3), (8, 3, 5)]);
+}
+
 #[test]
 fn a_first_wire_batch_that_is_cut_says_how_long_it_is() {
     let whole = set_of(&[TestBatch::of(0, 300)]);
-    let cut = extent(&whole.slice(..200), 0);
+    let cut = extent_of(&whole.slice(..200), 0);
     assert_eq!(cut.first_is_cut, Some(whole.len()));
     assert_eq!(cut.next_offset, 0);
     assert_eq!(
-        extent(&whole.slice(..10), 0).first_is_cut,
+        extent_of(&whole.slice(..10), 0).first_is_cut,
         Some(HEADER),
         "at least"
     );
-    assert_eq!(extent(&[], 5).next_offset, 5);
+    assert_eq!(extent_of(&[], 5).next_offset, 5);
 }
 
 #[test]
@@ -613,7 +628,7 @@ proptest! {
             batch.base_offset + i64::from(batch.last_offset_delta) + 1
         });
         prop_assert_eq!(read.last().map_or(asked, |batch| batch.next_offset), end.max(asked));
-        prop_assert_eq!(extent(&set_of(&batches), asked).next_offset, end.max(asked));
+        prop_assert_eq!(extent_of(&set_of(&batches), asked).next_offset, end.max(asked));
     }
 
     #[test]
@@ -648,7 +663,7 @@ proptest! {
         if !set.is_empty() && cut.index(3) == 0 {
             set.truncate(cut.index(set.len()));
         }
-        let _ = extent(&set, asked);
+        let _ = extent_of(&set, asked);
         let aborted = vec![Aborted { producer_id: 0, first_offset: 3 }];
         for isolation in [Isolation::ReadUncommitted, Isolation::ReadCommitted] {
             let set = set.clone().into();
