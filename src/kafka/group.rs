@@ -167,13 +167,9 @@ impl KafkaGroup {
         let consumer =
             BaseConsumer::from_config_and_context(&config, Notes::default()).map_err(|error| {
                 match error {
-                    KafkaError::ClientConfig(_, description, name, value) => {
-                        Error::InvalidSettings(vec![Problem::new(
-                            name,
-                            value,
-                            format!("librdkafka refuses it: {description}"),
-                            "see librdkafka's CONFIGURATION.md for names and values",
-                        )])
+                    KafkaError::ClientConfig(_, _, ref name, ref value) => {
+                        let (name, value) = (name.clone(), value.clone());
+                        Error::InvalidSettings(vec![properties::refused(&name, &value, error)])
                     }
                     KafkaError::ClientCreation(description) => {
                         Error::InvalidSettings(vec![Problem::new(
