@@ -12,6 +12,9 @@
 //! A group of the new protocol (KIP-848), asked for as a classic one, is said
 //! to be dead, and the other way round it is not found. Both are asked for
 //! before a group counts as missing.
+//!
+//! Only connections of our own can ask all this. Where the security is one that
+//! they do not speak (Kerberos), librdkafka's client has no way to ask it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -100,7 +103,7 @@ impl AdminError {
 impl From<AskError> for AdminError {
     fn from(error: AskError) -> Self {
         match error {
-            AskError::Failed(ConnectionError::Stopped { .. }) => Self::Stopped,
+            error if error.is_stop() => Self::Stopped,
             AskError::Failed(error) if error.is_refusal() => Self::Refused(error.to_string()),
             error if error.is_unspoken() => Self::Unspoken(error.to_string()),
             error => Self::Unreachable(error.to_string()),
@@ -278,7 +281,8 @@ impl Admin {
                 limit: PARTITIONS_AT_ONCE,
                 from: pages.from.clone(),
             };
-            let Some(page) = self.persist(deadline, |session| session.ask_any(&request))? else {
+            let Some(page) = self.persist(deadline, |session| session.ask_any_broker(&request))?
+            else {
                 return self.topics_by_metadata(names, deadline);
             };
             if !pages.add(page)? {
@@ -296,7 +300,7 @@ impl Admin {
         let request = TopicsByMetadataRequest {
             topics: names.to_vec(),
         };
-        self.persist(deadline, |session| session.ask_any(&request))?
+        self.persist(deadline, |session| session.ask_any_broker(&request))?
             .ok_or(AdminError::Unanswered)
     }
 
@@ -384,9 +388,9 @@ impl Admin {
         broker: &BrokerAddress,
         filter: &ListGroupsRequest,
     ) -> Result<ListGroupsAnswer, AdminError> {
-        let answer = match self.session.ask(broker, filter) {
+        let answer = match self.session.ask_broker(broker, filter) {
             Err(error) if error.is_unspoken() && !filter.types.is_empty() => {
-                let mut answer = self.session.ask(
+                let mut answer = self.session.ask_broker(
                     broker,
                     &ListGroupsRequest {
                         types: Vec::new(),
@@ -437,7 +441,7 @@ impl Admin {
 /// Who coordinates each of `groups`, as far as anybody tells.
 fn coordinators(session: &mut Session, groups: &[Arc<str>]) -> Told<BrokerAddress> {
     let ask = |session: &mut Session, groups: &[Arc<str>]| {
-        session.ask_any(&CoordinatorsRequest {
+        session.ask_any_broker(&CoordinatorsRequest {
             groups: groups.to_vec(),
         })
     };
@@ -482,7 +486,7 @@ fn describe_at(
 ) -> Told<GroupDescription> {
     let mut told = Vec::new();
     let mut rest = groups.to_vec();
-    match session.ask(
+    match session.ask_broker(
         coordinator,
         &DescribeConsumerGroupsRequest {
             groups: groups.to_vec(),
@@ -507,7 +511,7 @@ fn describe_at(
     let request = DescribeGroupsRequest {
         groups: rest.clone(),
     };
-    match session.ask(coordinator, &request) {
+    match session.ask_broker(coordinator, &request) {
         Ok(answer) => told.extend(
             answer
                 .groups
@@ -528,7 +532,7 @@ fn offsets_at(
     let request = GroupOffsetsRequest {
         groups: groups.to_vec(),
     };
-    let answer = match session.ask(coordinator, &request) {
+    let answer = match session.ask_broker(coordinator, &request) {
         // A broker from before 3.0: one by one.
         Err(error) if error.is_unspoken() && groups.len() > 1 => {
             return groups

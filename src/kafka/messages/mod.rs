@@ -33,9 +33,9 @@ mod sasl_handshake;
 pub(crate) mod tests;
 
 pub(crate) use api_versions::{ApiVersions, ApiVersionsRequest};
-pub(crate) use committed::{CommittedAnswer, CommittedRequest, GroupTopic};
-#[cfg(test)]
-pub(crate) use committed::{CommittedPartition, CommittedTopic};
+pub(crate) use committed::{
+    CommittedAnswer, CommittedPartition, CommittedRequest, CommittedTopic, GroupTopic,
+};
 pub(crate) use consumer_assignment::{AssignedTopics, consumer_assignment};
 pub(crate) use coordinator::{CoordinatorRequest, CoordinatorsRequest};
 pub(crate) use describe_consumer_groups::{
@@ -55,13 +55,11 @@ pub(crate) use fetch::{
 };
 pub(crate) use group_offsets::{GroupOffset, GroupOffsets, GroupOffsetsRequest};
 pub(crate) use list_groups::{ListGroupsAnswer, ListGroupsRequest, ListedGroup};
-pub(crate) use metadata::{MetadataAnswer, MetadataRequest, MetadataTopic};
-#[cfg(test)]
-pub(crate) use metadata::{MetadataBroker, MetadataPartition};
-#[cfg(test)]
-pub(crate) use offsets::OffsetsTopic;
+pub(crate) use metadata::{
+    MetadataAnswer, MetadataBroker, MetadataPartition, MetadataRequest, MetadataTopic,
+};
 pub(crate) use offsets::{
-    EARLIEST, LATEST, OffsetAnswer, OffsetQuestion, OffsetsAnswer, OffsetsRequest,
+    EARLIEST, LATEST, OffsetAnswer, OffsetQuestion, OffsetsAnswer, OffsetsRequest, OffsetsTopic,
 };
 pub(crate) use sasl_authenticate::SaslAuthenticateRequest;
 pub(crate) use sasl_handshake::SaslHandshakeRequest;

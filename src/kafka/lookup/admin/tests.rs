@@ -282,7 +282,9 @@ mod on_an_old_cluster {
     use crate::kafka::messages::Api;
 
     /// What a broker of 2.8 speaks.
-    const SPOKEN: [(Api, i16, i16); 6] = [
+    const SPOKEN: [(Api, i16, i16); 8] = [
+        (Api::Fetch, 0, 12),
+        (Api::ListOffsets, 0, 6),
         (Api::Metadata, 0, 11),
         (Api::OffsetFetch, 0, 7),
         (Api::FindCoordinator, 0, 3),
