@@ -32,6 +32,14 @@ use super::messages::{
 use crate::clock::Clock;
 use crate::record::TopicPartition;
 
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "asked by the commands about groups and by the monitor, which come next"
+    )
+)]
+pub(crate) mod admin;
 mod contact;
 mod ends;
 mod session;
