@@ -31,6 +31,7 @@ struct Effective<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     of: Option<usize>,
     workers: String,
+    source: &'static str,
     handler: String,
     from: &'a str,
     on_out_of_range: &'static str,
@@ -108,6 +109,7 @@ impl<'a> From<&'a RunPlan> for Effective<'a> {
             index,
             of,
             workers: settings.workers.to_string(),
+            source: settings.source_in_force().name().unwrap_or("auto"),
             handler: plan.handler.to_string(),
             from: &plan.from,
             on_out_of_range: settings.on_out_of_range.name(),

@@ -42,7 +42,7 @@ use start::{LookupError, ResetPolicy, Resource, Start};
 pub(crate) use start::{StartAnswer, StartQuery, StartRule};
 pub(crate) use topics::TopicEvent;
 
-use session::{AskError, Session};
+use session::Session;
 use start::{Aftermath, Problem, Queue, Trouble};
 use topics::Pacer;
 
@@ -271,7 +271,7 @@ impl Asker {
                     (self.sinks.topics)(event);
                 }
             }
-            Err(AskError::Failed(ConnectionError::Stopped { .. })) => {}
+            Err(error) if error.is_stop() => {}
             Err(error) => {
                 if asked {
                     cluster.request_refresh();

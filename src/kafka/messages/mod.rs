@@ -25,9 +25,9 @@ mod sasl_handshake;
 mod tests;
 
 pub(crate) use api_versions::{ApiVersions, ApiVersionsRequest};
-pub(crate) use committed::{CommittedAnswer, CommittedRequest, GroupTopic};
-#[cfg(test)]
-pub(crate) use committed::{CommittedPartition, CommittedTopic};
+pub(crate) use committed::{
+    CommittedAnswer, CommittedPartition, CommittedRequest, CommittedTopic, GroupTopic,
+};
 pub(crate) use coordinator::CoordinatorRequest;
 #[cfg(test)]
 pub(crate) use fetch::FetchedTopic;
@@ -35,13 +35,11 @@ pub(crate) use fetch::{
     Aborted, Diverging, Endpoint, FetchAnswer, FetchPartition, FetchRequest, FetchTopic,
     FetchedPartition, ForgottenTopic, Leader, TopicKey,
 };
-pub(crate) use metadata::{MetadataAnswer, MetadataRequest, MetadataTopic};
-#[cfg(test)]
-pub(crate) use metadata::{MetadataBroker, MetadataPartition};
-#[cfg(test)]
-pub(crate) use offsets::OffsetsTopic;
+pub(crate) use metadata::{
+    MetadataAnswer, MetadataBroker, MetadataPartition, MetadataRequest, MetadataTopic,
+};
 pub(crate) use offsets::{
-    EARLIEST, LATEST, OffsetAnswer, OffsetQuestion, OffsetsAnswer, OffsetsRequest,
+    EARLIEST, LATEST, OffsetAnswer, OffsetQuestion, OffsetsAnswer, OffsetsRequest, OffsetsTopic,
 };
 pub(crate) use sasl_authenticate::SaslAuthenticateRequest;
 pub(crate) use sasl_handshake::SaslHandshakeRequest;

@@ -40,7 +40,7 @@ use crate::kafka::connection::ConnectionError;
 use crate::kafka::frame::WireError;
 use crate::record::{AssignmentEpoch, Batch};
 
-mod buffers;
+pub(super) mod buffers;
 mod compression;
 #[cfg(test)]
 mod encode;
