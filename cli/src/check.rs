@@ -139,7 +139,8 @@ impl<'a> From<&'a RunPlan> for Effective<'a> {
 fn masked<'a>(name: &str, value: &'a str) -> &'a str {
     let name = name.to_ascii_lowercase();
     let secret = [
-        "password",
+        "passw",
+        "passphrase",
         "secret",
         "token",
         "jaas",
@@ -169,6 +170,7 @@ mod tests {
             "ssl.key.pem",
             "sasl.oauthbearer.client.secret",
             "sasl.oauthbearer.config",
+            "sasl.oauthbearer.assertion.private.key.passphrase",
             "SASL.PASSWORD",
         ] {
             assert_eq!(masked(name, "hunter2"), HIDDEN, "{name}");
