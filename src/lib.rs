@@ -26,6 +26,9 @@ mod clock;
 mod config;
 mod error;
 mod event;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 mod kafka;
 mod lag;
@@ -41,7 +44,8 @@ mod worker;
 
 pub use build_info::{BuildInfo, build_info};
 pub use config::{
-    Assignment, Builder, Isolation, OutOfRange, RetryPolicy, Settings, StartFrom, Workers, builder,
+    Assignment, Builder, Isolation, OutOfRange, RetryPolicy, Settings, Source, StartFrom, Workers,
+    builder,
 };
 pub use error::{CommandError, Error, Problem};
 pub use event::{ConsumedRange, Event, EventKind, ResetReason};

@@ -19,6 +19,7 @@
 #[macro_use]
 mod support;
 
+mod client_source;
 mod command_codes;
 mod command_run;
 mod commits;
@@ -30,6 +31,7 @@ mod growth;
 mod hostile_broker;
 mod kafka_smoke;
 mod lag;
+mod old_brokers;
 mod out_of_range;
 mod page;
 mod prometheus;

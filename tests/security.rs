@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::cluster::free_ports;
 use crate::support::deliveries::Deliveries;
 use crate::support::keepup::keepup;
 use crate::support::process::thread;
+use crate::support::prometheus::get;
 use crate::support::secure::{PASSWORD, Secure, USER};
-use crate::support::{PATIENT, SOON, wait_for};
+use crate::support::{PATIENT, SOON, wait_for, wait_until};
 
 /// The shared broker of these tests, or the end of the test where there is no Kafka.
 macro_rules! secure {
@@ -234,7 +236,9 @@ fn a_run_says_again_who_it_is_before_the_broker_forgets() {
     kafka.create_topic("again", 4, &[]);
     let properties = secure.sasl("sasl_ssl", "SCRAM-SHA-256", PASSWORD);
     let deliveries = Deliveries::new("again", 4);
-    let more = [&options(&properties)[..], &["-vv", "--workers", "2"]].concat();
+    let page = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let more = ["-vv", "--workers", "2", "--listen", &page];
+    let more = [&options(&properties)[..], &more].concat();
     let mut run = deliveries.start_at(&secure.listener("BOTH"), "again", &more);
 
     let producer = kafka.producer(&[]);
@@ -248,6 +252,20 @@ fn a_run_says_again_who_it_is_before_the_broker_forgets() {
     }
     // Two workers with a connection each.
     run.wait_stderr("authenticated again", 8, SOON);
+    // The lag comes over a connection of its own, which was idle in between.
+    let page = page.parse().expect("an address");
+    wait_until(SOON, "the lag to be known and zero", || {
+        let (_, text) = get(page, "/metrics")?;
+        let lags: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("kafka_consumer_fetch_manager_records_lag{"))
+            .collect();
+        if lags.len() == 4 && lags.iter().all(|line| line.ends_with(" 0")) {
+            Ok(())
+        } else {
+            Err(format!("{lags:?}"))
+        }
+    });
     run.signal(rustix::process::Signal::TERM);
     assert_eq!(run.end(SOON), Some(0), "{}", run.stderr());
     let ends = [i64::try_from(sent).expect("a few"); 4];

@@ -58,7 +58,7 @@ pub(crate) enum Command {
     /// Measure a run and print one line of JSON
     #[command(after_help = "\
         The handler adds up payload lengths and xors the first eight bytes. Of a configuration\n\
-        file, perf reads topic, group, workers, count and what concerns the cluster.\n\n\
+        file, perf reads topic, group, workers, source, count and what concerns the cluster.\n\n\
         Example:\n  \
         keepup perf -b localhost:9092 -t load -g perf-1 --workers 2 --count 8000000")]
     Perf(PerfArgs),
@@ -135,6 +135,11 @@ pub(crate) struct RunArgs {
     /// A number, auto (one per partition, up to 64) or auto:MAX [default: auto]
     #[arg(long)]
     pub(crate) workers: Option<String>,
+
+    /// What records are read through: fetch (own connections) or client (librdkafka)
+    /// [default: fetch, or client where the security that is asked for needs it]
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) source: Option<String>,
 
     /// discard, print or sleep=DUR [default: discard]
     #[arg(long)]
@@ -217,6 +222,10 @@ pub(crate) struct PerfArgs {
     /// Number of workers [default: one per core]
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<String>,
+
+    /// What records are read through: fetch or client
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) source: Option<String>,
 
     /// Stop after that many records [default: at the end of the topic]
     #[arg(long, value_name = "C")]
@@ -330,6 +339,7 @@ impl RunArgs {
             topic: first_given(self.topic, file.topic),
             group: self.group.or(file.group),
             workers: self.workers.or(file.workers),
+            source: self.source.or(file.source),
             handler: self.handler.or(file.handler),
             retry_attempts: self.retry_attempts.or(file.retry_attempts),
             retry_backoff: self.retry_backoff.or(file.retry_backoff),
@@ -357,6 +367,7 @@ impl PerfArgs {
             topic: first_given(self.topic, file.topic),
             group: self.group.or(file.group),
             workers: self.workers.or(file.workers),
+            source: self.source.or(file.source),
             count: self.count.or(file.count),
             sleep: self.sleep,
         }

@@ -31,6 +31,7 @@ struct Effective<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     of: Option<usize>,
     workers: String,
+    source: &'static str,
     handler: String,
     from: &'a str,
     on_out_of_range: &'static str,
@@ -108,6 +109,7 @@ impl<'a> From<&'a RunPlan> for Effective<'a> {
             index,
             of,
             workers: settings.workers.to_string(),
+            source: settings.source_in_force().name().unwrap_or("auto"),
             handler: plan.handler.to_string(),
             from: &plan.from,
             on_out_of_range: settings.on_out_of_range.name(),
@@ -137,7 +139,8 @@ impl<'a> From<&'a RunPlan> for Effective<'a> {
 fn masked<'a>(name: &str, value: &'a str) -> &'a str {
     let name = name.to_ascii_lowercase();
     let secret = [
-        "password",
+        "passw",
+        "passphrase",
         "secret",
         "token",
         "jaas",
@@ -167,6 +170,7 @@ mod tests {
             "ssl.key.pem",
             "sasl.oauthbearer.client.secret",
             "sasl.oauthbearer.config",
+            "sasl.oauthbearer.assertion.private.key.passphrase",
             "SASL.PASSWORD",
         ] {
             assert_eq!(masked(name, "hunter2"), HIDDEN, "{name}");

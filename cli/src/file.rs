@@ -192,6 +192,7 @@ mod tests {
             topic = ["orders", "^logs-.*"]
             group = "billing"
             workers = 4
+            source = "client"
             count = 1000
             until-end = true
             records = false
@@ -211,6 +212,7 @@ mod tests {
         assert_eq!(file.cluster.bootstrap.as_deref(), Some("a:9092,b:9092"));
         assert_eq!(file.run.topic, ["orders", "^logs-.*"]);
         assert_eq!(file.run.workers.as_deref(), Some("4"));
+        assert_eq!(file.run.source.as_deref(), Some("client"));
         assert_eq!(file.run.count.as_deref(), Some("1000"));
         assert_eq!(file.run.from.as_deref(), Some("2026-01-31T12:00:00Z"));
         assert!(file.run.until_end && !file.run.records);
@@ -227,7 +229,7 @@ mod tests {
         let problems = parse(
             r#"
             retry_attempts = 3
-            source = "client"
+            sauce = "client"
             until-end = "yes"
             group = ["a", "b"]
             property = "a=b"
@@ -246,7 +248,7 @@ mod tests {
                 "label",
                 "property",
                 "retry_attempts",
-                "source",
+                "sauce",
                 "until-end"
             ]
         );

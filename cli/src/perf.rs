@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keepup::{Handler, Outcome, Record, Report, WorkerInfo};
+use keepup::{Handler, Outcome, Record, Report, Source, WorkerInfo};
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -74,7 +74,8 @@ pub(crate) fn perf(plan: &PerfPlan, how: OutputPlan, started: Instant) -> Result
             .run(move |worker| Tally::new(worker, sleep, Arc::clone(&measured)))?
     };
     tell(&report, how);
-    if let Some(line) = line(&measured.lock(), started) {
+    let source = plan.settings.source_in_force();
+    if let Some(line) = line(&measured.lock(), source, started) {
         let mut text = serde_json::to_string(&line).unwrap_or_default();
         text.push('\n');
         output::print(&text)?;
@@ -92,7 +93,7 @@ fn tell(report: &Report, how: OutputPlan) {
 }
 
 /// The numbers, where at least one record was handled.
-fn line(measured: &Measured, started: Instant) -> Option<Line> {
+fn line(measured: &Measured, source: Source, started: Instant) -> Option<Line> {
     let (first, last) = (measured.first?, measured.last?);
     let seconds = last.at.saturating_duration_since(first.at).as_secs_f64();
     let cpu = last.cpu.saturating_sub(first.cpu).as_secs_f64();
@@ -110,7 +111,7 @@ fn line(measured: &Measured, started: Instant) -> Option<Line> {
         workers: measured.workers,
         order: "partition",
         model: "threads",
-        source: "fetch",
+        source: source.name()?,
     })
 }
 
@@ -244,7 +245,7 @@ mod tests {
             first: Some(at(400)),
             last: Some(at(800)),
         };
-        let line = line(&measured, began).unwrap();
+        let line = line(&measured, Source::Fetch, began).unwrap();
         let mut text = serde_json::to_value(&line).unwrap();
         assert!(text["peak_rss_mib"].as_f64().unwrap() > 1.0);
         text["peak_rss_mib"] = 40.into();
@@ -260,7 +261,7 @@ mod tests {
 
     #[test]
     fn nothing_handled_gives_no_line() {
-        assert!(line(&Measured::default(), time::now()).is_none());
+        assert!(line(&Measured::default(), Source::Fetch, time::now()).is_none());
     }
 
     #[test]

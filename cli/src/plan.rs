@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use keepup::{Assignment, OutOfRange, Settings, StartFrom, Workers};
+use keepup::{Assignment, OutOfRange, Settings, Source, StartFrom, Workers};
 
 use crate::args::{ClusterArgs, DemoArgs, OutputArgs, PerfArgs, RunArgs};
 use crate::file::{self, FileArgs};
@@ -114,6 +114,7 @@ pub(crate) fn run(cluster: &ClusterArgs, args: &RunArgs) -> Result<RunPlan, Vec<
     let mut settings = reader.cluster(cluster, args.group.as_deref());
     settings.topics.clone_from(&args.topic);
     settings.workers = reader.workers(args.workers.as_deref(), Workers::AUTO);
+    settings.source = reader.source(args.source.as_deref());
     settings.retry.attempts = reader.number(
         "retry-attempts",
         args.retry_attempts.as_deref(),
@@ -166,6 +167,7 @@ pub(crate) fn perf(cluster: &ClusterArgs, args: &PerfArgs) -> Result<PerfPlan, V
     settings.topics.clone_from(&args.topic);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     settings.workers = reader.workers(args.workers.as_deref(), Workers::Fixed(cores));
+    settings.source = reader.source(args.source.as_deref());
     settings.count = reader.count(args.count.as_deref());
     settings.until_end = settings.count.is_none();
     let sleep = args
@@ -229,6 +231,21 @@ impl Reader {
                 "give a number, or auto for one worker per partition",
             );
             default
+        })
+    }
+
+    fn source(&mut self, text: Option<&str>) -> Source {
+        let Some(text) = text else {
+            return Source::default();
+        };
+        text.parse().unwrap_or_else(|_| {
+            self.wrong(
+                "source",
+                text,
+                "records are read through connections of our own, or through librdkafka",
+                "give fetch or client, or leave it out",
+            );
+            Source::default()
         })
     }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::config::{Assignment, Isolation, OutOfRange, RetryPolicy, Settings, StartFrom, Workers};
+use crate::config::{
+    Assignment, Isolation, OutOfRange, RetryPolicy, Settings, Source, StartFrom, Workers,
+};
 use crate::error::Error;
 use crate::event::Event;
 use crate::handler::{BatchHandler, Handler, WorkerInfo};
@@ -85,6 +87,13 @@ impl Builder {
     /// Which records of transactions are read. Default: committed ones.
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.settings.isolation = isolation;
+        self
+    }
+
+    /// What records are read through. Default: connections of our own, or
+    /// librdkafka where those do not speak the security that is asked for.
+    pub fn source(mut self, source: Source) -> Self {
+        self.settings.source = source;
         self
     }
 

@@ -9,4 +9,6 @@ mod settings;
 pub(crate) use builder::Observer;
 pub use builder::{Builder, builder};
 pub(crate) use settings::ResetPolicy;
-pub use settings::{Assignment, Isolation, OutOfRange, RetryPolicy, Settings, StartFrom, Workers};
+pub use settings::{
+    Assignment, Isolation, OutOfRange, RetryPolicy, Settings, Source, StartFrom, Workers,
+};

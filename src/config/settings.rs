@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::Problem;
+use crate::kafka::security::{NotSpoken, Security, Unusable};
 use crate::source::MemoryBudget;
 
 /// How many workers run in this process.
@@ -196,6 +197,45 @@ impl Isolation {
     }
 }
 
+/// What records are read through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// [`Fetch`](Source::Fetch) where our own connections speak the security
+    /// that the properties ask for, else [`Client`](Source::Client), with one
+    /// line in the log.
+    #[default]
+    Auto,
+    /// Connections of our own, one per worker and leader: the fast way.
+    Fetch,
+    /// librdkafka, one client per worker: slower, and speaks everything that
+    /// librdkafka speaks (Kerberos, OAUTHBEARER, keystores).
+    Client,
+}
+
+impl Source {
+    /// Its name on the command line and in output; `None` for [`Auto`](Source::Auto).
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Auto => None,
+            Self::Fetch => Some("fetch"),
+            Self::Client => Some("client"),
+        }
+    }
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    /// `fetch` or `client`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "fetch" => Ok(Self::Fetch),
+            "client" => Ok(Self::Client),
+            _ => Err(format!("{text:?}: give fetch or client")),
+        }
+    }
+}
+
 /// How often a failed record is handed over, and how long it waits between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -252,6 +292,9 @@ pub struct Settings {
     /// Which records of transactions are read. Default: committed ones. The
     /// property `isolation.level` sets it too.
     pub isolation: Isolation,
+    /// What records are read through. Default: connections of our own, or
+    /// librdkafka where those do not speak the security that is asked for.
+    pub source: Source,
     /// What happens with a record whose handler fails.
     pub retry: RetryPolicy,
     /// How often a worker may be replaced in a minute. Default 5.
@@ -301,6 +344,7 @@ impl fmt::Debug for Settings {
             .field("start_from", &self.start_from)
             .field("on_out_of_range", &self.on_out_of_range)
             .field("isolation", &self.isolation)
+            .field("source", &self.source)
             .field("retry", &self.retry)
             .field("restart_budget", &self.restart_budget)
             .field("revoke_deadline", &self.revoke_deadline)
@@ -329,6 +373,7 @@ impl Settings {
             start_from: StartFrom::default(),
             on_out_of_range: OutOfRange::default(),
             isolation: Isolation::default(),
+            source: Source::default(),
             retry: RetryPolicy::default(),
             restart_budget: 5,
             revoke_deadline: Duration::from_secs(5),
@@ -352,9 +397,28 @@ impl Settings {
         self.check_assignment(&mut problems);
         self.check_durations(&mut problems);
         self.check_limits(&mut problems);
+        self.check_source(&mut problems);
         problems.extend(crate::telemetry::names::label_problems(&self.labels));
         problems.extend(crate::kafka::properties::problems(self));
         problems
+    }
+
+    /// What records are read through with these settings: never
+    /// [`Source::Auto`].
+    pub fn source_in_force(&self) -> Source {
+        match self.source {
+            Source::Auto if self.not_spoken().is_some() => Source::Client,
+            Source::Auto => Source::Fetch,
+            chosen => chosen,
+        }
+    }
+
+    /// The property that our own connections do not speak, if there is one.
+    pub(crate) fn not_spoken(&self) -> Option<NotSpoken> {
+        match Security::of(&self.properties) {
+            Err(Unusable::NotSpoken(not_spoken)) => Some(not_spoken),
+            Ok(_) | Err(Unusable::Wrong(_)) => None,
+        }
     }
 
     /// True where a subscribed topic is a pattern.
@@ -466,6 +530,19 @@ impl Settings {
         }
     }
 
+    fn check_source(&self, problems: &mut Vec<Problem>) {
+        if self.source == Source::Fetch
+            && let Some(not_spoken) = self.not_spoken()
+        {
+            problems.push(Problem::new(
+                "source",
+                "fetch",
+                not_spoken.to_string(),
+                "use --source client, or leave it out: then librdkafka reads the records",
+            ));
+        }
+    }
+
     fn check_limits(&self, problems: &mut Vec<Problem>) {
         if self.retry.attempts == 0 {
             problems.push(Problem::new(
@@ -508,4 +585,34 @@ fn is_legal_topic(name: &str) -> bool {
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn librdkafka_reads_where_our_connections_do_not_speak_it_unless_they_are_insisted_on() {
+        let mut settings = Settings::new("localhost:9092", "readers");
+        settings.topics.push("orders".into());
+        assert_eq!(settings.source_in_force(), Source::Fetch);
+        settings.source = Source::Client;
+        assert_eq!(settings.source_in_force(), Source::Client);
+
+        settings.source = Source::Auto;
+        for (name, value) in [
+            ("security.protocol", "sasl_plaintext"),
+            ("sasl.mechanism", "OAUTHBEARER"),
+        ] {
+            settings.properties.insert(name.into(), value.into());
+        }
+        assert_eq!(settings.source_in_force(), Source::Client);
+        assert_eq!(settings.problems(), []);
+        settings.source = Source::Fetch;
+        let problems = settings.problems();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].setting, "source");
+        assert!(problems[0].rule.contains("OAUTHBEARER"), "{problems:?}");
+        assert!(problems[0].remedy.contains("--source client"));
+    }
 }

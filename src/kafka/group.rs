@@ -23,10 +23,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
@@ -34,7 +33,8 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList as List};
 
 use crate::config::{Assignment, Settings};
-use crate::error::{Error, Problem};
+use crate::error::Error;
+use crate::kafka::client::{self, list};
 use crate::kafka::properties;
 use crate::member::group::{Group, GroupEvent};
 use crate::record::TopicPartition;
@@ -55,16 +55,7 @@ impl Notes {
 
 impl ClientContext for Notes {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg
-            | RDKafkaLogLevel::Alert
-            | RDKafkaLogLevel::Critical
-            | RDKafkaLogLevel::Error
-            | RDKafkaLogLevel::Warning => {
-                tracing::info!(target: "librdkafka", facility, "{message}");
-            }
-            _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
-        }
+        client::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -139,14 +130,6 @@ fn partitions(list: &TopicPartitionList) -> Vec<TopicPartition> {
         .collect()
 }
 
-fn list(partitions: &[TopicPartition]) -> List {
-    let mut list = List::with_capacity(partitions.len());
-    for partition in partitions {
-        list.add_partition(partition.topic(), partition.partition());
-    }
-    list
-}
-
 /// The membership over librdkafka.
 pub(crate) struct KafkaGroup {
     /// Shared with nobody but, where it has to be left behind, with itself.
@@ -164,26 +147,7 @@ impl KafkaGroup {
     /// Makes the client; contacts nobody yet.
     pub(crate) fn new(settings: &Settings) -> Result<Self, Error> {
         let config = properties::member(settings);
-        let consumer =
-            BaseConsumer::from_config_and_context(&config, Notes::default()).map_err(|error| {
-                match error {
-                    KafkaError::ClientConfig(_, _, ref name, ref value) => {
-                        let (name, value) = (name.clone(), value.clone());
-                        Error::InvalidSettings(vec![properties::refused(&name, &value, error)])
-                    }
-                    KafkaError::ClientCreation(description) => {
-                        Error::InvalidSettings(vec![Problem::new(
-                            "properties",
-                            format!("{:?}", settings.properties.keys()),
-                            format!("librdkafka refuses them together: {description}"),
-                            "change one of those that it names",
-                        )])
-                    }
-                    other => Error::Client {
-                        message: other.to_string(),
-                    },
-                }
-            })?;
+        let consumer = client::open(settings, &config, Notes::default())?;
         let notes = Arc::clone(consumer.context());
         Ok(Self {
             consumer: Arc::new(consumer),
@@ -347,19 +311,7 @@ impl Group for KafkaGroup {
         if !self.consumer.closed() {
             return false;
         }
-        let (done, is_done) = bounded(1);
-        let dropper = std::thread::Builder::new()
-            .name("keepup-close".into())
-            .spawn(move || {
-                drop(self);
-                let _ = done.send(());
-            });
-        let Ok(dropper) = dropper else { return false };
-        let ended = is_done.recv_timeout(patience).is_ok();
-        if ended {
-            let _ = dropper.join();
-        }
-        ended
+        client::drop_within(self, patience)
     }
 }
 

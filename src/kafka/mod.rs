@@ -11,7 +11,7 @@
 //! | [`shape`] | refuses frames whose lengths do not add up, before they are decoded |
 //! | [`frame`] | requests to bytes, bytes to frames, frames to answers |
 //! | [`messages`] | the requests and answers that we use |
-//! | [`lookup`] | the thread that asks for metadata, commits and offsets |
+//! | [`lookup`] | the thread that asks for metadata, commits and offsets; questions about groups and topics |
 //! | [`connection`] | one connection, asked one thing at a time, with deadlines |
 //! | [`transport`] | TCP or TLS under a connection, never waiting |
 //! | [`greeting`] | what is said before requests: versions, and who we are |
@@ -22,6 +22,9 @@
 //! | [`errors`] | what Kafka's error codes mean and what to do about them |
 //! | `mock` | a cluster for our own tests, with everything they ask of it |
 //! | [`cluster`] | who leads which partition, shared by all threads |
+//! | [`client`] | librdkafka's client beside the group, which never joins |
+//! | [`ask_client`] | our questions, put through such a client |
+//! | [`fetch_client`] | partitions, read through such a client |
 //! | [`group`] | the membership: librdkafka's client, which fetches nothing |
 //! | [`properties`] | which raw properties are allowed, and what the client is made with |
 //! | `embedded` | the cluster of the demo and of users' tests (feature `testing`) |
@@ -32,11 +35,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::ask_client::AskClient;
 use self::failures::Failures;
 use self::security::Security;
 pub(crate) use crate::config::Isolation;
 
+pub(crate) mod ask_client;
 pub(crate) mod backoff;
+mod client;
 pub(crate) mod cluster;
 pub(crate) mod connection;
 #[cfg(feature = "testing")]
@@ -45,6 +51,7 @@ pub(crate) mod errors;
 pub(crate) mod failures;
 #[cfg(feature = "testing")]
 pub(crate) mod fake;
+pub(crate) mod fetch_client;
 pub(crate) mod frame;
 pub(crate) mod greeting;
 pub(crate) mod group;
@@ -55,7 +62,7 @@ pub(crate) mod mock;
 pub(crate) mod properties;
 pub(crate) mod sasl;
 #[cfg(feature = "ssl")]
-mod scram;
+pub(crate) mod scram;
 pub(crate) mod security;
 pub(crate) mod shape;
 #[cfg(feature = "ssl")]
@@ -95,6 +102,9 @@ pub(crate) struct ConnectionSettings {
     pub(crate) max_frame: usize,
     pub(crate) isolation: Isolation,
     pub(crate) security: Security,
+    /// Where questions go through librdkafka's client instead of through
+    /// connections of our own.
+    pub(crate) client: Option<AskClient>,
     /// The group whose commits say where to start; `None` without a group.
     pub(crate) group: Option<String>,
     /// How often metadata is asked for without a reason.
@@ -116,6 +126,7 @@ impl ConnectionSettings {
             max_frame: 100 * 1024 * 1024,
             isolation: Isolation::default(),
             security: Security::default(),
+            client: None,
             group: None,
             metadata_interval: Duration::from_secs(15),
             failures: Arc::default(),

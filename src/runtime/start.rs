@@ -7,8 +7,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::Clock;
-use crate::config::{Builder, Settings, StartFrom};
-use crate::error::{Error, Problem};
+use crate::config::{Builder, Settings, Source as Through, StartFrom};
+use crate::error::Error;
+use crate::kafka::ask_client::AskClient;
 use crate::kafka::cluster::Cluster;
 use crate::kafka::connection::StopFlag;
 use crate::kafka::group::KafkaGroup;
@@ -16,7 +17,7 @@ use crate::kafka::lookup::{
     ContactError, KafkaEnds, Lookup, LookupStartError, Sinks, StartAnswer, StartQuery, StartRule,
     TopicEvent, first_contact,
 };
-use crate::kafka::security::{NotSpoken, Security, Unusable};
+use crate::kafka::security::{Security, Unusable};
 use crate::kafka::{ConnectionSettings, properties};
 use crate::lag::reporter::ReporterParts;
 use crate::member::assignment::{Ask, Resolve};
@@ -27,8 +28,9 @@ use crate::runtime::handle::Handle;
 use crate::runtime::services::{Listener, Services};
 use crate::runtime::shared::Shared;
 use crate::runtime::threads::{Common, WorkerThreads};
-use crate::source::MemoryBudget;
+use crate::source::client::ClientFactory;
 use crate::source::fetch::FetchFactory;
+use crate::source::{MemoryBudget, SourceFactory};
 use crate::worker::engine::{BatchLimits, EngineFactory};
 use crate::worker::gate::Gate;
 use crate::worker::tracker::CountBudget;
@@ -106,12 +108,7 @@ pub(crate) fn start(
         gate: Arc::clone(&gate),
         reports,
         events: events.clone(),
-        sources: Arc::new(FetchFactory::new(
-            cluster,
-            Arc::new(connections),
-            Arc::clone(&memory),
-            clock.clone(),
-        )),
+        sources: sources(&settings, connections, cluster, &memory, &clock),
         engines: Arc::new(engines),
         retry: settings.retry,
         count: settings
@@ -229,24 +226,9 @@ fn contact(
     ))
 }
 
+/// What our own connections are made with; or, where records are read through
+/// librdkafka, the client of it that our questions go through.
 fn connection_settings(settings: &Settings) -> Result<ConnectionSettings, Error> {
-    let security = Security::of(&settings.properties).map_err(|unusable| match unusable {
-        Unusable::Wrong(problems) => Error::InvalidSettings(problems),
-        Unusable::NotSpoken(NotSpoken { property, value }) => {
-            Error::InvalidSettings(vec![Problem::new(
-                property,
-                value,
-                "librdkafka speaks it, and the connections that fetch records do not",
-                "use another",
-            )])
-        }
-    })?;
-    if security.is_unverified() {
-        tracing::warn!(
-            "enable.ssl.certificate.verification is off: anybody on the way can pretend to be the \
-             broker, and read what is sent to it"
-        );
-    }
     let bootstrap = settings
         .bootstrap
         .split(',')
@@ -259,8 +241,55 @@ fn connection_settings(settings: &Settings) -> Result<ConnectionSettings, Error>
         connections.rack = Arc::from(rack.as_str());
     }
     connections.group = Some(settings.group.clone());
+    if settings.source_in_force() == Through::Client {
+        if let (Through::Auto, Some(not_spoken)) = (settings.source, settings.not_spoken()) {
+            // Whoever has chosen it is not told.
+            tracing::warn!(
+                "{not_spoken}: records are read through it, more slowly; --source client says so \
+                 and silences this"
+            );
+        }
+        connections.client = Some(AskClient::open(settings)?);
+        return Ok(connections);
+    }
+    let security = Security::of(&settings.properties).map_err(|unusable| {
+        Error::InvalidSettings(match unusable {
+            Unusable::Wrong(problems) => problems,
+            // Told before anything is made.
+            Unusable::NotSpoken(_) => settings.problems(),
+        })
+    })?;
+    if security.is_unverified() {
+        tracing::warn!(
+            "enable.ssl.certificate.verification is off: anybody on the way can pretend to be the \
+             broker, and read what is sent to it"
+        );
+    }
     connections.security = security;
     Ok(connections)
+}
+
+/// What the workers read through.
+fn sources(
+    settings: &Settings,
+    connections: ConnectionSettings,
+    cluster: Cluster,
+    memory: &Arc<MemoryBudget>,
+    clock: &Clock,
+) -> Arc<dyn SourceFactory> {
+    if connections.client.is_some() {
+        return Arc::new(ClientFactory::new(
+            Arc::new(settings.clone()),
+            Arc::clone(memory),
+            clock.clone(),
+        ));
+    }
+    Arc::new(FetchFactory::new(
+        cluster,
+        Arc::new(connections),
+        Arc::clone(memory),
+        clock.clone(),
+    ))
 }
 
 fn no_thread(source: std::io::Error) -> Error {

@@ -5,19 +5,21 @@
 //! the end runs all promises in each world. What only a cluster can do (leaders
 //! that move, brokers that go away) is tried in the worlds that are one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::memory::{MemoryFactory, MemoryLog, MemoryRecord};
 use super::{Pulled, ReadError, ReadFrom, Source, SourceFactory};
 use crate::clock::Clock;
+use crate::config::Settings;
 use crate::kafka::ConnectionSettings;
 use crate::kafka::cluster::Cluster;
 use crate::kafka::lookup::{Lookup, Sinks};
 use crate::kafka::mock::{MockKafka, Outgoing, Sender};
 use crate::record::{AssignmentEpoch, Batch, TopicPartition};
 use crate::source::MemoryBudget;
+use crate::source::client::ClientFactory;
 use crate::source::fetch::FetchFactory;
 
 /// Where a source lives.
@@ -29,6 +31,14 @@ trait World {
     fn append(&mut self, partition: &TopicPartition, records: Vec<MemoryRecord>);
     fn factory(&self) -> &dyn SourceFactory;
     fn clock(&self) -> &Clock;
+
+    /// Whether each batch tells where the partition ends and begins.
+    ///
+    /// librdkafka does not hand out what came with its answers: through it, a
+    /// batch that reaches the end tells the end, and nothing else is told.
+    fn tells_every_end(&self) -> bool {
+        true
+    }
 
     /// A source that finds those topics.
     fn source(&mut self, _topics: &[&Arc<str>]) -> Box<dyn Source> {
@@ -52,9 +62,21 @@ const STEP: Duration = Duration::from_millis(50);
 struct Reader<'w> {
     source: Box<dyn Source>,
     clock: &'w Clock,
+    tells_every_end: bool,
+    /// Ends that were told.
+    ends: BTreeSet<(AssignmentEpoch, i64)>,
 }
 
-impl Reader<'_> {
+impl<'w> Reader<'w> {
+    fn new(source: Box<dyn Source>, world: &'w impl World) -> Self {
+        Self {
+            source,
+            clock: world.clock(),
+            tells_every_end: world.tells_every_end(),
+            ends: BTreeSet::new(),
+        }
+    }
+
     /// Pulls until something comes. Time passes on a manual clock, too.
     fn pull(&mut self) -> Pulled {
         let begin = self.clock.now();
@@ -74,10 +96,23 @@ impl Reader<'_> {
     fn batch(&mut self) -> Batch {
         match self.pull() {
             Pulled::Batch(batch) => {
-                check(&batch);
+                check(&batch, self.tells_every_end);
+                if batch.end_offset == batch.next_offset {
+                    self.ends.insert((batch.epoch, batch.end_offset));
+                }
                 batch
             }
             other => panic!("expected a batch, got {other:?}"),
+        }
+    }
+
+    /// The next batch that has records.
+    fn records(&mut self) -> Batch {
+        loop {
+            let batch = self.batch();
+            if batch.remaining() > 0 {
+                return batch;
+            }
         }
     }
 
@@ -107,12 +142,23 @@ impl Reader<'_> {
         values
     }
 
-    /// Nothing comes for a while.
+    /// Nothing comes for a while; except, where ends are not told with the
+    /// records, an end that was not told before.
     fn expect_nothing(&mut self, during: Duration) {
         let end = self.clock.now() + during;
         while self.clock.now() < end {
             let pulled = self.source.next((self.clock.now() + STEP).min(end));
-            assert!(matches!(pulled, Pulled::Nothing), "unexpected {pulled:?}");
+            let is_nothing = match &pulled {
+                Pulled::Nothing => true,
+                Pulled::Batch(batch) => {
+                    !self.tells_every_end
+                        && batch.entries.is_empty()
+                        && batch.end_offset == batch.next_offset
+                        && self.ends.insert((batch.epoch, batch.end_offset))
+                }
+                Pulled::Failed { .. } => false,
+            };
+            assert!(is_nothing, "unexpected {pulled:?}");
             self.clock.advance(STEP);
         }
     }
@@ -132,14 +178,17 @@ fn numbers(from: i64, to: i64) -> Vec<String> {
 }
 
 /// What holds for every batch.
-fn check(batch: &Batch) {
+fn check(batch: &Batch, tells_every_end: bool) {
     let mut previous = -1;
     for entry in &batch.entries {
         assert!(entry.offset > previous, "offsets go up");
         assert!(entry.offset < batch.next_offset);
         previous = entry.offset;
     }
-    assert!(batch.end_offset >= 0, "the end is known");
+    assert!(
+        batch.end_offset >= 0 || (!tells_every_end && batch.end_offset == -1),
+        "the end is known"
+    );
 }
 
 fn from(topic: &Arc<str>, partition: i32, epoch: u64, offset: i64) -> ReadFrom {
@@ -154,10 +203,7 @@ fn from(topic: &Arc<str>, partition: i32, epoch: u64, offset: i64) -> ReadFrom {
 
 fn reader<'w>(world: &'w mut impl World, topics: &[&Arc<str>]) -> Reader<'w> {
     let source = world.source(topics);
-    Reader {
-        source,
-        clock: world.clock(),
-    }
+    Reader::new(source, world)
 }
 
 // The promises.
@@ -228,7 +274,8 @@ fn an_empty_partition_tells_its_end_once(world: &mut impl World) {
     let batch = reader.batch();
     assert_eq!(batch.entries.len(), 0);
     assert_eq!((batch.next_offset, batch.end_offset), (0, 0));
-    assert_eq!(batch.log_start, 0);
+    let log_start = if reader.tells_every_end { 0 } else { -1 };
+    assert_eq!(batch.log_start, log_start);
     reader.expect_nothing(Duration::from_millis(700));
 }
 
@@ -239,10 +286,7 @@ fn records_that_are_appended_later_come(world: &mut impl World) {
     source.start(from(&topic, 0, 1, 0));
     for round in 0..3 {
         world.append_numbers(&partition, round * 10, round * 10 + 10);
-        let mut reader = Reader {
-            source,
-            clock: world.clock(),
-        };
+        let mut reader = Reader::new(source, world);
         assert_eq!(reader.values(10), numbers(round * 10, round * 10 + 10));
         source = reader.source;
     }
@@ -361,7 +405,7 @@ fn a_partition_held_back_delays_no_other(world: &mut impl World) {
         other.extend(values_of(&batch));
     }
     assert!(reader.clock.now() < not_before, "the other came meanwhile");
-    let batch = reader.batch();
+    let batch = reader.records();
     assert_eq!(batch.epoch, AssignmentEpoch(1));
     assert!(reader.clock.now() >= not_before);
     let late = reader.clock.now() - not_before;
@@ -500,7 +544,8 @@ fn an_end_that_is_reached_already_is_told(world: &mut impl World) {
         let batch = reader.batch();
         assert_eq!(batch.entries.len(), 0);
         assert!(batch.next_offset >= offset);
-        assert_eq!(batch.end_offset, 10);
+        let end_offset = if reader.tells_every_end { 10 } else { -1 };
+        assert_eq!(batch.end_offset, end_offset);
         reader.expect_nothing(Duration::from_millis(100));
     }
 }
@@ -611,6 +656,10 @@ promises!([] fetch_from_the_mock: KafkaWorld::mock(1));
 promises!([#[ignore = "needs a broker: KEEPUP_TEST_BOOTSTRAP=host:port"]]
     fetch_from_a_broker: KafkaWorld::broker()
 );
+promises!([] client_from_the_mock: KafkaWorld::mock(1).through_the_client());
+promises!([#[ignore = "needs a broker: KEEPUP_TEST_BOOTSTRAP=host:port"]]
+    client_from_a_broker: KafkaWorld::broker().through_the_client()
+);
 
 // The worlds.
 
@@ -660,12 +709,28 @@ struct KafkaWorld {
     sender: Sender,
     lookup: Lookup,
     cluster: Cluster,
-    factory: FetchFactory,
+    bootstrap: String,
+    factory: Box<dyn SourceFactory>,
+    tells_every_end: bool,
     clock: Clock,
     topics: usize,
 }
 
 impl KafkaWorld {
+    /// The same, read through librdkafka.
+    fn through_the_client(self) -> Self {
+        let settings = Settings::new(&self.bootstrap, "contract");
+        Self {
+            factory: Box::new(ClientFactory::new(
+                Arc::new(settings),
+                Arc::new(MemoryBudget::new(MemoryBudget::DEFAULT)),
+                Clock::System,
+            )),
+            tells_every_end: false,
+            ..self
+        }
+    }
+
     fn mock(brokers: i32) -> Self {
         let mock = MockKafka::start(brokers).unwrap();
         let bootstrap = mock.bootstrap();
@@ -707,7 +772,9 @@ impl KafkaWorld {
             sender: Sender::new(bootstrap, &[]).unwrap(),
             lookup,
             cluster,
-            factory,
+            bootstrap: bootstrap.to_owned(),
+            factory: Box::new(factory),
+            tells_every_end: true,
             clock,
             topics: 0,
         }
@@ -742,11 +809,15 @@ impl World for KafkaWorld {
     }
 
     fn factory(&self) -> &dyn SourceFactory {
-        &self.factory
+        &*self.factory
     }
 
     fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    fn tells_every_end(&self) -> bool {
+        self.tells_every_end
     }
 
     fn source(&mut self, topics: &[&Arc<str>]) -> Box<dyn Source> {
@@ -759,7 +830,15 @@ impl World for KafkaWorld {
 
 #[test]
 fn the_fetch_source_follows_a_leader_that_moves() {
-    let mut world = KafkaWorld::mock(3);
+    follows_a_leader_that_moves(&mut KafkaWorld::mock(3));
+}
+
+#[test]
+fn the_client_source_follows_a_leader_that_moves() {
+    follows_a_leader_that_moves(&mut KafkaWorld::mock(3).through_the_client());
+}
+
+fn follows_a_leader_that_moves(world: &mut KafkaWorld) {
     let topic = world.topic(1);
     let partition = TopicPartition::new(Arc::clone(&topic), 0);
     let mut source = world.source(&[&topic]);
@@ -768,10 +847,7 @@ fn the_fetch_source_follows_a_leader_that_moves() {
         let mock = world.mock.as_ref().unwrap();
         mock.set_leader(&topic, 0, leader).unwrap();
         world.append_numbers(&partition, round * 10, round * 10 + 10);
-        let mut reader = Reader {
-            source,
-            clock: world.clock(),
-        };
+        let mut reader = Reader::new(source, world);
         assert_eq!(reader.values(10), numbers(round * 10, round * 10 + 10));
         source = reader.source;
     }
@@ -779,7 +855,17 @@ fn the_fetch_source_follows_a_leader_that_moves() {
 
 #[test]
 fn the_fetch_source_waits_for_a_broker_that_is_down_and_reads_the_others() {
-    let mut world = KafkaWorld::mock(2);
+    waits_for_a_broker_that_is_down_and_reads_the_others(&mut KafkaWorld::mock(2));
+}
+
+#[test]
+fn the_client_source_waits_for_a_broker_that_is_down_and_reads_the_others() {
+    waits_for_a_broker_that_is_down_and_reads_the_others(
+        &mut KafkaWorld::mock(2).through_the_client(),
+    );
+}
+
+fn waits_for_a_broker_that_is_down_and_reads_the_others(world: &mut KafkaWorld) {
     let topic = world.topic(2);
     let partitions = [0, 1].map(|index| TopicPartition::new(Arc::clone(&topic), index));
     for (partition, leader) in partitions.iter().zip([1, 2]) {
@@ -791,37 +877,37 @@ fn the_fetch_source_waits_for_a_broker_that_is_down_and_reads_the_others() {
     let mut source = world.source(&[&topic]);
     source.start(from(&topic, 0, 1, 0));
     source.start(from(&topic, 1, 2, 0));
-    let mut reader = Reader {
-        source,
-        clock: &Clock::System,
-    };
+    let mut reader = Reader::new(source, world);
     reader.values(20);
     let mut source = reader.source;
 
     // Broker 2 is gone: partition 0 goes on.
     world.mock.as_ref().unwrap().set_up(2, false).unwrap();
     world.append_numbers(&partitions[0], 10, 20);
-    let mut reader = Reader {
-        source,
-        clock: &Clock::System,
-    };
+    let mut reader = Reader::new(source, world);
     assert_eq!(reader.values(10), numbers(10, 20));
     source = reader.source;
 
     // It is back: so is its partition.
     world.mock.as_ref().unwrap().set_up(2, true).unwrap();
     world.append_numbers(&partitions[1], 10, 20);
-    let mut reader = Reader {
-        source,
-        clock: &Clock::System,
-    };
+    let mut reader = Reader::new(source, world);
     assert_eq!(reader.values(10), numbers(10, 20));
 }
 
 #[test]
 #[ignore = "needs a broker: KEEPUP_TEST_BOOTSTRAP=host:port"]
 fn aborted_transactions_are_not_given_and_their_markers_are_crossed() {
-    let mut world = KafkaWorld::broker();
+    crosses_aborted_transactions(&mut KafkaWorld::broker());
+}
+
+#[test]
+#[ignore = "needs a broker: KEEPUP_TEST_BOOTSTRAP=host:port"]
+fn the_client_source_crosses_aborted_transactions_too() {
+    crosses_aborted_transactions(&mut KafkaWorld::broker().through_the_client());
+}
+
+fn crosses_aborted_transactions(world: &mut KafkaWorld) {
     let topic = world.topic(1);
     let partition = TopicPartition::new(Arc::clone(&topic), 0);
     let bootstrap = std::env::var("KEEPUP_TEST_BOOTSTRAP").unwrap();
@@ -846,10 +932,7 @@ fn aborted_transactions_are_not_given_and_their_markers_are_crossed() {
     let end = 4 * 3 * 21 + 1;
     for (epoch, offset) in [(1, 0), (2, 25)] {
         source.start(from(&topic, 0, epoch, offset));
-        let mut reader = Reader {
-            source,
-            clock: &Clock::System,
-        };
+        let mut reader = Reader::new(source, world);
         let mut values = Vec::new();
         loop {
             let batch = reader.batch();
@@ -870,6 +953,27 @@ fn aborted_transactions_are_not_given_and_their_markers_are_crossed() {
 #[test]
 fn memory_goes_home_while_the_source_reads_on() {
     let mut world = KafkaWorld::mock(1);
+    world.factory = Box::new(FetchFactory::new(
+        world.cluster.clone(),
+        Arc::new(ConnectionSettings::new(vec![world.bootstrap.clone()])),
+        Arc::new(MemoryBudget::new(256 * 1024)),
+        Clock::System,
+    ));
+    brings_memory_home(&mut world);
+}
+
+#[test]
+fn memory_goes_home_while_the_client_source_reads_on() {
+    let mut world = KafkaWorld::mock(1).through_the_client();
+    world.factory = Box::new(ClientFactory::new(
+        Arc::new(Settings::new(&world.bootstrap, "contract")),
+        Arc::new(MemoryBudget::new(256 * 1024)),
+        Clock::System,
+    ));
+    brings_memory_home(&mut world);
+}
+
+fn brings_memory_home(world: &mut KafkaWorld) {
     let topic = world.topic(1);
     let partition = TopicPartition::new(Arc::clone(&topic), 0);
     for _ in 0..4 {
@@ -878,20 +982,9 @@ fn memory_goes_home_while_the_source_reads_on() {
             .collect();
         world.append(&partition, records);
     }
-    world.factory = FetchFactory::new(
-        world.cluster.clone(),
-        Arc::new(ConnectionSettings::new(vec![
-            world.mock.as_ref().unwrap().bootstrap(),
-        ])),
-        Arc::new(MemoryBudget::new(256 * 1024)),
-        Clock::System,
-    );
     let mut source = world.source(&[&topic]);
     source.start(from(&topic, 0, 1, 0));
-    let mut reader = Reader {
-        source,
-        clock: &Clock::System,
-    };
+    let mut reader = Reader::new(source, world);
     // Keeping what is given starves the source, and that is told.
     let mut kept = Vec::new();
     let begin = Clock::System.now();

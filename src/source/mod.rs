@@ -14,6 +14,7 @@
 //! | source | for |
 //! |---|---|
 //! | [`fetch`] | the default: our own connections to the leaders of the partitions |
+//! | [`client`] | what our own connections do not speak: librdkafka reads the partitions |
 //! | `memory` | deterministic tests |
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use crate::record::{AssignmentEpoch, Batch, TopicPartition};
 
+pub(crate) mod client;
 #[cfg(test)]
 mod contract;
 pub(crate) mod fetch;

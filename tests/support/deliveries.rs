@@ -29,6 +29,8 @@ struct Partition {
     early: Vec<(usize, usize)>,
     /// What the last commit said.
     committed: usize,
+    /// Within one ownership: an offset, and one printed after it that is not the next.
+    leaps: Vec<(usize, usize)>,
 }
 
 /// One offset.
@@ -58,11 +60,22 @@ impl Deliveries {
         arguments.extend(["-g", group, "--events", "json", "--records"]);
         arguments.extend(more);
         let state = Arc::clone(&self.state);
+        // What this process printed last since a partition is its own.
+        let mut last: Vec<Option<usize>> = vec![None; self.state().len()];
         Keepup::start_sifted(&arguments, move |line| {
             let mut partitions = state.lock().unwrap_or_else(PoisonError::into_inner);
             if line.contains("\"name\":\"record_data\"") {
-                count(&mut partitions, line);
+                let (partition, offset) = count(&mut partitions, line);
+                let before = last[partition].replace(offset);
+                if let Some(before) = before.filter(|before| offset != before + 1) {
+                    partitions[partition].leaps.push((before, offset));
+                }
                 return true;
+            }
+            if line.contains("\"name\":\"partitions_") {
+                for partition in concerned(line) {
+                    last[partition] = None;
+                }
             }
             if line.contains("\"name\":\"offsets_committed\"") {
                 check(&mut partitions, line);
@@ -160,6 +173,14 @@ impl Deliveries {
         }
     }
 
+    /// Who had a partition printed its records one after the other, without a gap. For runs that do not retry.
+    pub(crate) fn assert_in_order(&self) {
+        for (number, partition) in self.state().iter().enumerate() {
+            let leaps = &partition.leaps;
+            assert!(leaps.is_empty(), "partition {number}: from, to: {leaps:?}");
+        }
+    }
+
     /// Every offset below `ends` was printed, and nothing else.
     pub(crate) fn assert_complete(&self, ends: &[i64]) {
         assert_eq!(self.next(), ends, "without a gap until");
@@ -174,9 +195,11 @@ impl Deliveries {
     }
 }
 
-fn count(partitions: &mut [Partition], line: &str) {
+/// Counts a record; its partition and offset.
+fn count(partitions: &mut [Partition], line: &str) -> (usize, usize) {
     // By hand: millions of these lines come through here, and none of the fields before the offset has quotes in it.
-    let partition = &mut partitions[index(field(line, "\"partition\":"))];
+    let number = index(field(line, "\"partition\":"));
+    let partition = &mut partitions[number];
     let offset = index(field(line, "\"offset\":"));
     if partition.records.len() <= offset {
         partition.records.resize(offset + 1, Delivery::default());
@@ -190,6 +213,15 @@ fn count(partitions: &mut [Partition], line: &str) {
     {
         partition.next += 1;
     }
+    (number, offset)
+}
+
+/// The partitions that an event is about.
+fn concerned(line: &str) -> Vec<usize> {
+    let event: Value = serde_json::from_str(line).expect("an event is JSON");
+    let places = event["partitions"].as_array().cloned().unwrap_or_default();
+    let number = |place: &Value| place["partition"].as_i64().map(index);
+    places.iter().filter_map(number).collect()
 }
 
 fn check(partitions: &mut [Partition], line: &str) {

@@ -16,6 +16,7 @@ use super::start::{LookupError, Resource, Trouble};
 use super::topics::UNKNOWN_TOPIC;
 use crate::clock::Clock;
 use crate::kafka::ConnectionSettings;
+use crate::kafka::ask_client::ClientError;
 use crate::kafka::backoff::Backoff;
 use crate::kafka::cluster::{Cluster, ClusterSnapshot};
 use crate::kafka::connection::{ConnectionError, StopFlag};
@@ -121,8 +122,12 @@ pub(crate) fn first_contact(
         session.settings.connect_timeout = settings.connect_timeout.min(left);
         let verdict = match session.refresh(&wanted) {
             Ok(_) => judge(&cluster.snapshot(), &wanted, &bootstrap),
-            Err(AskError::Failed(ConnectionError::Stopped { .. })) => {
-                return Err(ContactError::Stopped);
+            Err(error) if error.is_stop() => return Err(ContactError::Stopped),
+            Err(AskError::Client(ClientError::Refused(reason))) => {
+                Verdict::Never(ContactError::Insecure {
+                    bootstrap: bootstrap.clone(),
+                    reason,
+                })
             }
             Err(AskError::Failed(ConnectionError::Wire {
                 error: error @ WireError::NoCommonVersion { .. },
@@ -224,8 +229,8 @@ fn check_group(
 ) -> Result<(), ContactError> {
     let mut failures = 0;
     loop {
-        match session.coordinator(group) {
-            Ok(_) => return Ok(()),
+        match session.check_group(group) {
+            Ok(()) => return Ok(()),
             Err(Trouble::Final(LookupError::NotAuthorized { resource, error })) => {
                 return Err(ContactError::NotAuthorized { resource, error });
             }
@@ -249,7 +254,7 @@ fn check_group(
 }
 
 /// Waits, unless it is stopped.
-fn pause(wait: Duration, clock: &Clock, stop: &StopFlag) -> Result<(), ContactError> {
+pub(super) fn pause(wait: Duration, clock: &Clock, stop: &StopFlag) -> Result<(), ContactError> {
     const SLICE: Duration = Duration::from_millis(50);
     let until = clock.now() + wait;
     loop {

@@ -32,6 +32,14 @@ use super::messages::{
 use crate::clock::Clock;
 use crate::record::TopicPartition;
 
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "asked by the commands about groups and by the monitor, which come next"
+    )
+)]
+pub(crate) mod admin;
 mod contact;
 mod ends;
 mod session;
@@ -45,7 +53,7 @@ use start::{LookupError, ResetPolicy, Resource, Start};
 pub(crate) use start::{StartAnswer, StartQuery, StartRule};
 pub(crate) use topics::TopicEvent;
 
-use session::{AskError, Session};
+use session::Session;
 use start::{Aftermath, Problem, Queue, Trouble};
 use topics::Pacer;
 
@@ -274,7 +282,7 @@ impl Asker {
                     (self.sinks.topics)(event);
                 }
             }
-            Err(AskError::Failed(ConnectionError::Stopped { .. })) => {}
+            Err(error) if error.is_stop() => {}
             Err(error) => {
                 if asked {
                     cluster.request_refresh();

@@ -3,6 +3,9 @@
 //! Holds the connections of one thread. A broker that could not be reached is
 //! left alone for a while, so that one that hangs does not cost its timeout
 //! with every question that another could answer.
+//!
+//! Where the settings bring librdkafka's client, every question goes through
+//! that instead: it has connections of its own and knows whom to ask.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -13,11 +16,14 @@ use super::start::{Problem, Trouble, trouble};
 use super::topics::{TopicEvent, merge};
 use crate::clock::Clock;
 use crate::kafka::ConnectionSettings;
+use crate::kafka::ask_client::{AskClient, Askable, ClientError, Patience};
 use crate::kafka::backoff::Backoff;
 use crate::kafka::cluster::{BrokerAddress, Cluster, ClusterSnapshot};
 use crate::kafka::connection::{Connection, ConnectionError, StopFlag, parse_address};
 use crate::kafka::errors::ErrorCode;
-use crate::kafka::messages::{CoordinatorRequest, MetadataRequest, Request};
+use crate::kafka::messages::{
+    CommittedRequest, CoordinatorRequest, GroupTopic, MetadataRequest, Request,
+};
 
 /// Why a broker was not asked or did not answer.
 #[derive(Debug)]
@@ -28,6 +34,24 @@ pub(super) enum AskError {
         because: Arc<str>,
     },
     Failed(ConnectionError),
+    /// librdkafka's client was asked, and brought no answer.
+    Client(ClientError),
+}
+
+impl AskError {
+    /// True where whoever asked was stopped.
+    pub(super) fn is_stop(&self) -> bool {
+        matches!(
+            self,
+            Self::Failed(ConnectionError::Stopped { .. }) | Self::Client(ClientError::Stopped)
+        )
+    }
+
+    /// True where the broker answers, but does not know the request, or not in
+    /// a version that can express it.
+    pub(super) fn is_unspoken(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.is_unspoken())
+    }
 }
 
 impl fmt::Display for AskError {
@@ -37,6 +61,7 @@ impl fmt::Display for AskError {
                 write!(f, "{address} is given a rest after a failure: {because}")
             }
             Self::Failed(error) => error.fmt(f),
+            Self::Client(error) => error.fmt(f),
         }
     }
 }
@@ -107,8 +132,35 @@ impl Session {
         })
     }
 
+    /// Asks librdkafka's client.
+    fn ask_client<R: Askable>(
+        &self,
+        client: &AskClient,
+        request: &R,
+    ) -> Result<R::Answer, AskError> {
+        let patience = Patience {
+            clock: &self.clock,
+            deadline: self.clock.now() + self.settings.request_timeout,
+            stop: &self.stop,
+        };
+        request.put_to(client, &patience).map_err(AskError::Client)
+    }
+
     /// Asks one broker.
-    pub(super) fn ask<R: Request>(
+    pub(super) fn ask<R: Askable>(
+        &mut self,
+        to: &BrokerAddress,
+        request: &R,
+    ) -> Result<R::Answer, AskError> {
+        if let Some(client) = &self.settings.client {
+            return self.ask_client(client, request);
+        }
+        self.ask_broker(to, request)
+    }
+
+    /// Asks one broker over a connection of our own, which needs a security that
+    /// those speak.
+    pub(super) fn ask_broker<R: Request>(
         &mut self,
         to: &BrokerAddress,
         request: &R,
@@ -125,6 +177,9 @@ impl Session {
         let result = self.ask_connected(to, request);
         match &result {
             Ok(_) => {
+                self.resting.remove(to);
+            }
+            Err(error) if error.is_unspoken() => {
                 self.resting.remove(to);
             }
             Err(error) => {
@@ -157,6 +212,10 @@ impl Session {
                     self.open.insert(to.clone(), connection);
                     return Ok(answer);
                 }
+                Err(error) if error.is_unspoken() => {
+                    self.open.insert(to.clone(), connection);
+                    return Err(error);
+                }
                 // Brokers close connections that lie idle: once more, anew.
                 Err(error) if error.is_stale() => {}
                 Err(error) => return Err(error),
@@ -166,22 +225,30 @@ impl Session {
         // Told now, and not when the first records are asked for.
         connection.check_versions()?;
         let deadline = self.clock.now() + self.settings.request_timeout;
-        let answer = connection.ask(request, deadline)?;
-        self.open.insert(to.clone(), connection);
-        Ok(answer)
+        let answer = connection.ask(request, deadline);
+        if answer
+            .as_ref()
+            .map_or_else(ConnectionError::is_unspoken, |_| true)
+        {
+            self.open.insert(to.clone(), connection);
+        }
+        answer
     }
 
     /// Asks brokers in turn until one answers: those connected, those known,
     /// those of the bootstrap list. The error is the last that tells something,
     /// one that only a person can help against before all others.
-    pub(super) fn ask_any<R: Request>(&mut self, request: &R) -> Result<R::Answer, AskError> {
+    pub(super) fn ask_any_broker<R: Request>(
+        &mut self,
+        request: &R,
+    ) -> Result<R::Answer, AskError> {
         let mut failed = None;
+        let mut unspoken = None;
         for to in self.candidates() {
-            match self.ask(&to, request) {
+            match self.ask_broker(&to, request) {
                 Ok(answer) => return Ok(answer),
-                Err(error @ AskError::Failed(ConnectionError::Stopped { .. })) => {
-                    return Err(error);
-                }
+                Err(error) if error.is_stop() => return Err(error),
+                Err(error) if error.is_unspoken() => unspoken = Some(error),
                 Err(AskError::Failed(error)) => {
                     let is_known = matches!(
                         &failed,
@@ -196,7 +263,8 @@ impl Session {
                 }
             }
         }
-        Err(failed.unwrap_or_else(|| {
+        // Who does not know the request is at least there.
+        Err(unspoken.or(failed).unwrap_or_else(|| {
             AskError::Failed(ConnectionError::Address {
                 address: String::new(),
             })
@@ -224,9 +292,13 @@ impl Session {
         &mut self,
         wanted: &BTreeSet<Arc<str>>,
     ) -> Result<(bool, Vec<TopicEvent>), AskError> {
-        let answer = self.ask_any(&MetadataRequest {
+        let request = MetadataRequest {
             topics: wanted.iter().cloned().collect(),
-        })?;
+        };
+        let answer = match &self.settings.client {
+            Some(client) => self.ask_client(client, &request)?,
+            None => self.ask_any_broker(&request)?,
+        };
         let mut events = Vec::new();
         let is_news = self.cluster.update(|current| {
             let (next, changes) = merge(current, &answer, wanted);
@@ -251,13 +323,40 @@ impl Session {
         self.resting.retain(|address, _| is_known(address));
     }
 
+    /// Finds out whether the coordinator of `group` can be asked.
+    pub(super) fn check_group(&mut self, group: &str) -> Result<(), Trouble> {
+        if self.settings.client.is_none() {
+            return self.coordinator(group).map(|_| ());
+        }
+        // The client finds coordinators for its questions only; without a topic
+        // (a pattern) there is none to ask yet.
+        let snapshot = self.cluster.snapshot();
+        let Some(topic) = snapshot.topics.keys().next() else {
+            return Ok(());
+        };
+        let answer = self.ask_coordinator(
+            group,
+            &CommittedRequest {
+                group: group.to_owned(),
+                topics: vec![GroupTopic {
+                    name: Arc::clone(topic),
+                    partitions: vec![0],
+                }],
+            },
+        )?;
+        match ErrorCode::from_code(answer.error) {
+            Some(error) => Err(trouble(error, None, Some(group))),
+            None => Ok(()),
+        }
+    }
+
     /// The coordinator of `group`, asked for where it is not known.
-    pub(super) fn coordinator(&mut self, group: &str) -> Result<BrokerAddress, Trouble> {
+    fn coordinator(&mut self, group: &str) -> Result<BrokerAddress, Trouble> {
         if let Some(known) = &self.coordinator {
             return Ok(known.clone());
         }
         let answer = self
-            .ask_any(&CoordinatorRequest {
+            .ask_any_broker(&CoordinatorRequest {
                 group: group.to_owned(),
             })
             .map_err(|error| Trouble::Passing(Problem::Unreachable(error.to_string())))?;
@@ -282,11 +381,16 @@ impl Session {
     }
 
     /// Asks the coordinator of `group`; forgets it where it cannot be reached.
-    pub(super) fn ask_coordinator<R: Request>(
+    pub(super) fn ask_coordinator<R: Askable>(
         &mut self,
         group: &str,
         request: &R,
     ) -> Result<R::Answer, Trouble> {
+        if let Some(client) = &self.settings.client {
+            return self
+                .ask_client(client, request)
+                .map_err(|error| Trouble::Passing(Problem::Unreachable(error.to_string())));
+        }
         let coordinator = self.coordinator(group)?;
         self.ask(&coordinator, request).map_err(|error| {
             self.forget_coordinator();

@@ -11,7 +11,9 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::*;
+use crate::config::Settings;
 use crate::kafka::Isolation;
+use crate::kafka::ask_client::AskClient;
 use crate::lag::reporter::{EndFinder as _, ToldEnds};
 use crate::record::AssignmentEpoch;
 use crate::source::Waker;
@@ -36,9 +38,24 @@ fn settings(mock: &MockCluster<'_, DefaultProducerContext>) -> ConnectionSetting
     }
 }
 
+/// The same, asked through librdkafka's client.
+fn client_settings(mock: &MockCluster<'_, DefaultProducerContext>) -> ConnectionSettings {
+    let of_client = Settings::new(mock.bootstrap_servers(), GROUP);
+    ConnectionSettings {
+        client: Some(AskClient::open(&of_client).unwrap()),
+        ..settings(mock)
+    }
+}
+
+type MakeSettings = fn(&MockCluster<'_, DefaultProducerContext>) -> ConnectionSettings;
+
+/// Both ways to ask.
+const WAYS: [MakeSettings; 2] = [settings, client_settings];
+
 fn error(code: i32) -> RDKafkaRespErr {
     use RDKafkaRespErr as E;
     match code {
+        0 => E::RD_KAFKA_RESP_ERR_NO_ERROR,
         3 => E::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
         6 => E::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
         14 => E::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS,
@@ -64,6 +81,10 @@ struct Rig {
 impl Rig {
     /// Three brokers and a topic of four partitions.
     fn new() -> Self {
+        Self::asking(settings)
+    }
+
+    fn asking(settings: MakeSettings) -> Self {
         let mock = MockCluster::new(3).unwrap();
         mock.create_topic(TOPIC, 4, 3).unwrap();
         let (cluster, rings) = Cluster::new();
@@ -182,7 +203,12 @@ const LATEST_ELSE: StartRule = StartRule::CommittedElse(ResetPolicy::Latest);
 
 #[test]
 fn every_rule_finds_its_offset_and_the_end() {
-    let rig = Rig::new();
+    for way in WAYS {
+        finds_offsets_by_every_rule(&Rig::asking(way));
+    }
+}
+
+fn finds_offsets_by_every_rule(rig: &Rig) {
     for partition in 0..3 {
         rig.produce(partition, 10);
     }
@@ -229,7 +255,12 @@ fn questions_about_many_partitions_are_answered_once_each() {
 
 #[test]
 fn errors_that_pass_are_waited_out_and_never_taken_for_no_commit() {
-    let rig = Rig::new();
+    for way in WAYS {
+        waits_out_what_passes(&Rig::asking(way));
+    }
+}
+
+fn waits_out_what_passes(rig: &Rig) {
     rig.produce(0, 10);
     rig.commit(0, 6);
     rig.mock.request_errors(
@@ -431,7 +462,15 @@ fn a_stop_does_not_wait_for_a_broker_that_does_not_answer() {
 fn ends(rig: &Rig, partitions: &[i32], with_log_start: bool) -> (Vec<(i32, ToldEnds)>, u64) {
     let stop = StopFlag::default();
     let cluster = rig.cluster.clone();
-    let mut ends = KafkaEnds::new(settings(&rig.mock), Clock::System, cluster, stop).unwrap();
+    let ends = KafkaEnds::new(settings(&rig.mock), Clock::System, cluster, stop).unwrap();
+    ends_by(ends, partitions, with_log_start)
+}
+
+fn ends_by(
+    mut ends: KafkaEnds,
+    partitions: &[i32],
+    with_log_start: bool,
+) -> (Vec<(i32, ToldEnds)>, u64) {
     let asked: Vec<_> = partitions
         .iter()
         .map(|&partition| TopicPartition::new(TOPIC, partition))
@@ -521,10 +560,18 @@ fn contact(
     topics: &[&str],
     timeout: Duration,
 ) -> (Result<(), ContactError>, Cluster) {
+    contact_by(&settings(mock), topics, timeout)
+}
+
+fn contact_by(
+    settings: &ConnectionSettings,
+    topics: &[&str],
+    timeout: Duration,
+) -> (Result<(), ContactError>, Cluster) {
     let (cluster, _rings) = Cluster::new();
     let topics: Vec<Arc<str>> = topics.iter().copied().map(Arc::from).collect();
     let result = first_contact(
-        &settings(mock),
+        settings,
         &Clock::System,
         &cluster,
         &topics,
@@ -604,4 +651,81 @@ fn the_first_contact_waits_for_a_broker_that_is_starting() {
     );
     let (result, _) = contact(&mock, &[TOPIC], PATIENCE);
     assert_eq!(result, Ok(()));
+}
+
+#[test]
+fn the_first_contact_through_the_client_names_what_is_wrong_too() {
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic(TOPIC, 2, 1).unwrap();
+    let settings = client_settings(&mock);
+    let short = Duration::from_millis(300);
+
+    let (result, cluster) = contact_by(&settings, &[TOPIC], PATIENCE);
+    assert_eq!(result, Ok(()));
+    assert_eq!(cluster.snapshot().topics[TOPIC].partitions.len(), 2);
+    let (result, cluster) = contact_by(&settings, &[], PATIENCE);
+    assert_eq!(result, Ok(()));
+    assert_eq!(cluster.snapshot().brokers.len(), 1);
+
+    let (result, _) = contact_by(&settings, &[TOPIC, "typo"], PATIENCE);
+    assert!(
+        matches!(&result, Err(ContactError::UnknownTopics { topics, .. }) if topics[..] == [Arc::from("typo")]),
+        "{result:?}"
+    );
+
+    mock.topic_error(TOPIC, error(29)).unwrap();
+    let (result, _) = contact_by(&settings, &[TOPIC], PATIENCE);
+    assert!(
+        matches!(
+            &result,
+            Err(ContactError::NotAuthorized { resource: Resource::Topic(topic), .. })
+                if &**topic == TOPIC
+        ),
+        "{result:?}"
+    );
+    mock.topic_error(TOPIC, error(0)).unwrap();
+
+    // Another client: this one knows its coordinator.
+    let settings = client_settings(&mock);
+    mock.request_errors(RDKafkaApiKey::FindCoordinator, &[error(30); 8]);
+    let (result, _) = contact_by(&settings, &[TOPIC], PATIENCE);
+    assert!(
+        matches!(
+            &result,
+            Err(ContactError::NotAuthorized { resource: Resource::Group(group), .. })
+                if &**group == GROUP
+        ),
+        "{result:?}"
+    );
+
+    mock.broker_down(-1).unwrap();
+    let (result, _) = contact_by(&settings, &[TOPIC], short);
+    assert!(
+        matches!(&result, Err(ContactError::NoContact { .. })),
+        "{result:?}"
+    );
+}
+
+#[test]
+fn ends_are_asked_through_the_client_too() {
+    let rig = Rig::asking(client_settings);
+    rig.produce(0, 10);
+    rig.produce(2, 3);
+    each_partition_with_its_leader(&rig);
+    let settings = client_settings(&rig.mock);
+    let begin = Clock::System.now();
+    loop {
+        let stop = StopFlag::default();
+        let cluster = rig.cluster.clone();
+        let ends = KafkaEnds::new(settings.clone(), Clock::System, cluster, stop).unwrap();
+        // Half a second per question may be too short for a client that has
+        // just been made; the reporter asks again a second later.
+        match ends_by(ends, &[0, 1, 2], true) {
+            (found, 0) if found.len() == 3 => {
+                assert_eq!(found, [(0, told(10, 0)), (1, told(0, 0)), (2, told(3, 0))]);
+                break;
+            }
+            other => assert!(Clock::System.now() < begin + PATIENCE, "{other:?}"),
+        }
+    }
 }

@@ -35,7 +35,7 @@ const ALWAYS_KEPT: usize = 4 * 1024 * 1024;
 
 /// The buffers of one source. Cheap to clone; may be used from any thread.
 #[derive(Clone, Debug)]
-pub(super) struct BufferPool(Arc<Shared>);
+pub(in crate::source) struct BufferPool(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -59,7 +59,7 @@ impl BufferPool {
     /// is within `keep` bytes.
     ///
     /// `waker` is used when memory comes home that was waited for.
-    pub(super) fn new(keep: usize, waker: Waker) -> Self {
+    pub(in crate::source) fn new(keep: usize, waker: Waker) -> Self {
         Self(Arc::new(Shared {
             free: Mutex::new(Free::default()),
             held: AtomicUsize::new(0),
@@ -70,23 +70,23 @@ impl BufferPool {
     }
 
     /// Changes how much is kept, from the next buffer on.
-    pub(super) fn set_keep(&self, keep: usize) {
+    pub(in crate::source) fn set_keep(&self, keep: usize) {
         self.0.keep.store(keep, Ordering::Relaxed);
     }
 
     /// Bytes in buffers that are in use, by whomever.
-    pub(super) fn held(&self) -> usize {
+    pub(in crate::source) fn held(&self) -> usize {
         self.0.held.load(Ordering::SeqCst)
     }
 
     /// Uses the waker once when the next buffer comes home.
-    pub(super) fn wake_on_return(&self) {
+    pub(in crate::source) fn wake_on_return(&self) {
         self.0.waited_for.store(true, Ordering::SeqCst);
     }
 
     /// An empty buffer, if possible one that has room for `expected` bytes
     /// already. Reserves [`SMALLEST`] at most where it has to be a new one.
-    pub(super) fn take(&self, expected: usize) -> Buffer {
+    pub(in crate::source) fn take(&self, expected: usize) -> Buffer {
         let data = self.0.take_free(expected).unwrap_or_default();
         self.0.held.fetch_add(data.len(), Ordering::Relaxed);
         Buffer {
@@ -161,7 +161,7 @@ impl Shared {
 /// Memory that is filled from the front, and goes back to its pool when it, or
 /// everything that was made of it, is dropped.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub(in crate::source) struct Buffer {
     /// Initialised throughout; `filled` tells what counts. Never truncated, so
     /// that a buffer in use again is not zeroed again.
     data: Vec<u8>,
@@ -180,12 +180,12 @@ impl Buffer {
     }
 
     /// What has been filled.
-    pub(super) fn filled(&self) -> &[u8] {
+    pub(in crate::source) fn filled(&self) -> &[u8] {
         self.data.get(..self.filled).unwrap_or_default()
     }
 
     /// How much has been filled.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::source) fn len(&self) -> usize {
         self.filled
     }
 
@@ -193,7 +193,7 @@ impl Buffer {
     ///
     /// Asking for little again and again doubles the buffer each time it is
     /// full, so that growth costs what was filled and not more.
-    pub(super) fn spare(&mut self, at_least: usize) -> &mut [u8] {
+    pub(in crate::source) fn spare(&mut self, at_least: usize) -> &mut [u8] {
         let needed = self.filled.saturating_add(at_least);
         if needed > self.data.len() {
             let before = self.data.len();
@@ -213,18 +213,18 @@ impl Buffer {
     }
 
     /// Counts the next `by` bytes of [`Self::spare`] as filled.
-    pub(super) fn advance(&mut self, by: usize) {
+    pub(in crate::source) fn advance(&mut self, by: usize) {
         self.filled = self.filled.saturating_add(by).min(self.data.len());
     }
 
     /// Takes back what was filled beyond `len`.
-    pub(super) fn truncate(&mut self, len: usize) {
+    pub(in crate::source) fn truncate(&mut self, len: usize) {
         self.filled = self.filled.min(len);
     }
 
     /// The filled bytes, to be shared. The memory comes home when the last of
     /// them is dropped.
-    pub(super) fn freeze(self) -> Bytes {
+    pub(in crate::source) fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
 }

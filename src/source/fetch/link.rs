@@ -344,6 +344,7 @@ impl Link {
                         // fails with every request would be back at once.
                         if matches!(driven, Driven::Answer(_)) {
                             self.failures = 0;
+                            self.is_refused = false;
                         }
                         Ok(driven)
                     }

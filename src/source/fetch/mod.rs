@@ -40,10 +40,12 @@ use crate::kafka::connection::ConnectionError;
 use crate::kafka::frame::WireError;
 use crate::record::{AssignmentEpoch, Batch};
 
-mod buffers;
+pub(super) mod buffers;
 mod compression;
 #[cfg(test)]
-mod encode;
+pub(crate) mod encode;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod link;
 #[cfg(test)]
 mod measure;

@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream as Peer};
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use mio::{Events, Poll};
 use super::*;
 use crate::clock::Clock;
 use crate::kafka::Isolation;
+use crate::kafka::security::Security;
 use crate::source::Waker;
 
 /// A link and the broker at its other end, which says what a test makes it say.
@@ -53,7 +54,7 @@ impl Stage {
         stage.connect().unwrap();
         let mut peer = stage.listener.accept().unwrap().0;
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
-        stage.until_asked(&mut peer);
+        assert_eq!(stage.until_asked(&mut peer), 18);
         say(&mut peer, &VERSIONS);
         assert!(matches!(stage.drive(), Ok(Driven::Ready)));
         assert!(stage.link.is_ready());
@@ -109,8 +110,8 @@ impl Stage {
         }
     }
 
-    /// Drives until a whole request has arrived at the peer.
-    fn until_asked(&mut self, peer: &mut Peer) {
+    /// Drives until a whole request has arrived at the peer; gives its kind.
+    fn until_asked(&mut self, peer: &mut Peer) -> i16 {
         peer.set_nonblocking(true).unwrap();
         let begin = Clock::System.now();
         let mut seen = Vec::new();
@@ -133,8 +134,12 @@ impl Stage {
             self.poll
                 .poll(&mut events, Some(Duration::from_millis(5)))
                 .unwrap();
+            for event in &events {
+                self.link.notice(true, event.is_writable());
+            }
         }
         peer.set_nonblocking(false).unwrap();
+        i16::from_be_bytes([seen[4], seen[5]])
     }
 }
 
@@ -284,7 +289,7 @@ fn a_broker_that_fails_with_every_request_is_tried_ever_more_seldom() {
         let later = now + Duration::from_secs(10);
         stage.at(later, Link::connect).unwrap();
         peer = stage.listener.accept().unwrap().0;
-        stage.until_asked(&mut peer);
+        assert_eq!(stage.until_asked(&mut peer), 18);
         say(&mut peer, &VERSIONS);
         assert!(matches!(stage.drive(), Ok(Driven::Ready)));
     }
@@ -378,4 +383,113 @@ fn an_answer_to_another_request_is_out_of_step() {
     say(&mut peer, &frame);
     let error = stage.drive().unwrap_err();
     assert!(error.to_string().contains("out of step"), "{error}");
+}
+
+#[test]
+fn a_user_is_named_at_the_beginning_and_again_between_two_requests() {
+    let properties = [
+        ("security.protocol", "sasl_plaintext"),
+        ("sasl.mechanism", "PLAIN"),
+        ("sasl.username", "me"),
+        ("sasl.password", "hunter2"),
+    ];
+    let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let mut stage = Stage::new();
+    stage.settings.security = Security::of(&properties.into()).unwrap();
+    stage.connect().unwrap();
+    let mut peer = stage.listener.accept().unwrap().0;
+    assert_eq!(stage.until_asked(&mut peer), 18);
+    let mut versions = vec![0, 0, 0, 1, 0, 0, 4];
+    for (api, min, max) in [(1, 4, 11), (17, 0, 1), (36, 0, 1)] {
+        versions.extend([0, api, 0, min, 0, max, 0]);
+    }
+    versions.extend([0; 5]);
+    say(&mut peer, &versions);
+    // Answers to the requests of these numbers: yes, and good for 10 seconds.
+    let agree = |number| [0, 0, 0, number, 0, 0, 0, 0, 0, 0];
+    let believe = |number| {
+        let mut frame = vec![0, 0, 0, number, 0, 0, 0xff, 0xff, 0, 0, 0, 0];
+        frame.extend(10_000_u64.to_be_bytes());
+        frame
+    };
+    assert_eq!(stage.until_asked(&mut peer), 17);
+    say(&mut peer, &agree(2));
+    assert_eq!(stage.until_asked(&mut peer), 36);
+    say(&mut peer, &believe(3));
+    assert!(matches!(stage.drive(), Ok(Driven::Ready)));
+    assert!(stage.link.is_ready());
+
+    let later = Clock::System.now() + Duration::from_secs(10);
+    stage.at(later, Link::connect).unwrap();
+    assert!(!stage.link.is_ready());
+    assert_eq!(stage.until_asked(&mut peer), 17);
+    say(&mut peer, &agree(4));
+    assert_eq!(stage.until_asked(&mut peer), 36);
+    say(&mut peer, &believe(5));
+    assert!(matches!(stage.drive(), Ok(Driven::Ready)));
+    assert!(stage.link.is_ready());
+
+    // What was asked is answered first.
+    stage.ask(1000);
+    stage
+        .at(later + Duration::from_secs(10), Link::connect)
+        .unwrap();
+    assert_eq!(stage.until_asked(&mut peer), 1);
+    let mut records = answer(100);
+    records[3] = 6;
+    say(&mut peer, &records);
+    assert!(matches!(stage.drive(), Ok(Driven::Answer(_))));
+}
+
+#[cfg(feature = "ssl")]
+fn unverified() -> Security {
+    let properties = [
+        ("security.protocol", "ssl"),
+        ("enable.ssl.certificate.verification", "false"),
+    ];
+    let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Security::of(&properties.into()).unwrap()
+}
+
+#[cfg(feature = "ssl")]
+#[test]
+fn a_broker_that_does_not_shake_hands_is_given_up_after_the_request_timeout() {
+    let mut stage = Stage::new();
+    stage.settings.security = unverified();
+    stage.connect().unwrap();
+    let _peer = stage.listener.accept().unwrap().0;
+    let begin = Clock::System.now();
+    let mut events = Events::with_capacity(8);
+    while stage.link.next_moment(&stage.settings) < Some(begin + stage.settings.request_timeout) {
+        stage.poll.poll(&mut events, Some(PATIENCE)).unwrap();
+        assert!(matches!(
+            stage.at(Clock::System.now(), Link::drive),
+            Ok(Driven::Nothing)
+        ));
+    }
+    let late = Clock::System.now() + stage.settings.request_timeout;
+    let error = stage.at(late, Link::drive).unwrap_err();
+    assert!(
+        matches!(error, ConnectionError::TimedOut { what, .. } if what.contains("handshake")),
+        "{error}"
+    );
+}
+
+#[cfg(feature = "ssl")]
+#[test]
+fn a_broker_that_is_not_trusted_is_tried_again_after_a_second_and_not_at_once() {
+    let mut stage = Stage::new();
+    stage.settings.security = unverified();
+    stage.connect().unwrap();
+    let mut peer = stage.listener.accept().unwrap().0;
+    peer.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+    let error = stage.drive().unwrap_err();
+    assert!(error.is_refusal(), "{error}");
+    let now = Clock::System.now();
+    stage.link.fail(now);
+    let again = stage.link.next_moment(&stage.settings).unwrap() - now;
+    assert!(
+        again >= Duration::from_millis(800) && again <= Duration::from_millis(1_200),
+        "{again:?}"
+    );
 }
