@@ -382,7 +382,10 @@ mod tests {
             of_another_topic,
             of_no_partition,
         ] {
-            assert!(!cluster.learn(&[ignored.clone()]), "{ignored:?}");
+            assert!(
+                !cluster.learn(std::slice::from_ref(&ignored)),
+                "{ignored:?}"
+            );
         }
         cluster.publish(led_by(None));
         assert!(cluster.learn(&[told(2, 6)]), "there was none");

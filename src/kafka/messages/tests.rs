@@ -1035,7 +1035,7 @@ fn a_broker_that_does_not_know_the_version_of_the_question_is_asked_in_version_z
     assert!(frame::decode_api_versions(again, 0, 2).is_err());
 }
 
-/// A request as a broker gets it, its header taken off.
+/// The body of a request as a broker finds it behind the header.
 fn sent<R: Request>(request: &R, version: i16) -> Bytes {
     let mut out = vec![0xee];
     frame::encode(request, version, 9, "client", &mut out).unwrap();
@@ -1052,6 +1052,7 @@ fn sent<R: Request>(request: &R, version: i16) -> Bytes {
     rest
 }
 
+/// A body that is read to its last byte.
 fn read<T: Decodable>(mut body: Bytes, version: i16) -> T {
     let message = T::decode(&mut body, version).unwrap();
     assert!(body.is_empty(), "{} bytes too many", body.len());
@@ -1059,7 +1060,7 @@ fn read<T: Decodable>(mut body: Bytes, version: i16) -> T {
 }
 
 #[test]
-fn requests_are_understood_by_a_broker_in_every_version() {
+fn fetch_requests_are_understood_by_a_broker_in_every_version() {
     let fetch = fetch_request(ID);
     for version in 7..=16 {
         let read: kafka::FetchRequest = read(sent(&fetch, version), version);
@@ -1087,6 +1088,10 @@ fn requests_are_understood_by_a_broker_in_every_version() {
         let read: kafka::FetchRequest = read(sent(&fetch, version), version);
         assert_eq!(read.topics[0].partitions.len(), 1, "there were no sessions");
     }
+}
+
+#[test]
+fn requests_are_understood_by_a_broker_in_every_version() {
     let offsets = OffsetsRequest {
         isolation: Isolation::ReadCommitted,
         topics: vec![(

@@ -326,6 +326,10 @@ impl Plan {
     /// Takes over who leads what; returns whether a leader is missing.
     pub(super) fn follow(&mut self, cluster: &ClusterSnapshot) -> Effects {
         self.reachable = cluster.brokers.keys().copied().collect();
+        // What is known of brokers does not grow with those that ever were.
+        let reachable = &self.reachable;
+        self.brokers
+            .retain(|id, broker| broker.asked.is_some() || reachable.contains(id));
         let mut others = Vec::new();
         for (&epoch, slot) in &mut self.slots {
             if slot.follow(cluster) {
@@ -716,10 +720,8 @@ impl Plan {
         fetched_at: Coarse,
         effects: &mut Effects,
     ) -> bool {
-        let isolation = self.isolation;
-        let served = self.served;
         let random = self.random.f64();
-        let mut told = Ends::by(&fetched, isolation);
+        let told = Ends::by(&fetched, self.isolation);
         if let Some(error) = ErrorCode::from_code(fetched.error) {
             self.refused(broker, asked, error, &told, now, effects);
             return true;
@@ -765,7 +767,28 @@ impl Plan {
             self.enlist(asked.epoch);
             return true;
         }
-        if slot.is_with_follower() {
+        let has_news = self.records(broker, asked, fetched, now, fetched_at);
+        has_news || preferred.is_some()
+    }
+
+    /// Takes in the records and the ends that an answer has of a partition;
+    /// returns whether anything of that is new.
+    fn records(
+        &mut self,
+        broker: i32,
+        asked: &AskedPartition,
+        fetched: FetchedPartition,
+        now: Instant,
+        fetched_at: Coarse,
+    ) -> bool {
+        let isolation = self.isolation;
+        let served = self.served;
+        let random = self.random.f64();
+        let mut told = Ends::by(&fetched, isolation);
+        let Some(slot) = self.slots.get_mut(&asked.epoch) else {
+            return false;
+        };
+        if slot.leader.is_some_and(|leader| leader.id != broker) {
             // It may know of an earlier end than the leader does.
             told.end_offset = told.end_offset.max(slot.end_offset.unwrap_or(-1));
         }
@@ -810,7 +833,7 @@ impl Plan {
         }
         let is_news = has_records || slot.told != Some(told.end_offset);
         if !is_news {
-            return preferred.is_some();
+            return false;
         }
         if let Some(last) = slot.answers.back_mut().filter(|_| !has_records) {
             // Only the end is news: what is there already tells it.

@@ -49,6 +49,8 @@ pub(super) struct Session {
     /// Of the next request; 0 where that is whole.
     epoch: i32,
     by_id: bool,
+    /// The ids of the topics in it.
+    ids: BTreeMap<Arc<str>, Uuid>,
     known: BTreeMap<Key, Known>,
 }
 
@@ -74,10 +76,21 @@ impl Session {
     /// its list, in this order where the request is whole.
     pub(super) fn portion(&mut self, wanted: Vec<(Key, FetchPartition)>) -> Portion {
         let by_id = wanted.iter().all(|(key, _)| !key.id.is_nil());
-        if by_id != self.by_id {
+        // A topic of another id is another one. Where both have to be named by
+        // the name, to forget the one would be to forget the other.
+        let is_another = |(key, _): &(Key, FetchPartition)| {
+            let known = self.ids.get(&key.topic);
+            known.is_some_and(|&id| id != key.id)
+        };
+        if by_id != self.by_id || wanted.iter().any(is_another) {
             self.restart();
         }
         self.by_id = by_id;
+        for (key, _) in &wanted {
+            if !self.ids.contains_key(&key.topic) {
+                self.ids.insert(Arc::clone(&key.topic), key.id);
+            }
+        }
         let mut portion = Portion {
             session_id: self.id,
             session_epoch: self.epoch,
@@ -156,6 +169,7 @@ impl Session {
     /// so that the broker forgets what it has.
     pub(super) fn restart(&mut self) {
         self.epoch = 0;
+        self.ids.clear();
         self.known.clear();
     }
 
@@ -334,6 +348,26 @@ mod tests {
         let portion = named_otherwise.portion(vec![(key, wanted)]);
         assert_eq!(said(&portion), (9, 0, vec![(0, 0)], vec![]));
         assert!(!portion.by_id);
+    }
+
+    #[test]
+    fn a_topic_that_is_another_one_now_is_not_forgotten_by_its_name() {
+        let mut session = Session::default();
+        let unnamed = (
+            Key {
+                topic: Arc::from("unnamed"),
+                id: Uuid::nil(),
+                partition: 0,
+            },
+            at(0, 0).1,
+        );
+        session.portion(vec![at(0, 0), unnamed.clone()]);
+        session.answered(9);
+        let (mut key, wanted) = at(0, 0);
+        key.id = Uuid::from_u128(8);
+        let portion = session.portion(vec![(key, wanted), unnamed]);
+        assert!(!portion.by_id);
+        assert_eq!(said(&portion), (9, 0, vec![(0, 0), (0, 0)], vec![]));
     }
 
     #[test]

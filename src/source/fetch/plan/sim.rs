@@ -413,12 +413,12 @@ impl Sim {
                 let log = &mut self.world.logs[index];
                 log.leader = broker;
                 log.leader_epoch += 1;
-                if truncates && mark % 2 == 0 && !log.batches.is_empty() {
+                if truncates && mark.is_multiple_of(2) && !log.batches.is_empty() {
                     let len = usize::try_from(mark).unwrap() % log.batches.len();
                     log.batches.truncate(len);
                     log.append(1 + len % 7, mark);
                 }
-                if mark % 3 > 0 {
+                if !mark.is_multiple_of(3) {
                     self.follow();
                 }
             }
@@ -437,7 +437,9 @@ impl Sim {
             }
             28 if !self.given[index].is_empty() => {
                 let to = random.usize(..self.given[index].len());
-                let not_before = (mark % 2 == 0).then(|| self.now + Duration::from_millis(30));
+                let not_before = mark
+                    .is_multiple_of(2)
+                    .then(|| self.now + Duration::from_millis(30));
                 self.given[index].truncate(to);
                 let to = i64::try_from(to).unwrap();
                 self.plan.rewind(self.epochs[index], to, not_before);
@@ -473,10 +475,10 @@ impl Sim {
                     }
                     topic.partitions.extend(topic.partitions.clone());
                     topic.partitions.extend(foreign);
-                    if mark % 2 == 0 {
+                    if mark.is_multiple_of(2) {
                         topic.partitions.reverse();
                     }
-                    if answer.session_id == 0 && mark % 3 == 0 {
+                    if answer.session_id == 0 && mark.is_multiple_of(3) {
                         topic.partitions.clear();
                     }
                 }
