@@ -1,5 +1,6 @@
 //! Many partitions on few workers: memory, fairness, what holds up what, and what it costs to wait.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -139,7 +140,7 @@ fn the_memory_budget_holds_for_a_thousand_partitions_of_one_mebibyte_records() {
         ("compression.type", "lz4"),
     ]);
     // With what a batch adds, just below what a broker takes.
-    let payload: Vec<u8> = (0..1_040_000_u32).map(|i| (i % 251) as u8).collect();
+    let payload: Vec<u8> = (0..=250_u8).cycle().take(1_040_000).collect();
     for (topic, producer) in [("large-plain", &producer), ("large-lz4", &compressing)] {
         kafka.create_topic(topic, MANY, &[]);
         for partition in 0..MANY {
@@ -202,8 +203,8 @@ fn a_paused_a_slow_and_a_retrying_partition_hold_up_none_of_the_others() {
     });
 
     // A record is produced to one of the others, and handled, and then the next.
-    let mut next = 0_u64;
-    let mut ping = |rounds: u64| {
+    let (mut next, mut handled) = (0, 0);
+    let mut ping = |rounds: usize| {
         let mut took: Vec<Duration> = Vec::new();
         for _ in 0..rounds {
             for partition in SLOW + 1..PARTITIONS {
@@ -211,12 +212,13 @@ fn a_paused_a_slow_and_a_retrying_partition_hold_up_none_of_the_others() {
                 producer.send_numbers_to(topic, partition, next..next + 1);
                 producer.flush();
                 wait_until(PATIENT, "a record of another partition", || {
-                    let seen = tally.of(partition).len() as u64;
-                    if seen > next { Ok(()) } else { Err(seen) }
+                    let seen = tally.of(partition).len();
+                    if seen > handled { Ok(()) } else { Err(seen) }
                 });
                 took.push(start.elapsed());
             }
             next += 1;
+            handled += 1;
         }
         took.sort_unstable();
         took[took.len() / 2]
@@ -263,7 +265,7 @@ fn a_paused_a_slow_and_a_retrying_partition_hold_up_none_of_the_others() {
 #[test]
 fn a_worker_with_a_backlog_in_two_hundred_partitions_is_fair_to_each() {
     const FAIR: i32 = 200;
-    const BACKLOG: usize = 256;
+    const BACKLOG: u32 = 256;
     let kafka = kafka!(shared);
     let topic = "flow-fair";
     kafka.create_topic(topic, FAIR, &[]);
@@ -287,18 +289,18 @@ fn a_worker_with_a_backlog_in_two_hundred_partitions_is_fair_to_each() {
         .expect("the run starts");
     let (report, took) = end_of(handle, 3 * PATIENT);
     assert_eq!(report.exit_code(), 0, "{report:?}");
-    tally.assert_each_once(FAIR, BACKLOG as i64);
+    tally.assert_each_once(FAIR, BACKLOG.into());
 
     // How far each was whenever one of them had come through a quarter, a half, three quarters.
-    let mut counts = vec![0_usize; FAIR as usize];
+    let mut counts: BTreeMap<i32, u32> = (0..FAIR).map(|partition| (partition, 0)).collect();
     let mut marks = [BACKLOG / 4, BACKLOG / 2, BACKLOG * 3 / 4].into_iter();
     let mut mark = marks.next();
     let mut shown = String::new();
     for seen in tally.all() {
-        let count = &mut counts[seen.partition as usize];
+        let count = counts.entry(seen.partition).or_default();
         *count += 1;
         if Some(*count) == mark {
-            let least = counts.iter().min().copied().unwrap_or(0);
+            let least = counts.values().min().copied().unwrap_or(0);
             let _ = write!(shown, " {least} of {}", mark.unwrap_or(0));
             // An answer holds 64 KiB of each partition, and two are under way.
             assert!(
@@ -338,7 +340,7 @@ fn a_thousand_idle_partitions_cost_next_to_nothing() {
             .filter(|event| event["name"] == "partitions_assigned")
             .filter_map(|event| event["partitions"].as_array().map(Vec::len))
             .sum();
-        (given >= MANY as usize).then_some(())
+        (given >= usize::try_from(MANY).unwrap_or(0)).then_some(())
     });
     // Until the first commits and the first answers are through: two looks that cost alike.
     let look = |length: Duration| {

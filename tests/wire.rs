@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use keepup::{Outcome, Record, Workers};
+use keepup::{EventKind, Outcome, Record, ResetReason, Workers};
 use rdkafka::Message;
 
 use crate::support::kafka::{Isolation, Kafka};
@@ -282,12 +282,27 @@ fn an_unclean_election_skips_nothing_of_what_the_new_leader_has() {
     let expected: Vec<_> = (0..80)
         .map(|index| (100 + index, (1_000 + index).to_string()))
         .collect();
-    assert_eq!(after, expected);
+    assert_eq!(after, expected, "{}", events.timeline());
+    let resets = events.pick(|event| match event.kind {
+        EventKind::PositionReset {
+            from,
+            to,
+            policy,
+            reason,
+            ..
+        } => Some((from, to, policy, reason)),
+        _ => None,
+    });
+    let timeline = events.timeline();
+    assert_eq!(
+        resets,
+        [(150, 100, "truncation", ResetReason::Truncated)],
+        "{timeline}"
+    );
     let warnings = events.warnings();
     assert!(
-        warnings.iter().any(|it| it.contains("unclean")) || events.count("position_reset") > 0,
-        "it is told: {:?}",
-        events.names()
+        warnings.iter().any(|it| it.contains("100 to 149")),
+        "what is gone is named: {timeline}"
     );
 }
 

@@ -194,11 +194,17 @@ impl Lane {
         }
     }
 
+    /// Whether its watermark is worth anything to whoever comes next. Not where
+    /// the log has lost what was read: it may be above what is left.
+    fn counts(&self) -> bool {
+        !self.is_void && self.stranded.is_none()
+    }
+
     /// What is to be stored, where it is not yet.
     fn unstored(&self) -> Option<i64> {
         self.tracker
             .watermark()
-            .filter(|&watermark| !self.is_void && self.stored != Some(watermark))
+            .filter(|&watermark| self.counts() && self.stored != Some(watermark))
     }
 
     fn worker(&self) -> Option<usize> {
@@ -459,6 +465,7 @@ impl Assignment {
             _ => return,
         };
         lane.ceiling = None;
+        lane.stranded = None;
         lane.tracker.begin(start.offset);
         if start.committed.is_some() {
             // After a reset the group has a commit that nobody asked for again.
@@ -1115,7 +1122,7 @@ impl Assignment {
     pub(crate) fn has_unconfirmed(&self) -> bool {
         self.lanes
             .values()
-            .any(|lane| !lane.is_void && lane.tracker.watermark() > lane.confirmed)
+            .any(|lane| lane.counts() && lane.tracker.watermark() > lane.confirmed)
     }
 
     /// Records that were completed since the start of the run.

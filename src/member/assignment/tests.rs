@@ -919,6 +919,20 @@ fn a_revoke_of_a_lane_whose_commit_has_to_come_down_stores_nothing() {
 }
 
 #[test]
+fn a_revoke_that_meets_a_reset_does_not_store_what_the_log_may_have_lost() {
+    let mut bench = Bench::running(1);
+    bench.complete(0);
+    bench.complete(0);
+    let epoch = bench.epoch_of(0);
+    bench.reset(epoch);
+    assert_eq!(bench.assignment.unstored(), []);
+    bench.revoke(&[0]);
+    bench.obey_all();
+    assert_eq!(bench.answers[0].watermarks, []);
+    bench.check();
+}
+
+#[test]
 fn of_a_topic_that_is_another_nothing_is_stored_and_nothing_awaited() {
     let mut bench = Bench::running(2);
     bench.complete(0);

@@ -515,6 +515,27 @@ fn a_bomb_ends_in_an_error_at_the_limit() {
 }
 
 #[test]
+fn a_buffer_for_what_decompresses_again_and_again_has_the_size_it_comes_to() {
+    let plain = vec![7; 1 << 20];
+    for codec in CODECS.into_iter().flatten() {
+        let block = compress(codec, &plain, false);
+        let pool = pool_of(0);
+        let mut decompressor = Decompressor::default();
+        let mut held = || {
+            let mut output = pool.take(decompressor.likely_output(block.len()));
+            decompressor
+                .decompress(codec, &block, &mut output, MOST_DECOMPRESSED)
+                .unwrap();
+            decompressor.remember_output(output.len());
+            pool.held()
+        };
+        held();
+        let again = held();
+        assert!(again <= plain.len() + (128 << 10), "{codec:?}: {again}");
+    }
+}
+
+#[test]
 fn a_block_that_only_claims_to_be_large_reserves_nothing() {
     // Snappy: a varint of 4 GiB - 1 and nothing behind it.
     let pool = pool_of(0);
