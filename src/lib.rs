@@ -48,7 +48,8 @@ pub use error::{CommandError, Error, Problem};
 pub use event::{ConsumedRange, Event, EventKind, ResetReason};
 pub use handler::{BatchHandler, Handler, IntoOutcome, Outcome, Records, WorkerInfo};
 pub use lag::{
-    Health, LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals, WorkerState, WorkerStatus,
+    ConnectionErrors, Health, LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals, WorkerState,
+    WorkerStatus,
 };
 pub use record::{Header, Headers, Record, TopicPartition};
 pub use report::{Report, StopReason, WorkerReport, WorkerStop};

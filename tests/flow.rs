@@ -124,7 +124,7 @@ fn peak_mib(bytes: u64) -> f64 {
 /// metadata, trackers and windows, threads, the buffers in which requests are built (some 25 MiB), and what the
 /// allocator does not give back.
 const BUDGET: u64 = 48 * MIB;
-const BESIDE: u64 = 48 * MIB;
+const BESIDE: u64 = 40 * MIB;
 
 #[test]
 fn the_memory_budget_holds_for_a_thousand_partitions_of_one_mebibyte_records() {
@@ -256,7 +256,8 @@ fn a_paused_a_slow_and_a_retrying_partition_hold_up_none_of_the_others() {
     );
     handle.stop();
     let (report, _) = end_of(handle, PATIENT);
-    assert_eq!(report.exit_code(), 0, "{report:?}");
+    // The record that always fails is all that is left.
+    assert_eq!(report.left_uncommitted, 1, "{report:?}");
 }
 
 #[test]
@@ -266,7 +267,8 @@ fn a_worker_with_a_backlog_in_two_hundred_partitions_is_fair_to_each() {
     let kafka = kafka!(shared);
     let topic = "flow-fair";
     kafka.create_topic(topic, FAIR, &[]);
-    let producer = kafka.producer(&[]);
+    // A batch is given whole or not at all, so small ones: 16 records each.
+    let producer = kafka.producer(&[("batch.size", "16384")]);
     let payload = [7_u8; 1024];
     for partition in 0..FAIR {
         for _ in 0..BACKLOG {

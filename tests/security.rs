@@ -10,7 +10,7 @@ use crate::support::deliveries::Deliveries;
 use crate::support::keepup::keepup;
 use crate::support::process::thread;
 use crate::support::secure::{PASSWORD, Secure, USER};
-use crate::support::{PATIENT, SOON};
+use crate::support::{PATIENT, SOON, wait_for};
 
 /// The shared broker of these tests, or the end of the test where there is no Kafka.
 macro_rules! secure {
@@ -263,14 +263,46 @@ fn a_run_says_again_who_it_is_before_the_broker_forgets() {
     assert_eq!(silent.lifetime, Duration::from_secs(3));
     assert!(silent.asks_for_topics());
     std::thread::park_timeout(silent.lifetime);
-    let forgotten = crate::support::wait_until(SOON, "the broker to forget", || {
-        if silent.asks_for_topics() {
-            Err(())
-        } else {
-            Ok(())
-        }
+    wait_for(SOON, "the broker to forget it", || {
+        !silent.asks_for_topics()
     });
-    let () = forgotten;
+}
+
+#[test]
+fn a_password_that_changes_while_a_run_goes_on_is_weathered_until_it_is_changed_back() {
+    // Whoever is connected is asked again, so the change is felt.
+    let reauthentication = ["connections.max.reauth.ms=3000"];
+    let Some(secure) = Secure::start(test_name!(), &reauthentication) else {
+        return;
+    };
+    let kafka = &secure.kafka;
+    kafka.create_topic("rotated", 2, &[]);
+    let producer = kafka.producer(&[]);
+    producer.send_numbers("rotated", 2, 0..100);
+    producer.flush();
+    let mut properties = secure.sasl("sasl_plaintext", "SCRAM-SHA-512", PASSWORD);
+    properties.push("reconnect.backoff.max.ms=1000".to_owned());
+    let deliveries = Deliveries::new("rotated", 2);
+    let more = [&options(&properties)[..], &["-v", "--workers", "2"]].concat();
+    let mut run = deliveries.start_at(&secure.listener("SASL"), "rotated", &more);
+    deliveries.wait_distinct(200, SOON);
+
+    secure.set_password("another hunter4");
+    run.wait_stderr("does not authenticate us", 1, PATIENT);
+    producer.send_numbers("rotated", 2, 100..200);
+    producer.flush();
+    secure.set_password(PASSWORD);
+    deliveries.wait_distinct(400, PATIENT);
+    run.signal(rustix::process::Signal::TERM);
+    assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
+    deliveries.assert_complete(&[200; 2]);
+    assert_eq!(deliveries.committed(), [200; 2]);
+    let stderr = run.stderr();
+    println!("{stderr}");
+    assert!(!stderr.contains("hunter"), "{stderr}");
+    // Each worker and the lookup say it once, and the member does.
+    let warnings = stderr.lines().filter(|line| line.contains(" WARN "));
+    assert!(warnings.count() <= 12, "{stderr}");
 }
 
 /// A client that authenticates once, by PLAIN, and never again.

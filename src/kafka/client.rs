@@ -132,14 +132,9 @@ pub(super) fn open<C: ConsumerContext>(
     context: C,
 ) -> Result<BaseConsumer<C>, Error> {
     BaseConsumer::from_config_and_context(config, context).map_err(|error| match error {
-        KafkaError::ClientConfig(_, description, name, value) => {
-            let shown = properties::shown(&name, &value).to_owned();
-            Error::InvalidSettings(vec![Problem::new(
-                name,
-                shown,
-                format!("librdkafka refuses it: {description}"),
-                "see librdkafka's CONFIGURATION.md for names and values",
-            )])
+        KafkaError::ClientConfig(_, _, ref name, ref value) => {
+            let (name, value) = (name.clone(), value.clone());
+            Error::InvalidSettings(vec![properties::refused(&name, &value, error)])
         }
         KafkaError::ClientCreation(description) => Error::InvalidSettings(vec![Problem::new(
             "properties",

@@ -245,6 +245,16 @@ impl Connection {
         Err(last)
     }
 
+    /// Whether a run can do with this broker.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no common version of a request that it cannot do without.
+    pub(crate) fn check_versions(&self) -> Result<(), ConnectionError> {
+        let versions = self.greeting.versions();
+        versions.check().map_err(|error| self.wire(error))
+    }
+
     /// Sends a request in the highest version that both sides speak and waits
     /// for its answer.
     ///

@@ -17,6 +17,9 @@ pub(crate) enum Class {
     OutOfRange,
     /// A permission is missing; stays until somebody grants it.
     Authorization,
+    /// Not one of Kafka's, as far as we know: a newer broker's, or no broker's.
+    /// Asked again after a back-off, over another connection.
+    Unknown,
     /// Does not pass by itself.
     Fatal,
 }
@@ -26,7 +29,7 @@ impl Class {
     pub(crate) fn passes(self) -> bool {
         matches!(
             self,
-            Self::Retriable | Self::RefreshMetadata | Self::FindCoordinator
+            Self::Retriable | Self::RefreshMetadata | Self::FindCoordinator | Self::Unknown
         )
     }
 }
@@ -50,7 +53,7 @@ impl std::fmt::Display for ErrorCode {
 
 impl ErrorCode {
     /// The entry for `code`, or `None` where it means success. A code that the
-    /// table does not have does not pass by itself, as far as we know.
+    /// table does not have says nothing, so nothing is concluded from it.
     pub(crate) fn from_code(code: i16) -> Option<Self> {
         if code == 0 {
             return None;
@@ -63,8 +66,8 @@ impl ErrorCode {
                 .unwrap_or(Self {
                     code,
                     name: "UNKNOWN_ERROR_CODE",
-                    class: Class::Fatal,
-                    remedy: "look the code up in Kafka's protocol guide and the broker's log",
+                    class: Class::Unknown,
+                    remedy: "keepup asks again; look the code up in Kafka's protocol guide and the broker's log",
                 }),
         )
     }
@@ -268,10 +271,10 @@ mod tests {
     }
 
     #[test]
-    fn success_is_no_error_and_an_unlisted_code_does_not_pass() {
+    fn success_is_no_error_and_nothing_is_concluded_from_an_unlisted_code() {
         assert_eq!(ErrorCode::from_code(0), None);
         let unlisted = ErrorCode::from_code(4242).unwrap();
-        assert_eq!((unlisted.code, unlisted.class), (4242, Class::Fatal));
-        assert!(!unlisted.class.passes());
+        assert_eq!((unlisted.code, unlisted.class), (4242, Class::Unknown));
+        assert!(unlisted.class.passes());
     }
 }

@@ -55,6 +55,8 @@ pub(crate) enum WireError {
         "an answer carries number {got} where {expected} was asked: the connection is out of step"
     )]
     OutOfStep { expected: i32, got: i32 },
+    #[error("the {api} answer carries error code {code}, which keepup does not know")]
+    UnknownErrorCode { api: Api, code: i16 },
     #[error(
         "the broker speaks versions {theirs:?} of {api}, keepup {ours:?}: keepup needs Apache Kafka 2.8 or later"
     )]

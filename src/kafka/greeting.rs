@@ -213,18 +213,17 @@ impl Greeting {
             }
             (Step::Authenticate { mut exchange, .. }, Some(credentials)) => {
                 let (message, lifetime) = self.heard(frame, correlation, credentials)?;
-                match exchange.answer(&message)? {
-                    Some(message) => Step::Authenticate {
+                if let Some(message) = exchange.answer(&message)? {
+                    Step::Authenticate {
                         exchange,
                         message: Message(message),
-                    },
-                    None => {
-                        self.renew_at = lifetime.map(|lifetime| {
-                            let share = RENEW_FROM + SPREAD * random.clamp(0.0, 1.0);
-                            now + lifetime.min(LONGEST).mul_f64(share)
-                        });
-                        Step::Open
                     }
+                } else {
+                    self.renew_at = lifetime.map(|lifetime| {
+                        let share = RENEW_FROM + SPREAD * random.clamp(0.0, 1.0);
+                        now + lifetime.min(LONGEST).mul_f64(share)
+                    });
+                    Step::Open
                 }
             }
             // Nothing was asked, or by nobody.
@@ -284,7 +283,7 @@ impl Greeting {
 }
 
 /// Longer than any run between two requests; keeps moments from overflowing.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const LONGEST: Duration = Duration::from_hours(365 * 24);
 
 /// Of a broker's message, as much as anybody reads.
 const MESSAGE_LENGTH: usize = 300;
@@ -451,7 +450,7 @@ mod tests {
             let again = answer(&mut greeting, done, percent(late));
             assert_eq!(again, Greeted::OpenAgain);
             assert!(!greeting.renew_if_due(percent(late)));
-            assert!(greeting.renew_if_due(percent(2 * late)));
+            assert!(greeting.renew_if_due(percent(late + 91)));
         }
         // As far away as a broker can say.
         let mut greeting = Greeting::new(&user());

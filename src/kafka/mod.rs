@@ -18,6 +18,7 @@
 //! | [`sasl`], `scram` | the mechanisms that prove who we are |
 //! | `tls` | what is trusted, our certificate, encrypted connections (feature `ssl`) |
 //! | [`backoff`] | how long to wait before asking again |
+//! | [`failures`] | how often connections failed, by kind |
 //! | [`errors`] | what Kafka's error codes mean and what to do about them |
 //! | `mock` | a cluster for our own tests, with everything they ask of it |
 //! | [`cluster`] | who leads which partition, shared by all threads |
@@ -27,12 +28,15 @@
 //! | [`group`] | the membership: librdkafka's client, which fetches nothing |
 //! | [`properties`] | which raw properties are allowed, and what the client is made with |
 //! | `embedded` | the cluster of the demo and of users' tests (feature `testing`) |
+//! | `fake` | what fake brokers understand and answer (feature `testing`) |
 //! | [`security`] | how connections are secured, and what only librdkafka can do |
 //! | [`version`] | which librdkafka this was built with |
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::ask_client::AskClient;
+use self::failures::Failures;
 use self::security::Security;
 pub(crate) use crate::config::Isolation;
 
@@ -44,6 +48,9 @@ pub(crate) mod connection;
 #[cfg(feature = "testing")]
 pub(crate) mod embedded;
 pub(crate) mod errors;
+pub(crate) mod failures;
+#[cfg(feature = "testing")]
+pub(crate) mod fake;
 pub(crate) mod fetch_client;
 pub(crate) mod frame;
 pub(crate) mod greeting;
@@ -102,6 +109,9 @@ pub(crate) struct ConnectionSettings {
     pub(crate) group: Option<String>,
     /// How often metadata is asked for without a reason.
     pub(crate) metadata_interval: Duration,
+    /// Counts what goes wrong, for all connections that are made with these
+    /// settings or a copy of them.
+    pub(crate) failures: Arc<Failures>,
 }
 
 impl ConnectionSettings {
@@ -119,6 +129,7 @@ impl ConnectionSettings {
             client: None,
             group: None,
             metadata_interval: Duration::from_secs(15),
+            failures: Arc::default(),
         }
     }
 }

@@ -144,33 +144,65 @@ fn problem(name: &str, value: &str) -> Option<Problem> {
     config.set(name, value);
     match config.create_native_config() {
         Ok(_) => None,
-        Err(KafkaError::ClientConfig(_, description, ..)) => Some(Problem::new(
-            name,
-            shown(name, value),
-            format!("librdkafka refuses it: {description}"),
-            "see librdkafka's CONFIGURATION.md for names and values",
-        )),
-        Err(other) => Some(Problem::new(
-            name,
-            shown(name, value),
-            format!("librdkafka refuses it: {other}"),
-            "see librdkafka's CONFIGURATION.md for names and values",
-        )),
+        Err(error) => Some(refused(name, value, error)),
     }
 }
 
+/// What librdkafka says against a property, which may quote its value.
+pub(super) fn refused(name: &str, value: &str, error: KafkaError) -> Problem {
+    let mut reason = match error {
+        KafkaError::ClientConfig(_, description, ..) => description,
+        other => other.to_string(),
+    };
+    if is_secret(name) && !value.is_empty() {
+        reason = reason.replace(value, "(hidden)");
+    }
+    Problem::new(
+        name,
+        shown(name, value),
+        format!("librdkafka refuses it: {reason}"),
+        "see librdkafka's CONFIGURATION.md for names and values",
+    )
+}
+
+/// What may be shown of the properties that begin with `ssl.` and `sasl.`: all
+/// others may be a secret whose name is misspelled.
+const SHOWN: [&str; 17] = [
+    "sasl.kerberos.keytab",
+    "sasl.kerberos.principal",
+    "sasl.kerberos.service.name",
+    "sasl.mechanism",
+    "sasl.mechanisms",
+    "sasl.username",
+    "ssl.ca.certificate.stores",
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.cipher.suites",
+    "ssl.crl.location",
+    "ssl.curves.list",
+    "ssl.endpoint.identification.algorithm",
+    "ssl.engine.location",
+    "ssl.key.location",
+    "ssl.keystore.location",
+    "ssl.sigalgs.list",
+];
+
 /// True for properties whose value must not be shown.
 pub(crate) fn is_secret(name: &str) -> bool {
-    [
-        "password",
-        "secret",
-        "key.pem",
-        "sasl.oauthbearer.config",
-        "sasl.jaas",
-        "token",
-    ]
-    .iter()
-    .any(|part| name.contains(part))
+    let name = name.to_ascii_lowercase();
+    let is_about_secrets = name.starts_with("ssl") || name.starts_with("sasl");
+    (is_about_secrets && !SHOWN.contains(&name.as_str()))
+        || [
+            "passw",
+            "passphrase",
+            "secret",
+            ".pem",
+            "jaas",
+            "token",
+            "credential",
+        ]
+        .iter()
+        .any(|part| name.contains(part))
 }
 
 /// The value, or what stands for it where it must not be shown.
@@ -341,21 +373,51 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_not_shown() {
+    fn secrets_are_not_shown_however_their_names_are_misspelled() {
         let settings = with(&[
             ("ssl.key.passwort", "hunter2"),
             ("sasl.password", "hunter2"),
+            ("sasl.pasword", "hunter2"),
+            ("SASL.Password", "hunter2"),
             ("sasl.secret", "hunter2"),
+            ("ssl.key.pem", "hunter2"),
+            ("oauth.token", "hunter2"),
         ]);
         let text: String = problems(&settings)
             .iter()
             .map(ToString::to_string)
             .collect();
-        assert!(text.contains("sasl.secret"), "{text}");
+        assert!(
+            text.contains("sasl.pasword") && text.contains("oauth.token"),
+            "{text}"
+        );
+        assert!(!text.contains("hunter2"), "{text}");
+        let shown = format!("{settings:?}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_needed_to_see_a_mistake_is_shown() {
+        for name in ["security.protocol", "sasl.username", "ssl.ca.location"] {
+            assert!(!is_secret(name), "{name}");
+        }
+        for name in SHOWN {
+            assert!(!is_secret(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_security_is_told_with_everything_else() {
+        let found = named(&with(&[
+            ("security.protocol", "sasl_plaintext"),
+            ("sasl.mechanism", "PLAIN"),
+            ("sasl.username", "me"),
+            ("client.idd", "me"),
+        ]));
+        assert_eq!(found, ["client.idd", "sasl.password"]);
         assert_eq!(
-            text.matches("hunter2").count(),
-            1,
-            "only what is not known as a secret: {text}"
+            named(&with(&[("security.protocol", "tls")])),
+            ["security.protocol"]
         );
     }
 }

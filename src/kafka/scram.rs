@@ -70,7 +70,7 @@ enum Step {
     },
     /// The broker's signature is awaited.
     Last {
-        key: hmac::Key,
+        key: Box<hmac::Key>,
         said: String,
     },
     Done,
@@ -164,7 +164,7 @@ impl Scram {
             .map(|(key, signature)| key ^ signature)
             .collect();
         self.step = Step::Last {
-            key: hmac::Key::new(self.hash.hmac(), server_key.as_ref()),
+            key: Box::new(hmac::Key::new(self.hash.hmac(), server_key.as_ref())),
             said,
         };
         Ok(format!("{without_proof},p={}", STANDARD.encode(proof)).into_bytes())

@@ -37,5 +37,6 @@ pub(crate) mod topics;
 pub(crate) mod window;
 
 pub use snapshot::{
-    Health, LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals, WorkerState, WorkerStatus,
+    ConnectionErrors, Health, LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals, WorkerState,
+    WorkerStatus,
 };

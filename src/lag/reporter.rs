@@ -25,6 +25,7 @@ use super::snapshot::{LagSnapshot, WorkerState, WorkerStatus};
 use super::topics::TopicBook;
 use crate::clock::Clock;
 use crate::config::Isolation;
+use crate::kafka::failures::Failures;
 use crate::record::TopicPartition;
 use crate::runtime::events::EventSink;
 use crate::runtime::shared::{Shared, WorkerSlot};
@@ -73,6 +74,7 @@ pub(crate) struct ReporterParts {
     pub(crate) shared: Arc<Shared>,
     pub(crate) rings: Receiver<()>,
     pub(crate) ends: Box<dyn EndFinder>,
+    pub(crate) failures: Arc<Failures>,
     pub(crate) events: EventSink,
     pub(crate) stuck_after: Duration,
     /// The member's loop is said to be held up after that time.
@@ -305,6 +307,7 @@ impl Reporter {
         into.end_offset_errors = self.end_offset_errors;
         into.clamped = self.clamped;
         into.member_stalls = self.member_stalls;
+        into.connection_errors = self.parts.failures.totals();
         into.health = judge(
             self.parts.shared.member(now.coarse),
             &into.partitions,

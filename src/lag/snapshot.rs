@@ -48,8 +48,42 @@ pub struct LagSnapshot {
     pub clamped: u64,
     /// Ticks in which the member's loop had not turned for half a session.
     pub member_stalls: u64,
+    /// Connections that failed, all but the member's own, which librdkafka makes.
+    pub connection_errors: ConnectionErrors,
     /// Whether the process works, and why not.
     pub health: Health,
+}
+
+/// Connections to brokers that failed, by how. Each was given up and made anew
+/// after a back-off; what had been asked was asked again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionErrors {
+    /// The name of a broker did not lead to an address.
+    pub resolve: u64,
+    /// The broker did not take the connection.
+    pub connect: u64,
+    /// The broker did not answer in time.
+    pub timed_out: u64,
+    /// The broker closed the connection, or it broke, while an answer was
+    /// awaited.
+    pub closed: u64,
+    /// What came was no answer: not what the protocol says, longer than what is
+    /// accepted, another question's.
+    pub wire: u64,
+    /// The two ends did not agree on TLS, or one does not trust the other's
+    /// certificate.
+    pub tls: u64,
+    /// The broker does not believe who we are.
+    pub authentication: u64,
+}
+
+impl ConnectionErrors {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        let answered = self.timed_out + self.closed + self.wire;
+        self.resolve + self.connect + answered + self.tls + self.authentication
+    }
 }
 
 impl LagSnapshot {

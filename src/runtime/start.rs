@@ -177,6 +177,7 @@ impl Beside<'_> {
             shared: Arc::clone(self.shared),
             rings,
             ends: Box::new(ends),
+            failures: Arc::clone(&self.connections.failures),
             events: self.events.clone(),
             stuck_after: self.settings.stuck_after,
             stall_after: self.stall_after,

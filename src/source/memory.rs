@@ -542,6 +542,7 @@ mod tests {
         stage.log.set_reachable(&stage.partition, true);
         let error = ReadError::Corrupt {
             offset: 0,
+            broker: None,
             what: "scripted".to_owned(),
         };
         stage.log.fail_next(&stage.partition, error.clone());

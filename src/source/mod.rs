@@ -103,8 +103,13 @@ pub(crate) enum ReadError {
     NotAuthorized { topic: Arc<str> },
     /// The bytes are not what the protocol says: a CRC that does not match, a
     /// length that leads nowhere, a compression that does not decompress.
-    #[error("the records at offset {offset} cannot be read: {what}")]
-    Corrupt { offset: i64, what: String },
+    #[error("the records at offset {offset}{} cannot be read: {what}", given_by(*.broker))]
+    Corrupt {
+        offset: i64,
+        /// Who gave them; `None` where there is no broker.
+        broker: Option<i32>,
+        what: String,
+    },
     /// The log still holds messages in the format of before Kafka 0.11, which
     /// brokers hand out as they are.
     #[error(
@@ -125,6 +130,12 @@ pub(crate) enum ReadError {
     /// The broker answers an error that does not pass by itself.
     #[error("the broker refuses to read on: {name} (code {code})")]
     Refused { code: i16, name: &'static str },
+}
+
+fn given_by(broker: Option<i32>) -> String {
+    broker.map_or_else(String::new, |broker| {
+        format!(", as broker {broker} has them,")
+    })
 }
 
 /// Interrupts a [`Source::next`] that waits. Cheap to clone; usable from any

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::lag::{
-    LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals, WorkerState, WorkerStatus,
+    ConnectionErrors, LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals, WorkerState,
+    WorkerStatus,
 };
 use crate::record::TopicPartition;
 
@@ -24,6 +25,10 @@ pub(crate) fn snapshot(topic: &str, partitions: i32) -> LagSnapshot {
         commits_ok: 40,
         commits_retried: 2,
         commits_refused: 1,
+        connection_errors: ConnectionErrors {
+            wire: 4,
+            ..ConnectionErrors::default()
+        },
         ..LagSnapshot::default()
     }
 }

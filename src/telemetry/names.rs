@@ -183,6 +183,9 @@ metrics! {
     REPORTER_ERRORS = Counter "keepup_reporter_errors_total", Events, BY_REASON,
         "What kept the lag reporter from an exact answer, by reason.",
         "keepup";
+    CONNECTION_ERRORS = Counter "keepup_connection_errors_total", Events, BY_REASON,
+        "Connections to brokers that failed and were made anew, by reason; the member's own not included.",
+        "keepup";
     BUILD_INFO = Gauge "keepup_build_info", Flag, BY_BUILD,
         "Always 1; the labels tell the versions and the isolation level, which says what an end offset is.",
         "keepup";

@@ -90,7 +90,7 @@ pub(crate) type ClientCounter = (
 );
 
 /// Of the process: counters, those of one metric together.
-pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 8] = [
+pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 15] = [
     (names::REBALANCES, None, |snapshot| snapshot.rebalances),
     (names::COMMITS, Some((names::RESULT, "ok")), |snapshot| {
         snapshot.commits_ok
@@ -124,6 +124,41 @@ pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 8] = [
         names::REPORTER_ERRORS,
         Some((names::REASON, "member-stalled")),
         |snapshot| snapshot.member_stalls,
+    ),
+    (
+        names::CONNECTION_ERRORS,
+        Some((names::REASON, "resolve")),
+        |snapshot| snapshot.connection_errors.resolve,
+    ),
+    (
+        names::CONNECTION_ERRORS,
+        Some((names::REASON, "connect")),
+        |snapshot| snapshot.connection_errors.connect,
+    ),
+    (
+        names::CONNECTION_ERRORS,
+        Some((names::REASON, "timed-out")),
+        |snapshot| snapshot.connection_errors.timed_out,
+    ),
+    (
+        names::CONNECTION_ERRORS,
+        Some((names::REASON, "closed")),
+        |snapshot| snapshot.connection_errors.closed,
+    ),
+    (
+        names::CONNECTION_ERRORS,
+        Some((names::REASON, "wire")),
+        |snapshot| snapshot.connection_errors.wire,
+    ),
+    (
+        names::CONNECTION_ERRORS,
+        Some((names::REASON, "tls")),
+        |snapshot| snapshot.connection_errors.tls,
+    ),
+    (
+        names::CONNECTION_ERRORS,
+        Some((names::REASON, "authentication")),
+        |snapshot| snapshot.connection_errors.authentication,
     ),
 ];
 

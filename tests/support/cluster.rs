@@ -231,7 +231,7 @@ impl Cluster {
             command.args(["--listener", &format!("{name}={protocol}:{port}")]);
         }
         for setting in &self.settings {
-            command.args(["--set", setting]);
+            command.args(["--set", &setting.replace("{id}", &id.to_string())]);
         }
         self.brokers[index] = Some(Guarded::spawn(command));
     }

@@ -73,7 +73,7 @@ impl Kafka {
         Self::start(test, 3, &[])
     }
 
-    /// A cluster of the test's own with further broker settings (`key=value`).
+    /// A cluster of the test's own with further broker settings (`key=value`, in which `{id}` is the broker's).
     pub(crate) fn start(test: &str, brokers: usize, settings: &[&str]) -> Option<Self> {
         let home = cluster::home(test)?;
         Some(Self::launch(home, brokers, &[], settings, false))
@@ -205,6 +205,21 @@ impl Kafka {
         leaders.get(index).copied().filter(|&leader| leader >= 0)
     }
 
+    /// The brokers that have a replica of a partition.
+    pub(crate) fn replicas(&self, topic: &str, partition: i32) -> Vec<i32> {
+        wait_until(PATIENT, "the replicas of a partition", || {
+            let metadata = self
+                .observer
+                .fetch_metadata(Some(topic), REQUEST)
+                .map_err(|error| error.to_string())?;
+            let partitions = metadata.topics()[0].partitions();
+            let found = partitions.iter().find(|found| found.id() == partition);
+            found
+                .map(|found| found.replicas().to_vec())
+                .ok_or_else(|| "it is unknown".to_owned())
+        })
+    }
+
     /// The broker that coordinates a group, once the offsets topic exists.
     pub(crate) fn coordinator(&self, group: &str) -> Option<i32> {
         let topic = "__consumer_offsets";
@@ -240,8 +255,19 @@ impl Kafka {
 
     /// Creates a topic, on as many brokers as there are, and waits until every partition has a leader.
     pub(crate) fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) {
-        let replicas = *self.cluster().ids().end();
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas.min(3)));
+        let brokers = *self.cluster().ids().end();
+        self.create_replicated_topic(name, partitions, brokers.min(3), configs);
+    }
+
+    /// As [`Kafka::create_topic`], on so many of the brokers.
+    pub(crate) fn create_replicated_topic(
+        &self,
+        name: &str,
+        partitions: i32,
+        replicas: i32,
+        configs: &[(&str, &str)],
+    ) {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
         for &(key, value) in configs {
             topic = topic.set(key, value);
         }

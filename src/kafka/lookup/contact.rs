@@ -19,8 +19,9 @@ use crate::kafka::ConnectionSettings;
 use crate::kafka::ask_client::ClientError;
 use crate::kafka::backoff::Backoff;
 use crate::kafka::cluster::{Cluster, ClusterSnapshot};
-use crate::kafka::connection::StopFlag;
+use crate::kafka::connection::{ConnectionError, StopFlag};
 use crate::kafka::errors::{Class, ErrorCode};
+use crate::kafka::frame::WireError;
 
 /// Why the program cannot start.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +51,9 @@ pub(crate) enum ContactError {
     /// The cluster refuses for a reason that does not pass.
     #[error("the cluster at {bootstrap} refuses: {error}")]
     Refused { bootstrap: String, error: ErrorCode },
+    /// The brokers are of a version that keepup does not speak with.
+    #[error("the cluster at {bootstrap} cannot be used: {error}")]
+    WrongVersion { bootstrap: String, error: WireError },
     /// The two ends do not trust each other.
     #[error("no secure connection to the cluster at {bootstrap}: {reason}")]
     Insecure { bootstrap: String, reason: String },
@@ -125,6 +129,13 @@ pub(crate) fn first_contact(
                     reason,
                 })
             }
+            Err(AskError::Failed(ConnectionError::Wire {
+                error: error @ WireError::NoCommonVersion { .. },
+                ..
+            })) => Verdict::Never(ContactError::WrongVersion {
+                bootstrap: bootstrap.clone(),
+                error,
+            }),
             Err(AskError::Failed(error)) if error.is_refusal() => {
                 Verdict::Never(ContactError::Insecure {
                     bootstrap: bootstrap.clone(),
@@ -182,6 +193,12 @@ fn judge(snapshot: &ClusterSnapshot, wanted: &BTreeSet<Arc<str>>, bootstrap: &st
                 });
             }
             _ if code == UNKNOWN_TOPIC => unknown.push(Arc::clone(topic)),
+            Class::Unknown => {
+                return Verdict::Perhaps(ContactError::Refused {
+                    bootstrap: bootstrap.to_owned(),
+                    error,
+                });
+            }
             // It exists, and its leaders are being elected.
             class if class.passes() => {}
             _ => {

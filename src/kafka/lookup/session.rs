@@ -172,6 +172,7 @@ impl Session {
                 self.resting.remove(to);
             }
             Err(error) => {
+                self.settings.failures.count(error);
                 let failures = self.resting.get(to).map_or(0, |rest| rest.failures);
                 let failures = failures.saturating_add(1);
                 let backoff = if error.is_refusal() { REFUSED } else { REST };
@@ -206,6 +207,8 @@ impl Session {
             }
         }
         let mut connection = Connection::open(to, &self.settings, &self.clock, &self.stop)?;
+        // Told now, and not when the first records are asked for.
+        connection.check_versions()?;
         let deadline = self.clock.now() + self.settings.request_timeout;
         let answer = connection.ask(request, deadline)?;
         self.open.insert(to.clone(), connection);

@@ -83,6 +83,19 @@ impl ApiVersions {
         versions
     }
 
+    /// Whether a run can do with this broker.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError::NoCommonVersion`], of the first request that it cannot do
+    /// without and the broker does not speak.
+    pub(crate) fn check(&self) -> Result<(), WireError> {
+        for api in Api::NEEDED {
+            self.pick(api)?;
+        }
+        Ok(())
+    }
+
     /// The highest version that both sides speak.
     ///
     /// # Errors

@@ -94,6 +94,15 @@ impl Api {
         Self::SaslAuthenticate,
     ];
 
+    /// What a run cannot do without.
+    pub(crate) const NEEDED: [Self; 5] = [
+        Self::Metadata,
+        Self::FindCoordinator,
+        Self::OffsetFetch,
+        Self::ListOffsets,
+        Self::Fetch,
+    ];
+
     /// Kafka's number of it.
     pub(crate) const fn key(self) -> i16 {
         match self {

@@ -569,6 +569,25 @@ fn offsets_commits_and_coordinators_read_the_same_in_every_version() {
 }
 
 #[test]
+fn sasl_answers_say_what_the_broker_said() {
+    let body = real_answer(Api::SaslHandshake, 1);
+    let answer = SaslHandshakeRequest::take(body, 1).unwrap();
+    assert_eq!(answer.error, 33);
+    assert_eq!(answer.mechanisms, ["PLAIN", "SCRAM-SHA-512"]);
+    for version in 0..=2 {
+        let body = real_answer(Api::SaslAuthenticate, version);
+        let answer = SaslAuthenticateRequest::take(body, version).unwrap();
+        assert_eq!(
+            (answer.error, answer.error_message.as_deref()),
+            (0, Some("no"))
+        );
+        assert_eq!(&answer.message[..], b"r=nonce,s=c2FsdA==,i=4096");
+        let lifetime = (version >= 1).then_some(Duration::from_hours(1));
+        assert_eq!(answer.lifetime, lifetime);
+    }
+}
+
+#[test]
 fn the_highest_common_version_is_picked_and_its_absence_is_an_error() {
     let versions = ApiVersionsRequest::take(real_answer(Api::ApiVersions, 3), 3).unwrap();
     assert_eq!(versions.pick(Api::Fetch), Ok(16));
@@ -734,6 +753,15 @@ fn requests_are_understood_by_a_broker_in_every_version() {
             &read.key
         };
         assert_eq!(key.as_str(), "group");
+    }
+    let handshake = SaslHandshakeRequest { mechanism: "PLAIN" };
+    let read_handshake: kafka::SaslHandshakeRequest = read(sent(&handshake, 1), 1);
+    assert_eq!(read_handshake.mechanism.as_str(), "PLAIN");
+    let authenticate = SaslAuthenticateRequest { message: b"proof" };
+    assert!(!format!("{authenticate:?}").contains("112"));
+    for version in 0..=2 {
+        let read: kafka::SaslAuthenticateRequest = read(sent(&authenticate, version), version);
+        assert_eq!(&read.auth_bytes[..], b"proof");
     }
     for version in 0..=3 {
         let _: kafka::ApiVersionsRequest = read(sent(&ApiVersionsRequest, version), version);

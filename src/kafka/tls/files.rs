@@ -265,7 +265,9 @@ fn decrypt(
         ))),
         // A password that is wrong decrypts to what is no key.
         Err(
-            pkcs8::Error::EncryptedPrivateKey(pkcs8::pkcs5::Error::DecryptFailed)
+            pkcs8::Error::EncryptedPrivateKey(
+                pkcs8::pkcs5::Error::DecryptFailed | pkcs8::pkcs5::Error::EncryptFailed,
+            )
             | pkcs8::Error::Asn1(_)
             | pkcs8::Error::KeyMalformed,
         ) => Err(wrong(

@@ -155,7 +155,11 @@ fn fault(error: &Error) -> TlsFault {
 
 fn certificate_fault(error: &CertificateError) -> TlsFault {
     match error {
-        CertificateError::UnknownIssuer => TlsFault::UnknownAuthority,
+        // By one of the same name with another key: an authority that was made
+        // anew.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            TlsFault::UnknownAuthority
+        }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             TlsFault::Expired(error.to_string())
         }

@@ -75,6 +75,7 @@ impl Scene {
             shared: Arc::clone(&shared),
             rings,
             ends: Box::new(brokers.clone()),
+            failures: Arc::default(),
             events: EventSink::unobserved(clock.clone()),
             stuck_after: Duration::from_mins(5),
             stall_after: Duration::from_secs(20),

@@ -481,6 +481,7 @@ impl Scene {
             shared: Arc::clone(&self.shared),
             rings: self.rings.clone(),
             ends: Box::new(Nobody),
+            failures: Arc::default(),
             events,
             stuck_after,
             stall_after: SESSION / 2,

@@ -32,7 +32,8 @@ const LZ4_MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
 const SNAPPY_RATIO: usize = 64;
 const LZ4_RATIO: usize = 256;
 
-/// Text and JSON come to three or four; what makes more grows.
+/// Text and JSON come to three or four. What made more before is likely to do
+/// so again.
 const LIKELY_RATIO: usize = 8;
 
 /// How the records of a wire batch are compressed.
@@ -59,8 +60,11 @@ pub(super) struct Decompressor {
     snappy: snap::raw::Decoder,
     /// Made when the first block of it comes: it takes some 100 KiB.
     zstd: Option<zstd::stream::raw::Decoder<'static>>,
-    /// How long the last buffer became.
+    /// How long the last buffer became, and of how much.
     usual: usize,
+    usual_ratio: usize,
+    /// What the buffer in hand is made of.
+    compressed: usize,
 }
 
 impl std::fmt::Debug for Decompressor {
@@ -72,13 +76,22 @@ impl std::fmt::Debug for Decompressor {
 impl Decompressor {
     /// How long a buffer for `compressed` bytes is likely to become, from those
     /// before: one that fits need not grow.
-    pub(super) fn likely_output(&self, compressed: usize) -> usize {
-        self.usual.min(compressed.saturating_mul(LIKELY_RATIO))
+    ///
+    /// Growing costs more than time: an allocator keeps the steps, once for each
+    /// thread.
+    pub(super) fn likely_output(&mut self, compressed: usize) -> usize {
+        self.compressed = compressed;
+        let ratio = self.usual_ratio.max(LIKELY_RATIO);
+        let likely = self.usual.min(compressed.saturating_mul(ratio));
+        // Room is made for a whole block before it is known how much of it is
+        // needed; where the last one does not fit, the buffer would double.
+        likely.saturating_add(STEP)
     }
 
     /// Remembers how long a buffer became.
     pub(super) fn remember_output(&mut self, len: usize) {
         self.usual = len;
+        self.usual_ratio = len.div_ceil(self.compressed.max(1));
     }
 
     /// Appends what `input` decompresses to, at most `limit` bytes of it.

@@ -48,6 +48,11 @@ const REFUSED: Backoff = Backoff {
 /// some hundred partitions.
 const ENVELOPE: usize = 64 * 1024;
 
+/// An answer that brings less than this within the request timeout is given up:
+/// a broker that hands it out byte by byte would hold up all its partitions.
+/// Less than what a socket keeps for a reader that is slow itself.
+const LEAST_PROGRESS: usize = 16 * 1024;
+
 /// Lets one oversized answer at a time into the process.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gate(Arc<AtomicBool>);
@@ -106,7 +111,7 @@ enum State {
         since: Instant,
     },
     /// Greeting, or over with it.
-    Up(Wire),
+    Up(Box<Wire>),
 }
 
 #[derive(Debug)]
@@ -120,10 +125,16 @@ struct Wire {
     /// The socket may have something, or room for something.
     is_readable: bool,
     is_writable: bool,
-    header: [u8; 4],
+    /// The length; before a length that is not accepted is believed also the
+    /// number of the answer, which tells a long answer from no answer at all.
+    header: [u8; 8],
     header_len: usize,
     body: Option<Body>,
 }
+
+/// Bytes of a frame's length, and with the number behind it.
+const LENGTH: usize = 4;
+const LENGTH_AND_NUMBER: usize = 8;
 
 /// An answer that is being read.
 #[derive(Debug)]
@@ -141,6 +152,8 @@ struct Awaited {
     expected: usize,
     asked_at: Instant,
     deadline: Instant,
+    /// Bytes that came since the deadline was last put off.
+    came: usize,
 }
 
 /// What came of letting a link make progress.
@@ -277,6 +290,17 @@ impl Link {
         self.retry_at = Some(now + backoff.random_delay(self.failures));
     }
 
+    /// Gives up the connection to a broker whose answer carried an error code
+    /// that says nothing; tells it as an error.
+    pub(super) fn distrust(&mut self, code: i16, now: Instant) -> ConnectionError {
+        self.fail(now);
+        Fault::Wire(WireError::UnknownErrorCode {
+            api: Api::Fetch,
+            code,
+        })
+        .at(&self.address)
+    }
+
     /// Gives up a connection that was not in use: the next attempt may be made
     /// at once.
     fn forget(&mut self) {
@@ -316,9 +340,10 @@ impl Link {
                 match wire.drive(around) {
                     Ok(driven) => {
                         self.state = State::Up(wire);
-                        if matches!(driven, Driven::Answer(_) | Driven::Ready) {
+                        // To tell its versions is not yet to serve: a broker that
+                        // fails with every request would be back at once.
+                        if matches!(driven, Driven::Answer(_)) {
                             self.failures = 0;
-                            self.retry_at = None;
                         }
                         Ok(driven)
                     }
@@ -394,7 +419,7 @@ impl Link {
             self.state = State::Shaking { transport, since };
             return Ok(Driven::Nothing);
         }
-        let mut wire = Wire {
+        let mut wire = Box::new(Wire {
             transport,
             greeting: Greeting::new(&around.settings.security),
             correlation: 0,
@@ -404,10 +429,10 @@ impl Link {
             // What came before this moment was reported to nobody.
             is_readable: true,
             is_writable: true,
-            header: [0; 4],
+            header: [0; LENGTH_AND_NUMBER],
             header_len: 0,
             body: None,
-        };
+        });
         wire.greet(around)
             .map_err(|fault| fault.at(&self.address))?;
         self.state = State::Up(wire);
@@ -494,6 +519,7 @@ impl Wire {
             expected: usize::MAX,
             asked_at: around.now,
             deadline: around.now + around.settings.request_timeout,
+            came: 0,
         });
     }
 
@@ -524,7 +550,7 @@ impl Wire {
             self.write()?;
         }
         if !self.is_readable {
-            return self.check_deadline(around, false);
+            return self.check_deadline(around, 0);
         }
         if self.awaited.is_none() {
             return self.look_whether_closed();
@@ -532,8 +558,8 @@ impl Wire {
         let before = self.progress();
         match self.read(around)? {
             Arrival::Pending => {
-                let has_moved = self.progress() != before;
-                self.check_deadline(around, has_moved)
+                let came = self.progress().saturating_sub(before);
+                self.check_deadline(around, came)
             }
             Arrival::Blocked => Ok(Driven::Blocked),
             Arrival::Frame(frame) => self.take(frame, around),
@@ -544,11 +570,13 @@ impl Wire {
         self.header_len + self.body.as_ref().map_or(0, |body| body.buffer.len())
     }
 
-    /// Whether the answer is overdue. An answer of which bytes keep coming is
+    /// Whether the answer is overdue. An answer of which much keeps coming is
     /// not, however long it takes: it may be us who read slowly.
-    fn check_deadline(&mut self, around: &Surroundings<'_>, moved: bool) -> Result<Driven, Fault> {
+    fn check_deadline(&mut self, around: &Surroundings<'_>, came: usize) -> Result<Driven, Fault> {
         if let Some(awaited) = &mut self.awaited {
-            if moved {
+            awaited.came += came;
+            if awaited.came >= LEAST_PROGRESS {
+                awaited.came = 0;
                 awaited.deadline = around.now + around.settings.request_timeout;
             } else if around.now >= awaited.deadline {
                 return Err(Fault::TimedOut(
@@ -603,7 +631,8 @@ impl Wire {
     fn read(&mut self, around: &Surroundings<'_>) -> Result<Arrival, Fault> {
         loop {
             let Some(body) = &mut self.body else {
-                let Some(rest) = self.header.get_mut(self.header_len..) else {
+                let wanted = self.header_wanted(around);
+                let Some(rest) = self.header.get_mut(self.header_len..wanted) else {
                     return Err(Fault::Closed);
                 };
                 if !rest.is_empty() {
@@ -643,10 +672,46 @@ impl Wire {
         }
     }
 
+    /// The length that the answer says it has, where that has been read.
+    fn announced(&self) -> Option<[u8; LENGTH]> {
+        let length = self.header.first_chunk();
+        length.filter(|_| self.header_len >= LENGTH).copied()
+    }
+
+    /// How much has to be read before the body.
+    fn header_wanted(&self, around: &Surroundings<'_>) -> usize {
+        let limit = around.settings.max_frame;
+        let announced = self
+            .announced()
+            .map(|length| frame::announced(length, limit));
+        if let Some(Err(WireError::FrameTooLong { length: 0.., .. })) = announced {
+            LENGTH_AND_NUMBER
+        } else {
+            LENGTH
+        }
+    }
+
+    /// Why an answer is not accepted: its length, unless it is none at all.
+    fn refused(&self, error: WireError) -> Fault {
+        let number = self.header.last_chunk();
+        let got = number.map_or(self.correlation, |number| i32::from_be_bytes(*number));
+        Fault::Wire(match error {
+            WireError::FrameTooLong { length: 0.., .. } if got != self.correlation => {
+                WireError::OutOfStep {
+                    expected: self.correlation,
+                    got,
+                }
+            }
+            error => error,
+        })
+    }
+
     /// Decides on an answer whose length has just been read: none where it has
     /// to wait.
     fn open_body(&self, around: &Surroundings<'_>) -> Result<Option<Body>, Fault> {
-        let len = frame::announced(self.header, around.settings.max_frame).map_err(Fault::Wire)?;
+        let limit = around.settings.max_frame;
+        let len = frame::announced(self.announced().unwrap_or_default(), limit)
+            .map_err(|error| self.refused(error))?;
         let held = around.pool.held();
         let expected = self
             .awaited

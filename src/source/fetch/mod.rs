@@ -282,9 +282,15 @@ impl FetchSource {
                     if effects.refresh {
                         cluster.request_refresh();
                     }
+                    if let Some(code) = effects.unknown_code {
+                        let error = link.distrust(code, now);
+                        settings.failures.count(&error);
+                        tracing::warn!(worker, broker, %error, "connecting anew");
+                    }
                     *is_due = true;
                 }
                 Err(error) => {
+                    settings.failures.count(&error);
                     if link.failures() == 0 && !error.is_stale() {
                         tracing::warn!(worker, broker, %error, "a broker is not reached; trying on");
                     } else {
@@ -294,6 +300,7 @@ impl FetchSource {
                         error: WireError::FrameTooLong { length, limit },
                         ..
                     } = error
+                        && length > 0
                     {
                         plan.too_long(broker, length, limit, now);
                     }
@@ -358,6 +365,7 @@ impl FetchSource {
             }
             if let Err(error) = sent {
                 self.plan.lost(broker, now);
+                self.settings.failures.count(&error);
                 if link.failures() <= 1 {
                     tracing::warn!(worker = self.worker, broker, %error, "a broker is not reached; trying on");
                 }

@@ -101,10 +101,14 @@ const PREFERRED_FOR: Duration = Duration::from_mins(5);
 /// noticed too (`broker.session.timeout.ms` is 9 s).
 const LEADERS_ONLY: Duration = Duration::from_secs(10);
 
-/// Answers in a row that a broker gave before their time and without anything
-/// in them: one may be a matter of moments, more are a broker that does not
-/// wait.
-const MOST_HASTY: u32 = 2;
+/// Between requests to a broker that answers at once and tells nothing.
+const HOLLOW: Backoff = Backoff {
+    first: Duration::from_millis(5),
+    max: Duration::from_millis(500),
+};
+
+/// Answers of that kind, in a row, that cost nothing.
+const HOLLOW_FREE: u32 = 2;
 
 /// What may be held, and what is.
 #[derive(Clone, Copy, Debug)]
@@ -180,9 +184,9 @@ struct Broker {
     asked: Option<Asked>,
     /// It holds us back (quota), until then.
     throttled: Option<Instant>,
-    /// Answers before their time, in a row, and until when it is left alone
-    /// for them.
-    hasty: u32,
+    /// Answers that came at once and told nothing, in a row, and until when it
+    /// is left alone for them.
+    hollow: u32,
     rests: Option<Instant>,
     /// Partitions of which one may be why an answer was longer than what is
     /// accepted: asked for one at a time.
@@ -200,8 +204,8 @@ impl Broker {
 #[derive(Debug)]
 struct Asked {
     max_bytes: usize,
-    at: Instant,
-    max_wait: Duration,
+    /// Before this moment a broker that has nothing to tell does not answer.
+    not_empty_before: Instant,
     /// It named everything that was wanted.
     is_whole: bool,
     /// In the order of their keys.
@@ -223,6 +227,9 @@ pub(super) struct Effects {
     pub(super) refresh: bool,
     /// Leaders that the broker named.
     pub(super) moves: Vec<Move>,
+    /// An error code that Kafka does not have: whoever answers it is not to be
+    /// trusted any further on this connection.
+    pub(super) unknown_code: Option<i16>,
 }
 
 /// The ends of a partition, as a broker tells them.
@@ -273,6 +280,7 @@ impl Plan {
             return;
         };
         slot.rewind(offset, not_before);
+        self.enlist(epoch);
     }
 
     pub(super) fn set_paused(&mut self, epoch: AssignmentEpoch, paused: bool) {
@@ -329,7 +337,7 @@ impl Plan {
         }
         Effects {
             refresh: self.slots.values().any(|slot| slot.leader.is_none()),
-            moves: Vec::new(),
+            ..Effects::default()
         }
     }
 
@@ -424,8 +432,8 @@ impl Plan {
         let portion = state.session.portion(named);
         state.asked = Some(Asked {
             max_bytes,
-            at: now,
-            max_wait,
+            // Clocks do not all go the same.
+            not_empty_before: now + max_wait / 2,
             is_whole: portion.is_whole(),
             partitions,
         });
@@ -522,7 +530,7 @@ impl Plan {
     /// The connection to `broker` is gone, and with it what was asked.
     pub(super) fn lost(&mut self, broker: i32, now: Instant) {
         if let Some(state) = self.brokers.get_mut(&broker) {
-            state.hasty = 0;
+            state.hollow = 0;
             if state.asked.take().is_some() {
                 state.session.restart();
             }
@@ -552,13 +560,18 @@ impl Plan {
             return;
         };
         let culprit = match &asked.partitions[..] {
-            [alone] if state.suspects.remove(&alone.epoch) => alone.clone(),
+            [alone] if state.suspects.contains(&alone.epoch) => alone.clone(),
             several => {
                 state.suspects = several.iter().map(|partition| partition.epoch).collect();
                 return;
             }
         };
         if let Some(slot) = self.waiting(broker, &culprit, now) {
+            // Once may be an accident of the connection.
+            slot.corrupt += 1;
+            if slot.corrupt < MOST_CORRUPT {
+                return;
+            }
             slot.trouble = Trouble::Untold(ReadError::TooLong {
                 offset: culprit.offset,
                 bytes,
@@ -585,6 +598,8 @@ impl Plan {
             return effects;
         };
         self.served += 1;
+        let random = self.random.f64();
+        let is_early = now < asked.not_empty_before && answer.throttle.is_zero();
         let has_news = self.take_in(broker, &mut asked, answer, now, fetched_at, &mut effects);
         for partition in &asked.partitions {
             if let Some(slot) = self.slots.get_mut(&partition.epoch)
@@ -597,13 +612,14 @@ impl Plan {
             if let [alone] = &asked.partitions[..] {
                 state.suspects.remove(&alone.epoch);
             }
-            let end = asked.at + asked.max_wait;
-            state.hasty = if has_news || now >= end {
-                0
+            // Asked again at once, it would be asked in a busy loop.
+            state.hollow = if is_early && !has_news {
+                state.hollow.saturating_add(1)
             } else {
-                state.hasty.saturating_add(1)
+                0
             };
-            state.rests = (state.hasty > MOST_HASTY).then_some(end);
+            let failures = state.hollow.saturating_sub(HOLLOW_FREE);
+            state.rests = (failures > 0).then(|| now + HOLLOW.delay(failures, random));
         }
         effects
     }
@@ -723,10 +739,6 @@ impl Plan {
             effects.refresh = true;
             return true;
         }
-        if slot.failures > 0 {
-            tracing::info!(partition = %slot.from.partition, "the partition is served again");
-        }
-        slot.failures = 0;
         slot.retry_at = None;
         if let Some(replica) = preferred {
             tracing::debug!(
@@ -758,10 +770,17 @@ impl Plan {
             told.end_offset = told.end_offset.max(slot.end_offset.unwrap_or(-1));
         }
         slot.end_offset = Some(told.end_offset);
+        let has_records = !fetched.records.is_empty();
         let epochs = &mut slot.epochs;
         let extent = extent(&fetched.records, asked.offset, |epoch, first, next| {
             epochs.read(epoch, first, next);
         });
+        let is_stuck =
+            has_records && extent.first_is_cut.is_none() && extent.next_offset == asked.offset;
+        if slot.failures > 0 && !is_stuck {
+            tracing::info!(partition = %slot.from.partition, "the partition is served again");
+            slot.failures = 0;
+        }
         if let Some(needs) = extent.first_is_cut {
             slot.corrupt += 1;
             if slot.corrupt < MOST_CORRUPT && needs <= MOST_FOR_ONE_BATCH {
@@ -769,6 +788,7 @@ impl Plan {
             } else {
                 slot.trouble = Trouble::Untold(ReadError::Corrupt {
                     offset: asked.offset,
+                    broker: Some(broker),
                     what: format!(
                         "the broker gives {} bytes of a batch that says it has {needs}",
                         fetched.records.len()
@@ -779,17 +799,14 @@ impl Plan {
             return true;
         }
         slot.needs = 0;
-        let has_records = !fetched.records.is_empty();
         slot.is_active = has_records || told.end_offset > extent.next_offset;
         if has_records {
             slot.served = served;
-            if extent.next_offset == asked.offset {
-                // Nothing that leads on, though there are bytes: they are read,
-                // which tells what is wrong with them, but not asked for in a
-                // busy loop.
-                slot.failures += 1;
-                slot.retry_at = Some(now + RETRY.delay(slot.failures, random));
-            }
+        }
+        if is_stuck {
+            // Nothing that leads on, though there are bytes: they are read, which
+            // tells what is wrong with them, but not asked for in a busy loop.
+            slot.wait(now, random);
         }
         let is_news = has_records || slot.told != Some(told.end_offset);
         if !is_news {
@@ -805,6 +822,7 @@ impl Plan {
         }
         slot.fetch_offset = extent.next_offset;
         slot.answers.push_back(Answer {
+            broker,
             reader: RecordSetReader::new(
                 fetched.records,
                 asked.offset,
@@ -860,6 +878,9 @@ impl Plan {
         let Some(slot) = self.waiting(broker, asked, now) else {
             return;
         };
+        if error.class == Class::Unknown {
+            effects.unknown_code = Some(error.code);
+        }
         let is_of_follower = slot.is_with_follower();
         let may_be_better_elsewhere =
             error.class.passes() || matches!(error.class, Class::OutOfRange);
@@ -887,6 +908,7 @@ impl Plan {
             slot.corrupt += 1;
             (slot.corrupt >= MOST_CORRUPT).then(|| ReadError::Corrupt {
                 offset: asked.offset,
+                broker: Some(broker),
                 what: error.to_string(),
             })
         } else if error.class.passes() {

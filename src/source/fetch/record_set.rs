@@ -119,7 +119,12 @@ impl From<&str> for Flaw {
 impl Flaw {
     fn at(self, offset: i64) -> ReadError {
         match self {
-            Self::Corrupt(what) => ReadError::Corrupt { offset, what },
+            // Whose they are is known to whoever has asked for them.
+            Self::Corrupt(what) => ReadError::Corrupt {
+                offset,
+                broker: None,
+                what,
+            },
             Self::OldFormat(magic) => ReadError::OldFormat { offset, magic },
         }
     }

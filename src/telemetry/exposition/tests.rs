@@ -111,6 +111,8 @@ fn the_process_is_shown_with_its_workers_topics_and_commits() {
         (&names::WORKER_RESTARTS, r#",worker="1""#, "1"),
         (&names::REPORTER_SUCCESS, "", "1700000000.25"),
         (&names::REPORTER_ERRORS, r#",reason="member-stalled""#, "0"),
+        (&names::CONNECTION_ERRORS, r#",reason="wire""#, "4"),
+        (&names::CONNECTION_ERRORS, r#",reason="closed""#, "0"),
     ] {
         let line = format!("\n{}{{{client}{labels}}} {value}\n", metric.name);
         assert!(page.contains(&line), "no {line} in\n{page}");

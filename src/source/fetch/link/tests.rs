@@ -1,4 +1,4 @@
-use std::io::Write as _;
+use std::io::Write;
 use std::net::{TcpListener, TcpStream as Peer};
 use std::time::Duration;
 
@@ -19,6 +19,10 @@ struct Stage {
     link: Link,
     listener: TcpListener,
 }
+
+/// Version 3 of the answer: number, no error, Fetch from 4 to 11, no throttling,
+/// no tags.
+const VERSIONS: [u8; 19] = [0, 0, 0, 1, 0, 0, 2, 0, 1, 0, 4, 0, 11, 0, 0, 0, 0, 0, 0];
 
 /// Longest wait for anything between two ends on one machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -50,12 +54,7 @@ impl Stage {
         let mut peer = stage.listener.accept().unwrap().0;
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
         stage.until_asked(&mut peer);
-        // Version 3: correlation, no error, Fetch from 4 to 11, no throttling,
-        // no tags.
-        say(
-            &mut peer,
-            &[0, 0, 0, 1, 0, 0, 2, 0, 1, 0, 4, 0, 11, 0, 0, 0, 0, 0, 0],
-        );
+        say(&mut peer, &VERSIONS);
         assert!(matches!(stage.drive(), Ok(Driven::Ready)));
         assert!(stage.link.is_ready());
         (stage, peer)
@@ -208,24 +207,92 @@ fn a_length_that_lies_reserves_nothing_and_times_out() {
 }
 
 #[test]
-fn an_answer_above_the_limit_is_refused_unread() {
-    for length in [(1_u32 << 20) + 1, u32::MAX] {
+fn an_answer_above_the_limit_is_refused_unread_and_told_from_what_is_no_answer() {
+    for (length, number) in [((1_u32 << 20) + 1, 2), (u32::MAX, 2), (0x4854_5450, 77)] {
         let (mut stage, mut peer) = Stage::connected();
         stage.ask(1000);
         stage.until_asked(&mut peer);
         peer.write_all(&length.to_be_bytes()).unwrap();
-        let error = stage.drive().unwrap_err();
-        assert!(
-            matches!(
-                error,
-                ConnectionError::Wire {
-                    error: WireError::FrameTooLong { .. },
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        peer.write_all(&u32::to_be_bytes(number)).unwrap();
+        let error = match stage.drive().unwrap_err() {
+            ConnectionError::Wire { error, .. } => error,
+            other => panic!("{other}"),
+        };
+        if number == 2 {
+            assert!(matches!(error, WireError::FrameTooLong { .. }), "{error}");
+        } else {
+            let (expected, got) = (2, 77);
+            assert_eq!(error, WireError::OutOfStep { expected, got });
+        }
     }
+}
+
+#[test]
+fn an_answer_that_trickles_in_is_given_up_and_one_that_flows_is_not() {
+    let (mut stage, mut peer) = Stage::connected();
+    stage.settings.max_frame = 1 << 24;
+    stage.ask(1 << 23);
+    stage.until_asked(&mut peer);
+    let frame = answer(8 << 20);
+    let length = u32::try_from(frame.len()).unwrap().to_be_bytes();
+    peer.write_all(&length).unwrap();
+    let mut sent = 0;
+    // Gives so much each second, and says how many seconds that goes well.
+    let mut seconds_at = |stage: &mut Stage, each: usize, most: u64| {
+        for second in 0..most {
+            let part = frame.get(sent..sent + each).unwrap();
+            peer.write_all(part).unwrap();
+            sent += each;
+            let expected = 4 + sent;
+            let now = Clock::System.now() + Duration::from_secs(second);
+            let begin = Clock::System.now();
+            loop {
+                stage.link.notice(true, false);
+                match stage.at(now, Link::drive) {
+                    Ok(driven) => assert!(matches!(driven, Driven::Nothing)),
+                    Err(error) => return Err((second, error)),
+                }
+                let State::Up(wire) = &stage.link.state else {
+                    panic!("the link is down");
+                };
+                if wire.progress() == expected {
+                    break;
+                }
+                assert!(Clock::System.now() < begin + PATIENCE);
+            }
+        }
+        Ok(())
+    };
+    assert!(seconds_at(&mut stage, 100_000, 60).is_ok());
+    let (second, error) = seconds_at(&mut stage, 100, 60 + 30).unwrap_err();
+    assert!(matches!(error, ConnectionError::TimedOut { .. }), "{error}");
+    assert!((60..75).contains(&second), "{second}");
+}
+
+#[test]
+fn a_broker_that_fails_with_every_request_is_tried_ever_more_seldom() {
+    let (mut stage, mut peer) = Stage::connected();
+    for failures in 1..=3 {
+        stage.ask(1000);
+        stage.until_asked(&mut peer);
+        drop(peer);
+        stage.drive().unwrap_err();
+        let now = Clock::System.now();
+        stage.link.fail(now);
+        assert_eq!(stage.link.failures(), failures);
+        // It takes the next connection, and tells its versions.
+        let later = now + Duration::from_secs(10);
+        stage.at(later, Link::connect).unwrap();
+        peer = stage.listener.accept().unwrap().0;
+        stage.until_asked(&mut peer);
+        say(&mut peer, &VERSIONS);
+        assert!(matches!(stage.drive(), Ok(Driven::Ready)));
+    }
+    stage.ask(1000);
+    stage.until_asked(&mut peer);
+    say(&mut peer, &answer(0));
+    assert!(matches!(stage.drive(), Ok(Driven::Answer(_))));
+    assert_eq!(stage.link.failures(), 0);
 }
 
 #[test]

@@ -84,6 +84,7 @@ impl Trouble {
 /// What an answer brought for one partition.
 #[derive(Debug)]
 pub(super) struct Answer {
+    pub(super) broker: i32,
     pub(super) reader: RecordSetReader,
     pub(super) end_offset: i64,
     pub(super) log_start: i64,
@@ -260,7 +261,10 @@ impl Slot {
     /// Drops everything that is held, to read again from `offset`.
     pub(super) fn drop_held(&mut self, offset: i64) {
         self.empty(offset);
-        self.epochs.go_to(offset);
+        // Of what is to be told as truncated nothing is known any more.
+        if !matches!(self.trouble, Trouble::Untold(ReadError::Truncated { .. })) {
+            self.epochs.go_to(offset);
+        }
     }
 
     fn empty(&mut self, offset: i64) {
@@ -278,8 +282,15 @@ impl Slot {
 
     /// Goes to where it was told to go.
     pub(super) fn rewind(&mut self, offset: i64, not_before: Option<Instant>) {
+        match &mut self.trouble {
+            // Still so: what lies before the offset is not what was read.
+            Trouble::Untold(ReadError::Truncated {
+                offset: read_to,
+                end_offset,
+            }) if *end_offset < offset => *read_to = offset,
+            _ => self.trouble = Trouble::None,
+        }
         self.drop_held(offset);
-        self.trouble = Trouble::None;
         self.corrupt = 0;
         self.not_before = not_before;
         self.told = None;
@@ -368,10 +379,13 @@ impl Slot {
                         return Some(Pulled::Batch(batch));
                     }
                 }
-                Err(error) => {
+                Err(mut error) => {
                     kit.keep(entries);
                     let position = self.position;
                     self.drop_held(position);
+                    if let ReadError::Corrupt { broker, .. } = &mut error {
+                        *broker = Some(answer.broker);
+                    }
                     self.damaged(error, now, random);
                 }
             }

@@ -408,7 +408,10 @@ fn what_is_fine_is_given_before_the_flaw_behind_it_is_told() {
             Some(&b"value 2"[..]),
             "{codec:?}"
         );
-        let Err(ReadError::Corrupt { offset: 3, what }) = result else {
+        let Err(ReadError::Corrupt {
+            offset: 3, what, ..
+        }) = result
+        else {
             panic!("{result:?}");
         };
         assert!(what.contains("CRC"), "{what}");
