@@ -21,7 +21,7 @@ pub(crate) struct Coarse(u64);
 
 impl Coarse {
     /// The beginning of time: earlier than every moment a clock gives.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) const ZERO: Self = Self(0);
 
     /// Milliseconds since an arbitrary start.

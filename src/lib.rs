@@ -26,6 +26,9 @@ mod clock;
 mod config;
 mod error;
 mod event;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 mod kafka;
 mod lag;

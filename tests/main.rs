@@ -31,6 +31,7 @@ mod growth;
 mod hostile_broker;
 mod kafka_smoke;
 mod lag;
+mod old_brokers;
 mod out_of_range;
 mod page;
 mod prometheus;

@@ -14,24 +14,25 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 
+use crate::PARTITIONS;
+use crate::clients::Task;
 use crate::measure::{Measured, Sum};
-use crate::{ClientArguments, PARTITIONS};
 
 /// The newest version that names topics.
 const FETCH_VERSION: i16 = 12;
 /// Larger answers leave the caches, smaller ones cost more requests.
 const ANSWER: i32 = 2 * 1024 * 1024;
 
-pub(crate) fn run(arguments: &ClientArguments) {
+pub(crate) fn run(task: &Task) {
     let measured = Arc::new(Measured::new());
-    let left = Arc::new(AtomicU64::new(arguments.records));
-    let threads: Vec<_> = (0..arguments.threads)
+    let left = Arc::new(AtomicU64::new(task.records));
+    let threads: Vec<_> = (0..task.threads)
         .map(|number| {
             let reader = Reader {
-                connection: TcpStream::connect(&arguments.bootstrap).expect("a connection"),
-                topic: arguments.topic.clone(),
+                connection: TcpStream::connect(&task.bootstrap).expect("a connection"),
+                topic: task.topic.clone(),
                 next: (0..PARTITIONS)
-                    .filter(|p| usize::try_from(*p).unwrap_or(0) % arguments.threads == number)
+                    .filter(|p| usize::try_from(*p).unwrap_or(0) % task.threads == number)
                     .map(|partition| (partition, 0))
                     .collect(),
                 first: 0,
@@ -48,7 +49,7 @@ pub(crate) fn run(arguments: &ClientArguments) {
         .into_iter()
         .map(|thread| thread.join().expect("a reader ends"))
         .collect();
-    measured.print("bare-reader", arguments.threads, &sums);
+    measured.print("bare-reader", task.threads, &sums);
 }
 
 struct Reader {

@@ -3,6 +3,8 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::clients::status_mib;
+
 /// What a handler adds up, so that every payload is touched.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sum {
@@ -67,7 +69,7 @@ impl Measured {
             "records_per_s": records as f64 / seconds,
             "cpu_run_s": cpu,
             "cpu_ns_per_record": cpu * 1e9 / records as f64,
-            "peak_rss_mib": peak_rss_mib(),
+            "peak_rss_mib": status_mib("self", "VmHWM"),
             "workers": threads,
         });
         println!("{line}");
@@ -80,13 +82,4 @@ fn cpu() -> Duration {
         time.tv_sec.unsigned_abs(),
         u32::try_from(time.tv_nsec).unwrap_or(0),
     )
-}
-
-fn peak_rss_mib() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib / 1024.0)
 }

@@ -4,16 +4,14 @@
 //! joining, and commits as rdkafka does by default.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
+use crate::PARTITIONS;
+use crate::clients::Task;
 use crate::measure::{Measured, Sum};
-use crate::{ClientArguments, PARTITIONS};
-
-/// A loop that hears nothing for so long does not measure anything.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 const SETTINGS: [(&str, &str); 4] = [
     // librdkafka's default of one second is what most loops run into first.
@@ -23,43 +21,48 @@ const SETTINGS: [(&str, &str); 4] = [
     ("auto.offset.reset", "earliest"),
 ];
 
+/// What rdkafka's clients are given beside librdkafka's defaults.
 pub(crate) fn settings_text() -> String {
-    let settings: Vec<String> = SETTINGS
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    format!(
-        "BaseConsumer per thread, {}, else librdkafka's defaults",
-        settings.join(" ")
-    )
+    SETTINGS
+        .map(|(name, value)| format!("`{name}={value}`"))
+        .join(", ")
 }
 
-pub(crate) fn run(arguments: &ClientArguments) {
+/// The settings, partitions and number of records of one of rdkafka's clients.
+pub(crate) fn part(task: &Task, number: usize) -> (ClientConfig, TopicPartitionList, u64) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &task.bootstrap);
+    config.set("group.id", format!("bench-plain-{}", std::process::id()));
+    for (name, value) in SETTINGS {
+        config.set(name, value);
+    }
+    if let Some(authority) = &task.authority {
+        config.set("security.protocol", "ssl");
+        config.set("ssl.ca.location", authority);
+    }
+    let mut mine = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        if usize::try_from(partition).unwrap_or(0) % task.threads == number {
+            mine.add_partition_offset(&task.topic, partition, Offset::Beginning)
+                .expect("a valid offset");
+        }
+    }
+    // The records are spread evenly over the partitions.
+    let share = u64::try_from(mine.count()).unwrap_or(0) * task.records
+        / u64::from(PARTITIONS.unsigned_abs());
+    (config, mine, share)
+}
+
+pub(crate) fn run(task: &Task) {
     let measured = Arc::new(Measured::new());
-    let threads: Vec<_> = (0..arguments.threads)
+    let threads: Vec<_> = (0..task.threads)
         .map(|number| {
-            let mut config = ClientConfig::new();
-            config.set("bootstrap.servers", &arguments.bootstrap);
-            config.set("group.id", format!("bench-plain-{}", std::process::id()));
-            for (name, value) in SETTINGS {
-                config.set(name, value);
-            }
-            let mut mine = TopicPartitionList::new();
-            for partition in 0..PARTITIONS {
-                if usize::try_from(partition).unwrap_or(0) % arguments.threads == number {
-                    mine.add_partition_offset(&arguments.topic, partition, Offset::Beginning)
-                        .expect("a valid offset");
-                }
-            }
-            // The records are spread evenly over the partitions.
-            let share = u64::try_from(mine.count()).unwrap_or(0) * arguments.records
-                / u64::from(PARTITIONS.unsigned_abs());
+            let (config, mine, share) = part(task, number);
             let measured = Arc::clone(&measured);
             let body = move || {
                 let consumer: BaseConsumer = config.create().expect("a consumer");
                 consumer.assign(&mine).expect("an assignment");
                 let mut sum = Sum::default();
-                let mut heard = Instant::now();
                 while sum.records < share {
                     match consumer.poll(Duration::from_secs(10)) {
                         Some(Ok(message)) => {
@@ -68,13 +71,9 @@ pub(crate) fn run(arguments: &ClientArguments) {
                             }
                             sum.add(message.payload().unwrap_or_default());
                         }
-                        // Also after an event that was served, such as a commit.
-                        None if heard.elapsed() < PATIENCE => continue,
                         Some(Err(error)) => panic!("{error}"),
-                        None => panic!("no record for {PATIENCE:?}"),
-                    }
-                    if sum.records % 65_536 == 0 {
-                        heard = Instant::now();
+                        // Also after an event that was served, such as a commit.
+                        None => {}
                     }
                 }
                 (sum, consumer)
@@ -87,6 +86,6 @@ pub(crate) fn run(arguments: &ClientArguments) {
         .into_iter()
         .map(|thread| thread.join().expect("a client ends"))
         .unzip();
-    measured.print("plain-loop", arguments.threads, &sums);
+    measured.print("plain-loop", task.threads, &sums);
     drop(consumers);
 }

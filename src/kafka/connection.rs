@@ -84,6 +84,18 @@ impl ConnectionError {
         matches!(self, Self::Closed { .. } | Self::Io { .. })
     }
 
+    /// True where nothing is wrong with the connection: the broker does not
+    /// know the request, or not in a version that can express it.
+    pub(crate) fn is_unspoken(&self) -> bool {
+        matches!(
+            self,
+            Self::Wire {
+                error: WireError::NoCommonVersion { .. },
+                ..
+            }
+        )
+    }
+
     /// True where the two ends do not trust each other: trying again does not
     /// help until somebody changes a certificate, a password or a setting.
     pub(crate) fn is_refusal(&self) -> bool {
@@ -273,7 +285,7 @@ impl Connection {
         let version = self
             .greeting
             .versions()
-            .pick(R::API)
+            .pick_at_least(R::API, request.lowest_version())
             .map_err(|error| self.wire(error))?;
         self.next_request();
         frame::encode(

@@ -133,11 +133,24 @@ static TABLE: &[ErrorCode] = &[
         "use a topic name of letters, digits, dots, underscores and hyphens",
     ),
     entry(
+        22,
+        "ILLEGAL_GENERATION",
+        Class::Fatal,
+        "the group has gone on without this member; it joins again",
+    ),
+    entry(
         24,
         "INVALID_GROUP_ID",
         Class::Fatal,
         "use a group name that is not empty",
     ),
+    entry(
+        25,
+        "UNKNOWN_MEMBER_ID",
+        Class::Fatal,
+        "the group has gone on without this member; it joins again",
+    ),
+    entry(27, "REBALANCE_IN_PROGRESS", Class::Retriable, WAIT),
     entry(
         29,
         "TOPIC_AUTHORIZATION_FAILED",
@@ -203,6 +216,12 @@ static TABLE: &[ErrorCode] = &[
         "SASL_AUTHENTICATION_FAILED",
         Class::Authorization,
         "check the user name and the password",
+    ),
+    entry(
+        69,
+        "GROUP_ID_NOT_FOUND",
+        Class::Fatal,
+        "look for the group's name in the list of groups; one without members and commits is gone",
     ),
     entry(70, "FETCH_SESSION_ID_NOT_FOUND", Class::Retriable, WAIT),
     entry(71, "INVALID_FETCH_SESSION_EPOCH", Class::Retriable, WAIT),

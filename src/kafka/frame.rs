@@ -358,6 +358,9 @@ fn pending(error: io::Error) -> Result<Option<Progress>, ReadFailure> {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;

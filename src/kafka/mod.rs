@@ -11,7 +11,7 @@
 //! | [`shape`] | refuses frames whose lengths do not add up, before they are decoded |
 //! | [`frame`] | requests to bytes, bytes to frames, frames to answers |
 //! | [`messages`] | the requests and answers that we use |
-//! | [`lookup`] | the thread that asks for metadata, commits and offsets |
+//! | [`lookup`] | the thread that asks for metadata, commits and offsets; questions about groups and topics |
 //! | [`connection`] | one connection, asked one thing at a time, with deadlines |
 //! | [`transport`] | TCP or TLS under a connection, never waiting |
 //! | [`greeting`] | what is said before requests: versions, and who we are |
@@ -62,7 +62,7 @@ pub(crate) mod mock;
 pub(crate) mod properties;
 pub(crate) mod sasl;
 #[cfg(feature = "ssl")]
-mod scram;
+pub(crate) mod scram;
 pub(crate) mod security;
 pub(crate) mod shape;
 #[cfg(feature = "ssl")]

@@ -199,8 +199,11 @@ impl Scram {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn user(hash: Hash, username: &str, password: &str) -> Arc<Credentials> {
@@ -212,10 +215,10 @@ mod tests {
     }
 
     /// The example of RFC 7677, section 3.
-    const NONCE: &str = "rOprNGfwEbeRWgbNEkqO";
-    const SALTED: &str =
+    pub(super) const NONCE: &str = "rOprNGfwEbeRWgbNEkqO";
+    pub(crate) const SALTED: &str =
         "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
-    const PROVEN: &str = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
+    pub(crate) const PROVEN: &str = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
 
     fn example() -> Scram {
         let credentials = user(Hash::Sha256, "user", "pencil");

@@ -7,12 +7,13 @@
 //! consists of, and every count and length must fit in the bytes that are left.
 //! The walk allocates nothing and takes time in proportion to the frame.
 //!
-//! After the walk a decoder's memory is bounded by the frame: every element of
-//! an array is really there. Two more things are checked for that to hold. A
-//! known tagged field must be as long as it says, because the decoder ignores
-//! that length; and unknown tagged fields, which are two bytes on the wire and
-//! an entry of a map in memory, must not be more than a frame of that length
-//! has reason to carry.
+//! After the walk every element of an array is really there. Two more things
+//! are checked so that the decoder's memory is bounded by the frame. A known
+//! tagged field must be as long as it says, because the decoder ignores that
+//! length. And what is small on the wire may be large in memory: an empty text
+//! is one byte and becomes 32, an unknown tagged field of two bytes becomes a
+//! node of a map. So the walk adds up what the decoder is going to hold, and
+//! refuses a frame that makes more of it than one with real content would.
 
 use std::fmt;
 
@@ -30,6 +31,29 @@ pub(super) enum Shape {
     Array(&'static Shape),
     /// Fields one after the other and, in flexible versions, tagged ones.
     Struct(&'static Struct),
+    /// A byte that says whether fields follow, and the fields where it is 1.
+    Optional(&'static Struct),
+}
+
+impl Shape {
+    /// Bytes that a decoded value of this shape takes where it stands, without
+    /// what it points to and without padding.
+    pub(super) fn size_in_memory(&self) -> usize {
+        match self {
+            Self::Fixed(bytes) => *bytes,
+            Self::String | Self::Bytes => TEXT,
+            Self::Array(_) => VEC,
+            Self::Struct(of) | Self::Optional(of) => {
+                let fields = of.fields.iter().map(|field| &field.shape);
+                let tagged = of.tagged.iter().map(|field| &field.shape);
+                fields
+                    .chain(tagged)
+                    .map(Self::size_in_memory)
+                    .sum::<usize>()
+                    + MAP
+            }
+        }
+    }
 }
 
 /// The fields of a message or of a part of it.
@@ -108,8 +132,8 @@ pub(crate) enum Problem {
     TagLength { claimed: u32, taken: usize },
     /// A tag that this version of the message does not have.
     Tag(u32),
-    /// More unknown tagged fields than a frame of that length may carry.
-    TooManyTags,
+    /// So many bytes would be held for a frame that has reason for fewer.
+    TooMuchMemory { needed: u64, limit: u64 },
 }
 
 impl fmt::Display for Misfit {
@@ -125,18 +149,29 @@ impl fmt::Display for Misfit {
                 write!(f, "a tagged field of {claimed} bytes that takes {taken}")
             }
             Problem::Tag(tag) => write!(f, "tag {tag}, which this version does not have"),
-            Problem::TooManyTags => f.write_str("more unknown tagged fields than plausible"),
+            Problem::TooMuchMemory { needed, limit } => write!(
+                f,
+                "{needed} bytes of memory would be needed where {limit} are plausible"
+            ),
         }
     }
 }
 
 impl std::error::Error for Misfit {}
 
-/// Unknown tagged fields that any frame may carry, beside one for every
-/// [`BYTES_PER_TAG`] bytes.
-const FREE_TAGS: usize = 64;
-/// An entry of the decoder's map of unknown fields takes about this much.
-const BYTES_PER_TAG: usize = 16;
+/// What the decoder's text, array and map of unknown tagged fields take where
+/// they stand.
+const TEXT: usize = 32;
+const VEC: usize = 24;
+const MAP: usize = 24;
+/// The first unknown tagged field of a map makes a node with room for eleven.
+const MAP_NODE: usize = 416;
+
+/// Memory that any frame may need, and the times of its own length beyond that.
+/// Answers with real content need up to eight times their length (many groups
+/// with short names).
+const FREE_MEMORY: u64 = 64 * 1024;
+const MEMORY_PER_BYTE: u64 = 16;
 
 /// Checks that `body`, an answer without its header, has room for all that it
 /// claims to hold. Returns how many bytes it takes; what follows is ignored,
@@ -147,7 +182,7 @@ pub(super) fn check(body: &[u8], answer: &'static Answer, version: i16) -> Resul
         at: 0,
         version,
         flexible: version >= answer.flexible,
-        tags_left: FREE_TAGS + body.len() / BYTES_PER_TAG,
+        memory: 0,
     };
     walk.fields(&answer.body)?;
     Ok(walk.at)
@@ -161,7 +196,7 @@ pub(super) fn check_tags(bytes: &[u8]) -> Result<usize, Misfit> {
         at: 0,
         version: 0,
         flexible: true,
-        tags_left: FREE_TAGS,
+        memory: 0,
     };
     walk.tags(&[])?;
     Ok(walk.at)
@@ -172,7 +207,8 @@ struct Walk<'a> {
     at: usize,
     version: i16,
     flexible: bool,
-    tags_left: usize,
+    /// What the decoder is going to hold of what was walked.
+    memory: u64,
 }
 
 impl Walk<'_> {
@@ -213,12 +249,21 @@ impl Walk<'_> {
                         },
                     ));
                 }
+                self.hold(name, count * element.size_in_memory() as u64)?;
                 for _ in 0..count {
                     self.shape(name, element)?;
                 }
                 Ok(())
             }
             Shape::Struct(of) => self.fields(of),
+            Shape::Optional(of) => {
+                let start = self.at;
+                self.skip(name, 1)?;
+                if self.body[start] == 1 {
+                    self.fields(of)?;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -229,10 +274,7 @@ impl Walk<'_> {
             let tag = self.varint(NAME)?;
             let claimed = self.varint(NAME)?;
             let Some(field) = known.iter().find(|field| field.tag == tag) else {
-                self.tags_left = self
-                    .tags_left
-                    .checked_sub(1)
-                    .ok_or_else(|| self.misfit(NAME, Problem::TooManyTags))?;
+                self.hold(NAME, MAP_NODE as u64)?;
                 self.skip(NAME, u64::from(claimed))?;
                 continue;
             };
@@ -301,6 +343,18 @@ impl Walk<'_> {
 
     fn left(&self) -> usize {
         self.body.len() - self.at
+    }
+
+    /// Adds to what the decoder is going to hold. Called before what it stands
+    /// for is walked, since the decoder reserves before it reads.
+    fn hold(&mut self, name: &'static str, bytes: u64) -> Result<(), Misfit> {
+        self.memory += bytes;
+        let limit = FREE_MEMORY + MEMORY_PER_BYTE * self.body.len() as u64;
+        if self.memory > limit {
+            let needed = self.memory;
+            return Err(self.misfit(name, Problem::TooMuchMemory { needed, limit }));
+        }
+        Ok(())
     }
 
     fn misfit(&self, field: &'static str, problem: Problem) -> Misfit {
@@ -388,12 +442,60 @@ mod tests {
     }
 
     #[test]
-    fn unknown_tagged_fields_are_bounded_by_the_length_of_the_frame() {
+    fn an_optional_part_is_there_where_its_byte_says_so() {
+        static OPTIONAL: Answer = Answer {
+            flexible: 1,
+            body: Struct {
+                fields: &[always("element", Shape::Optional(&ELEMENT))],
+                tagged: &[],
+            },
+        };
+        assert_eq!(check(&[1, 0, 0, 0, 9], &OPTIONAL, 0), Ok(5));
+        assert_eq!(check(&[255], &OPTIONAL, 0), Ok(1));
+        assert!(check(&[1, 0, 0, 0], &OPTIONAL, 0).is_err());
+        assert!(check(&[], &OPTIONAL, 0).is_err());
+    }
+
+    #[test]
+    fn what_is_small_on_the_wire_and_large_in_memory_is_bounded_by_the_frame() {
+        static TEXTS: Answer = Answer {
+            flexible: 0,
+            body: Struct {
+                fields: &[always("texts", Shape::Array(&Shape::String))],
+                tagged: &[],
+            },
+        };
+        // Unknown tagged fields of two bytes each.
         let mut body = vec![1];
-        body.extend([0xc0, 0x0c]); // 1,600 tagged fields of two bytes each
+        body.extend([0xc0, 0x0c]); // 1,600 of them
         for _ in 0..1600 {
             body.extend([0x09, 0x00]);
         }
-        assert_eq!(problem(&body, 1), Problem::TooManyTags);
+        assert!(matches!(problem(&body, 1), Problem::TooMuchMemory { .. }));
+
+        // Empty texts, a byte each, which become 32.
+        let texts = |count: u32, text: &[u8]| {
+            let mut body = vec![0x80, 0x80, 0x80, 0x80, 0];
+            for (place, byte) in body.iter_mut().enumerate().take(4) {
+                *byte |= u8::try_from(((count + 1) >> (7 * place)) & 0x7f).unwrap();
+            }
+            for _ in 0..count {
+                body.extend(text);
+            }
+            body.push(0);
+            body
+        };
+        let few = texts(1_000, &[1]);
+        assert_eq!(check(&few, &TEXTS, 0), Ok(few.len()));
+        let many = texts(100_000, &[1]);
+        assert_eq!(
+            check(&many, &TEXTS, 0).unwrap_err().problem,
+            Problem::TooMuchMemory {
+                needed: 3_200_000,
+                limit: 64 * 1024 + 16 * many.len() as u64
+            }
+        );
+        let real = texts(100_000, &[3, b'a', b'b']);
+        assert_eq!(check(&real, &TEXTS, 0), Ok(real.len()));
     }
 }

@@ -947,6 +947,36 @@ impl Assignment {
         }]));
     }
 
+    /// What the group has committed of a lane that waits to begin was read from
+    /// a log that was cut off since: it begins elsewhere, once it is known what
+    /// the partition has, and the commit comes down first. Returns false where
+    /// that is known already, or the lane does not wait to begin.
+    pub(crate) fn cannot_begin(
+        &mut self,
+        epoch: AssignmentEpoch,
+        stranded: Stranded,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let Some(partition) = self.by_epoch.get(&epoch) else {
+            return false;
+        };
+        let Some(lane) = self.lanes.get_mut(partition) else {
+            return false;
+        };
+        if lane.state != State::Resolving || lane.stranded.is_some() {
+            return false;
+        }
+        lane.stranded = Some(stranded);
+        lane.ceiling = Some(stranded.offset);
+        actions.push(Action::Resolve(vec![Resolve {
+            partition: partition.clone(),
+            epoch,
+            ask: Ask::Range,
+            cancelled: Arc::clone(&lane.cancelled),
+        }]));
+        true
+    }
+
     /// The position that could not be read, where what the partition has was
     /// asked for because of it. Gives it once.
     pub(crate) fn take_stranded(&mut self, epoch: AssignmentEpoch) -> Option<Stranded> {

@@ -78,6 +78,9 @@ pub(crate) enum ToMember {
 pub(crate) struct Found {
     pub(crate) offset: i64,
     pub(crate) committed: Option<i64>,
+    /// Up to where the log agrees with the one that the commit was made over,
+    /// where that is less; -1 where the leader does not know.
+    pub(crate) truncated_at: Option<i64>,
     pub(crate) end_offset: Option<i64>,
 }
 
@@ -353,16 +356,31 @@ impl Member {
     fn starts_found(&mut self) {
         let found = std::mem::take(&mut self.found);
         let mut starts = Vec::with_capacity(found.len());
+        let mut actions = Vec::new();
         for (epoch, start) in found {
             match start {
+                Ok(Found {
+                    offset,
+                    truncated_at: truncated_at @ Some(_),
+                    ..
+                }) if self.assignment.cannot_begin(
+                    epoch,
+                    Stranded {
+                        offset,
+                        truncated_at,
+                    },
+                    &mut actions,
+                ) => {}
                 Ok(found) => starts.extend(self.start_at(epoch, found).map(|at| (epoch, at))),
                 Err(message) => self.ask(StopReason::FatalClientError { message }),
             }
         }
-        if !starts.is_empty() {
-            let mut actions = Vec::new();
+        let are_there = !starts.is_empty();
+        if are_there {
             self.assignment.resolved(starts, &mut actions);
-            self.carry_out(actions);
+        }
+        self.carry_out(actions);
+        if are_there {
             // It may be ready by now.
             self.shared.ring();
         }

@@ -334,6 +334,7 @@ fn sinks(to_member: &Sender<ToMember>) -> Sinks {
                 .map(|start| Found {
                     offset: start.offset,
                     committed: start.committed,
+                    truncated_at: start.truncated_at,
                     end_offset: start.end_offset,
                 })
                 .map_err(|error| format!("{} has no start position: {error}", answer.partition));

@@ -196,7 +196,6 @@ fn from(topic: &Arc<str>, partition: i32, epoch: u64, offset: i64) -> ReadFrom {
         partition: TopicPartition::new(Arc::clone(topic), partition),
         epoch: AssignmentEpoch(epoch),
         offset,
-        leader_epoch: -1,
         until: None,
         paused: false,
     }

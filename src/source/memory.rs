@@ -463,7 +463,6 @@ mod tests {
                 partition: self.partition.clone(),
                 epoch: AssignmentEpoch(1),
                 offset,
-                leader_epoch: -1,
                 until,
                 paused: false,
             });

@@ -37,9 +37,6 @@ pub(crate) struct ReadFrom {
     /// Offset of the first record that is wanted; records below it that share
     /// its batch on the wire are stepped over.
     pub(crate) offset: i64,
-    /// Leader epoch of the record before `offset`, -1 where that is not known:
-    /// with it a log that was cut off meanwhile is noticed.
-    pub(crate) leader_epoch: i32,
     /// First offset that is not wanted any more (`--until-end`), if any.
     pub(crate) until: Option<i64>,
     pub(crate) paused: bool,

@@ -276,7 +276,6 @@ impl Worker {
                 partition: start.partition.clone(),
                 epoch: start.epoch,
                 offset: start.offset,
-                leader_epoch: -1,
                 until: start.until,
                 paused: start.paused,
             });

@@ -1,6 +1,6 @@
 //! The brokers' processes: where they live, how they start, die and come back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::TcpListener;
@@ -17,10 +17,24 @@ use super::{PATIENT, wait_until};
 
 /// What `tests/kafka/prepare` made, or `None` where this machine has no Kafka: then `test` is skipped by name.
 pub(crate) fn home(test: &str) -> Option<&'static Path> {
-    static HOME: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let home = HOME.get_or_init(|| {
+    home_of(test, "")
+}
+
+/// As [`home`], of another release than the one that `tests/kafka/pom.xml` names.
+pub(crate) fn home_of(test: &str, release: &'static str) -> Option<&'static Path> {
+    type Home = OnceLock<Result<PathBuf, String>>;
+    static HOMES: Mutex<BTreeMap<&str, &'static Home>> = Mutex::new(BTreeMap::new());
+    let home = {
+        let mut homes = HOMES.lock().expect("nobody panics with the homes");
+        *homes
+            .entry(release)
+            .or_insert_with(|| Box::leak(Box::default()))
+    };
+    let home = home.get_or_init(|| {
+        let mut prepare = Command::new(script("prepare"));
+        prepare.env("KEEPUP_KAFKA_VERSION", release);
         // Maven's own limit is in the script; this one is for a script that hangs.
-        let prepared = run(Command::new(script("prepare")), "", Duration::from_mins(20));
+        let prepared = run(prepare, "", Duration::from_mins(20));
         match prepared.code {
             Some(0) => Ok(PathBuf::from(prepared.stdout.trim())),
             _ => Err(prepared.stderr.trim().to_owned()),

@@ -79,6 +79,12 @@ impl Kafka {
         Some(Self::launch(home, brokers, &[], settings, false))
     }
 
+    /// A broker of another release, of the test's own.
+    pub(crate) fn of_release(test: &str, release: &'static str) -> Option<Self> {
+        let home = cluster::home_of(test, release)?;
+        Some(Self::launch(home, 1, &[], &[], false))
+    }
+
     /// A broker with further listeners (names and protocols); for [`Secure`](super::secure::Secure).
     pub(crate) fn listening(
         test: &str,

@@ -254,7 +254,7 @@ fn check_group(
 }
 
 /// Waits, unless it is stopped.
-fn pause(wait: Duration, clock: &Clock, stop: &StopFlag) -> Result<(), ContactError> {
+pub(super) fn pause(wait: Duration, clock: &Clock, stop: &StopFlag) -> Result<(), ContactError> {
     const SLICE: Duration = Duration::from_millis(50);
     let until = clock.now() + wait;
     loop {

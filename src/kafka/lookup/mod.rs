@@ -25,10 +25,21 @@ use parking_lot::Mutex;
 use super::ConnectionSettings;
 use super::cluster::Cluster;
 use super::connection::{ConnectionError, StopFlag};
-use super::messages::{CommittedRequest, GroupTopic, OffsetQuestion, OffsetsRequest};
+use super::frame::WireError;
+use super::messages::{
+    CommittedRequest, EpochEndsRequest, EpochQuestion, GroupTopic, OffsetQuestion, OffsetsRequest,
+};
 use crate::clock::Clock;
 use crate::record::TopicPartition;
 
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "asked by the commands about groups and by the monitor, which come next"
+    )
+)]
+pub(crate) mod admin;
 mod contact;
 mod ends;
 mod session;
@@ -42,7 +53,7 @@ use start::{LookupError, ResetPolicy, Resource, Start};
 pub(crate) use start::{StartAnswer, StartQuery, StartRule};
 pub(crate) use topics::TopicEvent;
 
-use session::Session;
+use session::{AskError, Session};
 use start::{Aftermath, Problem, Queue, Trouble};
 use topics::Pacer;
 
@@ -298,6 +309,7 @@ impl Asker {
         }
         let mut after = Aftermath::default();
         self.ask_commits(&mut after);
+        self.ask_epochs(&mut after);
         // The start and the end of one partition are two questions, and some
         // starts (a timestamp after the last record) take two as well.
         for _ in 0..3 {
@@ -361,6 +373,49 @@ impl Asker {
                 for partition in &due {
                     self.queue.fail(partition, trouble.clone(), now, after);
                 }
+            }
+        }
+    }
+
+    /// Asks each leader whether its log is the one that commits were made over,
+    /// where they tell.
+    fn ask_epochs(&mut self, after: &mut Aftermath) {
+        let snapshot = self.session.cluster.snapshot();
+        let now = self.session.clock.now();
+        for (leader, asked) in self.queue.due_epochs(now, &snapshot, after) {
+            let mut topics: BTreeMap<Arc<str>, Vec<EpochQuestion>> = BTreeMap::new();
+            for (partition, question) in &asked {
+                topics
+                    .entry(partition.shared_topic())
+                    .or_default()
+                    .push(*question);
+            }
+            let request = EpochEndsRequest {
+                topics: topics.into_iter().collect(),
+            };
+            let result = snapshot
+                .broker(leader)
+                .map(|address| self.session.ask(address, &request));
+            let now = self.session.clock.now();
+            let problem = match result {
+                Some(Ok(answer)) => {
+                    self.queue.epoch_ends(&asked, &answer, now, after);
+                    continue;
+                }
+                Some(Err(AskError::Failed(ConnectionError::Wire {
+                    error: WireError::NoCommonVersion { .. },
+                    ..
+                }))) => {
+                    self.queue.without_epochs(&asked);
+                    continue;
+                }
+                Some(Err(error)) => Problem::Unreachable(error.to_string()),
+                None => Problem::NoLeader,
+            };
+            after.refresh = true;
+            for (partition, _) in &asked {
+                let trouble = Trouble::Passing(problem.clone());
+                self.queue.fail(partition, trouble, now, after);
             }
         }
     }

@@ -46,6 +46,12 @@ impl AskError {
             Self::Failed(ConnectionError::Stopped { .. }) | Self::Client(ClientError::Stopped)
         )
     }
+
+    /// True where the broker answers, but does not know the request, or not in
+    /// a version that can express it.
+    pub(super) fn is_unspoken(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.is_unspoken())
+    }
 }
 
 impl fmt::Display for AskError {
@@ -152,7 +158,9 @@ impl Session {
         self.ask_broker(to, request)
     }
 
-    fn ask_broker<R: Request>(
+    /// Asks one broker over a connection of our own, which needs a security that
+    /// those speak.
+    pub(super) fn ask_broker<R: Request>(
         &mut self,
         to: &BrokerAddress,
         request: &R,
@@ -169,6 +177,9 @@ impl Session {
         let result = self.ask_connected(to, request);
         match &result {
             Ok(_) => {
+                self.resting.remove(to);
+            }
+            Err(error) if error.is_unspoken() => {
                 self.resting.remove(to);
             }
             Err(error) => {
@@ -201,6 +212,10 @@ impl Session {
                     self.open.insert(to.clone(), connection);
                     return Ok(answer);
                 }
+                Err(error) if error.is_unspoken() => {
+                    self.open.insert(to.clone(), connection);
+                    return Err(error);
+                }
                 // Brokers close connections that lie idle: once more, anew.
                 Err(error) if error.is_stale() => {}
                 Err(error) => return Err(error),
@@ -210,20 +225,30 @@ impl Session {
         // Told now, and not when the first records are asked for.
         connection.check_versions()?;
         let deadline = self.clock.now() + self.settings.request_timeout;
-        let answer = connection.ask(request, deadline)?;
-        self.open.insert(to.clone(), connection);
-        Ok(answer)
+        let answer = connection.ask(request, deadline);
+        if answer
+            .as_ref()
+            .map_or_else(ConnectionError::is_unspoken, |_| true)
+        {
+            self.open.insert(to.clone(), connection);
+        }
+        answer
     }
 
     /// Asks brokers in turn until one answers: those connected, those known,
     /// those of the bootstrap list. The error is the last that tells something,
     /// one that only a person can help against before all others.
-    fn ask_any_broker<R: Request>(&mut self, request: &R) -> Result<R::Answer, AskError> {
+    pub(super) fn ask_any_broker<R: Request>(
+        &mut self,
+        request: &R,
+    ) -> Result<R::Answer, AskError> {
         let mut failed = None;
+        let mut unspoken = None;
         for to in self.candidates() {
             match self.ask_broker(&to, request) {
                 Ok(answer) => return Ok(answer),
                 Err(error) if error.is_stop() => return Err(error),
+                Err(error) if error.is_unspoken() => unspoken = Some(error),
                 Err(AskError::Failed(error)) => {
                     let is_known = matches!(
                         &failed,
@@ -238,7 +263,8 @@ impl Session {
                 }
             }
         }
-        Err(failed.unwrap_or_else(|| {
+        // Who does not know the request is at least there.
+        Err(unspoken.or(failed).unwrap_or_else(|| {
             AskError::Failed(ConnectionError::Address {
                 address: String::new(),
             })

@@ -12,6 +12,10 @@
 //! partition without a commit starts at the earliest record where the group has
 //! commits for other partitions of the topic.
 //!
+//! A commit may carry the leader epoch of the record before it (the Java client
+//! commits it). Then the leader is asked where that epoch ends in its log: a
+//! commit beyond that was made over a log that was cut off since (KIP-320).
+//!
 //! This file is a function of queries, answers and time; [`super`] carries the
 //! questions to the brokers.
 
@@ -26,7 +30,8 @@ use crate::kafka::backoff::Backoff;
 use crate::kafka::cluster::ClusterSnapshot;
 use crate::kafka::errors::{Class, ErrorCode};
 use crate::kafka::messages::{
-    CommittedAnswer, EARLIEST, LATEST, OffsetAnswer, OffsetQuestion, OffsetsAnswer,
+    CommittedAnswer, EARLIEST, EpochEnd, EpochEndsAnswer, EpochQuestion, LATEST, OffsetAnswer,
+    OffsetQuestion, OffsetsAnswer,
 };
 use crate::record::{AssignmentEpoch, TopicPartition};
 
@@ -58,6 +63,10 @@ pub(crate) struct Start {
     pub(crate) offset: i64,
     /// The group's commit, where it was asked for and there is one.
     pub(crate) committed: Option<i64>,
+    /// Up to where the log agrees with the one that the commit was made over,
+    /// where that is less than what is committed; -1 where the leader does not
+    /// know.
+    pub(crate) truncated_at: Option<i64>,
     /// Last stable offset under `read_committed`, else the high watermark;
     /// where it was wanted.
     pub(crate) end_offset: Option<i64>,
@@ -141,6 +150,9 @@ impl fmt::Display for Problem {
 struct Pending {
     query: StartQuery,
     commit: Commit,
+    /// The epoch of the commit, until the leader has told where that ends.
+    unchecked: Option<i32>,
+    truncated_at: Option<i64>,
     /// Offsets that are known, by what was asked; -1 where there is none.
     known: Vec<(i64, i64)>,
     failures: u32,
@@ -161,6 +173,8 @@ enum Commit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     AskCommit,
+    /// Where this epoch ends.
+    AskEpoch(i32),
     AskOffset(i64),
     Done(Start),
 }
@@ -174,6 +188,8 @@ impl Pending {
         Self {
             query,
             commit,
+            unchecked: None,
+            truncated_at: None,
             known: Vec::new(),
             failures: 0,
             not_before: None,
@@ -191,6 +207,9 @@ impl Pending {
             StartRule::CommittedElse(policy) => (policy, self.query.want_end),
             StartRule::Range => (ResetPolicy::Earliest, true),
         };
+        if let Some(epoch) = self.unchecked {
+            return Step::AskEpoch(epoch);
+        }
         let (offset, committed) = match (self.commit, policy) {
             (Commit::Unknown, _) => return Step::AskCommit,
             (Commit::At(offset), _) => (Some(offset), Some(offset)),
@@ -212,6 +231,7 @@ impl Pending {
             Some(offset) if end.is_some() || !want_end => Step::Done(Start {
                 offset,
                 committed,
+                truncated_at: self.truncated_at,
                 end_offset: end.filter(|_| want_end),
                 is_reset: committed.is_none(),
             }),
@@ -330,25 +350,63 @@ impl Queue {
         snapshot: &ClusterSnapshot,
         after: &mut Aftermath,
     ) -> BTreeMap<i32, Vec<(TopicPartition, OffsetQuestion)>> {
-        let mut by_leader: BTreeMap<i32, Vec<(TopicPartition, OffsetQuestion)>> = BTreeMap::new();
+        self.due_at_leaders(now, snapshot, after, |step, partition, leader_epoch| {
+            let Step::AskOffset(timestamp) = step else {
+                return None;
+            };
+            Some(OffsetQuestion {
+                partition,
+                leader_epoch,
+                timestamp,
+            })
+        })
+    }
+
+    /// Epochs whose ends are to be asked for now, by the leader to ask. Queries
+    /// that cannot be asked fail here.
+    pub(super) fn due_epochs(
+        &mut self,
+        now: Instant,
+        snapshot: &ClusterSnapshot,
+        after: &mut Aftermath,
+    ) -> BTreeMap<i32, Vec<(TopicPartition, EpochQuestion)>> {
+        self.due_at_leaders(now, snapshot, after, |step, partition, current_epoch| {
+            let Step::AskEpoch(epoch) = step else {
+                return None;
+            };
+            Some(EpochQuestion {
+                partition,
+                current_epoch,
+                epoch,
+            })
+        })
+    }
+
+    /// What is to be asked of leaders now; `question` makes it of the step, the
+    /// partition's number and the leader's epoch.
+    fn due_at_leaders<Q>(
+        &mut self,
+        now: Instant,
+        snapshot: &ClusterSnapshot,
+        after: &mut Aftermath,
+        question: impl Fn(Step, i32, i32) -> Option<Q>,
+    ) -> BTreeMap<i32, Vec<(TopicPartition, Q)>> {
+        let mut by_leader: BTreeMap<i32, Vec<(TopicPartition, Q)>> = BTreeMap::new();
         let mut unasked = Vec::new();
         for (partition, pending) in &self.pending {
-            let Step::AskOffset(timestamp) = pending.next_step() else {
-                continue;
-            };
             if !pending.is_due(now) {
                 continue;
             }
-            match snapshot.leader(partition.topic(), partition.partition()) {
-                Some(leader) => by_leader.entry(leader.id).or_default().push((
-                    partition.clone(),
-                    OffsetQuestion {
-                        partition: partition.partition(),
-                        leader_epoch: leader.epoch,
-                        timestamp,
-                    },
-                )),
-                None => unasked.push(partition.clone()),
+            let leader = snapshot.leader(partition.topic(), partition.partition());
+            let epoch = leader.map_or(-1, |leader| leader.epoch);
+            let asked = question(pending.next_step(), partition.partition(), epoch);
+            match (asked, leader) {
+                (Some(asked), Some(leader)) => by_leader
+                    .entry(leader.id)
+                    .or_default()
+                    .push((partition.clone(), asked)),
+                (Some(_), None) => unasked.push(partition.clone()),
+                (None, _) => {}
             }
         }
         for partition in unasked {
@@ -381,8 +439,9 @@ impl Queue {
                 continue;
             };
             match commit_of(partition, pending.query.from, answer) {
-                Ok(commit) => {
+                Ok((commit, epoch)) => {
                     pending.commit = commit;
+                    pending.unchecked = epoch;
                     pending.failures = 0;
                 }
                 Err(found) => {
@@ -406,6 +465,57 @@ impl Queue {
             if let Some(pending) = self.pending.get_mut(partition) {
                 pending.commit = Commit::None { siblings: false };
             }
+        }
+    }
+
+    /// The leader cannot say where epochs end: commits are taken as they are.
+    pub(super) fn without_epochs(&mut self, asked: &[(TopicPartition, EpochQuestion)]) {
+        for (partition, _) in asked {
+            if let Some(pending) = self.pending.get_mut(partition) {
+                pending.unchecked = None;
+            }
+        }
+    }
+
+    /// Takes in what a leader answered about the epochs in `asked`.
+    pub(super) fn epoch_ends(
+        &mut self,
+        asked: &[(TopicPartition, EpochQuestion)],
+        answer: &EpochEndsAnswer,
+        now: Instant,
+        after: &mut Aftermath,
+    ) {
+        let answered: BTreeMap<(&str, i32), EpochEnd> = answer
+            .topics
+            .iter()
+            .flat_map(|topic| {
+                let name = &*topic.name;
+                let partitions = topic.partitions.iter();
+                partitions.map(move |partition| ((name, partition.partition), *partition))
+            })
+            .collect();
+        for (partition, _) in asked {
+            let found = answered.get(&(partition.topic(), partition.partition()));
+            let trouble = match found.map(|found| (found, ErrorCode::from_code(found.error))) {
+                Some((_, Some(error))) => {
+                    after.refresh |= error.class == Class::RefreshMetadata;
+                    trouble(error, Some(&partition.shared_topic()), None)
+                }
+                Some((found, None)) => {
+                    if let Some(pending) = self.pending.get_mut(partition) {
+                        pending.unchecked = None;
+                        pending.failures = 0;
+                        if let Commit::At(offset) = pending.commit
+                            && found.end_offset < offset
+                        {
+                            pending.truncated_at = Some(found.end_offset.max(-1));
+                        }
+                    }
+                    continue;
+                }
+                None => Trouble::Passing(Problem::Unanswered),
+            };
+            self.fail(partition, trouble, now, after);
         }
     }
 
@@ -519,7 +629,7 @@ fn commit_of(
     partition: &TopicPartition,
     from: StartRule,
     answer: &CommittedAnswer,
-) -> Result<Commit, Result<ErrorCode, Problem>> {
+) -> Result<(Commit, Option<i32>), Result<ErrorCode, Problem>> {
     let topic = answer
         .topics
         .iter()
@@ -534,18 +644,21 @@ fn commit_of(
         return Err(Ok(error));
     }
     match own.offset {
-        offset if offset >= 0 => return Ok(Commit::At(offset)),
+        offset if offset >= 0 => {
+            let epoch = Some(own.leader_epoch).filter(|&epoch| epoch >= 0);
+            return Ok((Commit::At(offset), epoch));
+        }
         -1 => {}
         _ => return Err(Err(Problem::Unanswered)),
     }
     if from != StartRule::CommittedElse(ResetPolicy::Latest) {
-        return Ok(Commit::None { siblings: false });
+        return Ok((Commit::None { siblings: false }, None));
     }
     if others
         .iter()
         .any(|other| other.error == 0 && other.offset >= 0)
     {
-        return Ok(Commit::None { siblings: true });
+        return Ok((Commit::None { siblings: true }, None));
     }
     // Whether the group has another commit decides here, so an error in its
     // place is not a "no" either.
@@ -554,7 +667,7 @@ fn commit_of(
         .find_map(|other| ErrorCode::from_code(other.error))
     {
         Some(error) => Err(Ok(error)),
-        None => Ok(Commit::None { siblings: false }),
+        None => Ok((Commit::None { siblings: false }, None)),
     }
 }
 
@@ -565,7 +678,9 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::kafka::cluster::{Leader, PartitionState, TopicState};
-    use crate::kafka::messages::{CommittedPartition, CommittedTopic, OffsetsTopic};
+    use crate::kafka::messages::{
+        CommittedPartition, CommittedTopic, EpochEndsTopic, OffsetsTopic,
+    };
 
     const GROUP: &str = "readers";
 
@@ -614,6 +729,7 @@ mod tests {
                         partition,
                         error,
                         offset,
+                        leader_epoch: -1,
                     })
                     .collect(),
             }],
@@ -724,6 +840,7 @@ mod tests {
                     Start {
                         offset,
                         committed: Some(offset),
+                        truncated_at: None,
                         end_offset: None,
                         is_reset: false
                     }
@@ -825,6 +942,7 @@ mod tests {
             Start {
                 offset: 12,
                 committed: Some(12),
+                truncated_at: None,
                 end_offset: Some(80),
                 is_reset: false
             }
@@ -834,6 +952,73 @@ mod tests {
         rig.offsets(&offsets(&[(0, 0, 80)]));
         let start = rig.start();
         assert_eq!((start.offset, start.end_offset), (80, Some(80)));
+    }
+
+    /// A commit of 42 in epoch 3 for partition 0, and what its leader is asked.
+    fn committed_with_an_epoch() -> (Rig, Vec<(TopicPartition, EpochQuestion)>) {
+        let mut rig = Rig::new([query(0, 1, policy(ResetPolicy::Latest))]);
+        let mut answer = commits(0, &[(0, 0, 42)]);
+        answer.topics[0].partitions[0].leader_epoch = 3;
+        rig.commits(&answer);
+        assert!(rig.answers().is_empty());
+        let due = rig
+            .queue
+            .due_epochs(rig.now, &snapshot(&[1, 1, 1]), &mut rig.after);
+        let asked = due.into_values().flatten().collect();
+        (rig, asked)
+    }
+
+    fn epoch_ends(error: i16, epoch: i32, end_offset: i64) -> EpochEndsAnswer {
+        EpochEndsAnswer {
+            topics: vec![EpochEndsTopic {
+                name: Arc::from("orders"),
+                partitions: vec![EpochEnd {
+                    partition: 0,
+                    error,
+                    epoch,
+                    end_offset,
+                }],
+            }],
+        }
+    }
+
+    #[test]
+    fn a_commit_with_an_epoch_counts_up_to_where_that_ends_in_the_leaders_log() {
+        for (answer, truncated_at) in [
+            (epoch_ends(0, 3, 42), None),
+            (epoch_ends(0, 3, 50), None),
+            (epoch_ends(0, 3, 30), Some(30)),
+            (epoch_ends(0, 2, 30), Some(30)),
+            (epoch_ends(0, -1, -1), Some(-1)),
+        ] {
+            let (mut rig, asked) = committed_with_an_epoch();
+            assert_eq!(asked[0].1.epoch, 3);
+            rig.queue
+                .epoch_ends(&asked, &answer, rig.now, &mut rig.after);
+            let start = rig.start();
+            assert_eq!((start.offset, start.committed), (42, Some(42)));
+            assert_eq!(start.truncated_at, truncated_at, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_leader_that_does_not_say_where_an_epoch_ends_is_asked_again_or_cannot() {
+        let nothing = EpochEndsAnswer { topics: Vec::new() };
+        for (answer, refreshes) in [
+            (epoch_ends(6, -1, -1), true),
+            (epoch_ends(74, -1, -1), true),
+            (nothing, false),
+        ] {
+            let (mut rig, asked) = committed_with_an_epoch();
+            rig.queue
+                .epoch_ends(&asked, &answer, rig.now, &mut rig.after);
+            assert!(rig.answers().is_empty(), "{answer:?}");
+            assert_eq!(rig.after.refresh, refreshes, "{answer:?}");
+        }
+        let (mut rig, asked) = committed_with_an_epoch();
+        rig.queue.without_epochs(&asked);
+        let start = rig.start();
+        assert_eq!((start.offset, start.truncated_at), (42, None));
     }
 
     #[test]

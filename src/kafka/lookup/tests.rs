@@ -216,6 +216,7 @@ fn finds_offsets_by_every_rule(rig: &Rig) {
     let start = |offset, committed: Option<i64>| Start {
         offset,
         committed,
+        truncated_at: None,
         end_offset: Some(10),
         is_reset: committed.is_none(),
     };

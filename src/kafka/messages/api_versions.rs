@@ -69,7 +69,8 @@ pub(crate) struct ApiVersionsRequest;
 /// The versions of the requests of [`Api`] that a broker speaks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ApiVersions {
-    ranges: [Option<(i16, i16)>; Api::ALL.len()],
+    /// Boxed: every connection has one, and some are moved about.
+    ranges: Box<[Option<(i16, i16)>; Api::ALL.len()]>,
 }
 
 impl ApiVersions {
@@ -102,7 +103,16 @@ impl ApiVersions {
     ///
     /// [`WireError::NoCommonVersion`].
     pub(crate) fn pick(&self, api: Api) -> Result<i16, WireError> {
-        self.pick_at_most(api, i16::MAX)
+        self.pick_between(api, i16::MIN, i16::MAX)
+    }
+
+    /// The highest version from `lowest` on that both sides speak.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError::NoCommonVersion`].
+    pub(crate) fn pick_at_least(&self, api: Api, lowest: i16) -> Result<i16, WireError> {
+        self.pick_between(api, lowest, i16::MAX)
     }
 
     /// The highest version up to `limit` that both sides speak: Fetch above 12
@@ -112,7 +122,12 @@ impl ApiVersions {
     ///
     /// [`WireError::NoCommonVersion`].
     pub(crate) fn pick_at_most(&self, api: Api, limit: i16) -> Result<i16, WireError> {
+        self.pick_between(api, i16::MIN, limit)
+    }
+
+    fn pick_between(&self, api: Api, lowest: i16, limit: i16) -> Result<i16, WireError> {
         let (our_min, our_max) = api.ours();
+        let our_min = our_min.max(lowest);
         let theirs = self.ranges[api as usize];
         theirs
             .map(|(min, max)| (min.max(our_min), max.min(our_max).min(limit)))

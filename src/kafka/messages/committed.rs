@@ -90,6 +90,9 @@ pub(crate) struct CommittedPartition {
     pub(crate) error: i16,
     /// -1 where the group has no commit.
     pub(crate) offset: i64,
+    /// Leader epoch of the record before the offset; -1 where it was not
+    /// committed.
+    pub(crate) leader_epoch: i32,
 }
 
 impl Request for CommittedRequest {
@@ -151,6 +154,7 @@ impl Request for CommittedRequest {
                                 partition: partition.partition_index,
                                 error: partition.error_code,
                                 offset: partition.committed_offset,
+                                leader_epoch: partition.committed_leader_epoch,
                             })
                             .collect(),
                     })
@@ -181,6 +185,7 @@ impl Request for CommittedRequest {
                             partition: partition.partition_index,
                             error: partition.error_code,
                             offset: partition.committed_offset,
+                            leader_epoch: partition.committed_leader_epoch,
                         })
                         .collect(),
                 })

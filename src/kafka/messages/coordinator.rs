@@ -1,4 +1,4 @@
-//! Which broker coordinates a group.
+//! Which brokers coordinate groups.
 
 use std::sync::Arc;
 
@@ -110,6 +110,85 @@ impl Request for CoordinatorRequest {
             id: found.node_id.0,
             host: shared(&found.host),
             port: found.port,
+        })
+    }
+}
+
+/// Asks who coordinates each of some groups.
+#[derive(Clone, Debug)]
+pub(crate) struct CoordinatorsRequest {
+    /// One at a time for brokers before 3.0.
+    pub(crate) groups: Vec<Arc<str>>,
+}
+
+/// What a broker answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CoordinatorsAnswer {
+    pub(crate) coordinators: Vec<CoordinatorOf>,
+}
+
+/// Who coordinates a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CoordinatorOf {
+    /// None where the version does not repeat it: then one group was asked for.
+    pub(crate) group: Option<Arc<str>>,
+    pub(crate) coordinator: CoordinatorAnswer,
+}
+
+impl CoordinatorsRequest {
+    /// The first version that can be asked for several groups.
+    const SEVERAL_FROM: i16 = 4;
+}
+
+impl Request for CoordinatorsRequest {
+    const API: Api = Api::FindCoordinator;
+    type Answer = CoordinatorsAnswer;
+
+    fn lowest_version(&self) -> i16 {
+        if self.groups.len() == 1 {
+            Self::API.ours().0
+        } else {
+            Self::SEVERAL_FROM
+        }
+    }
+
+    fn put(&self, version: i16, out: &mut Vec<u8>) -> Result<(), String> {
+        let mut request = messages::FindCoordinatorRequest::default();
+        if version >= Self::SEVERAL_FROM {
+            request.coordinator_keys = self.groups.iter().map(|name| text(name)).collect();
+        } else {
+            let [group] = &self.groups[..] else {
+                return Err("below version 4 it is for one group".to_owned());
+            };
+            request.key = text(group);
+        }
+        put_body(&request, version, out)
+    }
+
+    fn take(body: Bytes, version: i16) -> Result<CoordinatorsAnswer, WireError> {
+        if version < Self::SEVERAL_FROM {
+            return Ok(CoordinatorsAnswer {
+                coordinators: vec![CoordinatorOf {
+                    group: None,
+                    coordinator: CoordinatorRequest::take(body, version)?,
+                }],
+            });
+        }
+        let answer: messages::FindCoordinatorResponse = checked(body, &SHAPE, Self::API, version)?;
+        Ok(CoordinatorsAnswer {
+            coordinators: answer
+                .coordinators
+                .into_iter()
+                .map(|found| CoordinatorOf {
+                    group: Some(shared(&found.key)),
+                    coordinator: CoordinatorAnswer {
+                        error: found.error_code,
+                        id: found.node_id.0,
+                        host: shared(&found.host),
+                        port: found.port,
+                    },
+                })
+                .collect(),
         })
     }
 }

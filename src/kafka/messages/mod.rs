@@ -15,26 +15,50 @@ use super::frame::WireError;
 
 mod api_versions;
 mod committed;
+mod consumer_assignment;
 mod coordinator;
+mod describe_consumer_groups;
+mod describe_groups;
+mod describe_topics;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+mod group_offsets;
+mod leader_epoch;
+mod list_groups;
 mod metadata;
 mod offsets;
 mod sasl_authenticate;
 mod sasl_handshake;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use api_versions::{ApiVersions, ApiVersionsRequest};
 pub(crate) use committed::{
     CommittedAnswer, CommittedPartition, CommittedRequest, CommittedTopic, GroupTopic,
 };
-pub(crate) use coordinator::CoordinatorRequest;
+pub(crate) use consumer_assignment::{AssignedTopics, consumer_assignment};
+pub(crate) use coordinator::{CoordinatorRequest, CoordinatorsRequest};
+pub(crate) use describe_consumer_groups::{
+    ConsumerGroup, ConsumerMember, DescribeConsumerGroupsRequest,
+};
+pub(crate) use describe_groups::{ClassicGroup, ClassicMember, DescribeGroupsRequest};
+#[cfg(test)]
+pub(crate) use describe_topics::DescribedPartition;
+pub(crate) use describe_topics::{
+    Cursor, DescribeTopicsAnswer, DescribeTopicsRequest, DescribedTopic, TopicsByMetadataRequest,
+};
 #[cfg(test)]
 pub(crate) use fetch::FetchedTopic;
 pub(crate) use fetch::{
     Aborted, Diverging, Endpoint, FetchAnswer, FetchPartition, FetchRequest, FetchTopic,
     FetchedPartition, ForgottenTopic, Leader, TopicKey,
 };
+pub(crate) use group_offsets::{GroupOffset, GroupOffsets, GroupOffsetsRequest};
+#[cfg(test)]
+pub(crate) use leader_epoch::EpochEndsTopic;
+pub(crate) use leader_epoch::{EpochEnd, EpochEndsAnswer, EpochEndsRequest, EpochQuestion};
+pub(crate) use list_groups::{ListGroupsAnswer, ListGroupsRequest, ListedGroup};
 pub(crate) use metadata::{
     MetadataAnswer, MetadataBroker, MetadataPartition, MetadataRequest, MetadataTopic,
 };
@@ -49,6 +73,11 @@ pub(crate) trait Request {
     const API: Api;
     /// What we keep of the answer.
     type Answer;
+
+    /// The first version that can express this very request.
+    fn lowest_version(&self) -> i16 {
+        Self::API.ours().0
+    }
 
     /// Appends the body in the form of `version`.
     ///
@@ -77,21 +106,31 @@ pub(crate) enum Api {
     Metadata,
     OffsetFetch,
     FindCoordinator,
+    DescribeGroups,
+    ListGroups,
     SaslHandshake,
     ApiVersions,
+    OffsetForLeaderEpoch,
     SaslAuthenticate,
+    ConsumerGroupDescribe,
+    DescribeTopicPartitions,
 }
 
 impl Api {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Fetch,
         Self::ListOffsets,
         Self::Metadata,
         Self::OffsetFetch,
         Self::FindCoordinator,
+        Self::DescribeGroups,
+        Self::ListGroups,
         Self::SaslHandshake,
         Self::ApiVersions,
+        Self::OffsetForLeaderEpoch,
         Self::SaslAuthenticate,
+        Self::ConsumerGroupDescribe,
+        Self::DescribeTopicPartitions,
     ];
 
     /// What a run cannot do without.
@@ -111,16 +150,23 @@ impl Api {
             Self::Metadata => 3,
             Self::OffsetFetch => 9,
             Self::FindCoordinator => 10,
+            Self::DescribeGroups => 15,
+            Self::ListGroups => 16,
             Self::SaslHandshake => 17,
             Self::ApiVersions => 18,
+            Self::OffsetForLeaderEpoch => 23,
             Self::SaslAuthenticate => 36,
+            Self::ConsumerGroupDescribe => 69,
+            Self::DescribeTopicPartitions => 75,
         }
     }
 
     /// The versions that we write and read, first and last.
     ///
     /// Fetch 17 and 18 serve followers only; OffsetFetch 10 names topics by id;
-    /// ListOffsets 8 and later serve tiered storage.
+    /// ListOffsets 8 and later serve tiered storage. What only operators ask
+    /// for begins where brokers of 2.8 end; the rest begins lower, for the mock
+    /// cluster.
     pub(crate) const fn ours(self) -> (i16, i16) {
         match self {
             Self::Fetch => (4, 16),
@@ -128,10 +174,16 @@ impl Api {
             Self::Metadata => (1, 12),
             Self::OffsetFetch => (1, 9),
             Self::FindCoordinator => (0, 4),
+            Self::DescribeGroups => (5, 6),
+            Self::ListGroups => (4, 5),
             // After version 0 the mechanism's messages come without frames.
             Self::SaslHandshake => (1, 1),
             Self::ApiVersions => (0, 3),
+            // Before version 3 only followers may ask.
+            Self::OffsetForLeaderEpoch => (3, 4),
             Self::SaslAuthenticate => (0, 2),
+            Self::ConsumerGroupDescribe => (0, 1),
+            Self::DescribeTopicPartitions => (0, 0),
         }
     }
 
@@ -142,9 +194,12 @@ impl Api {
                 Self::Fetch => 12,
                 Self::ListOffsets | Self::OffsetFetch => 6,
                 Self::Metadata => 9,
-                Self::FindCoordinator | Self::ApiVersions => 3,
+                Self::FindCoordinator | Self::ListGroups | Self::ApiVersions => 3,
+                Self::DescribeGroups => 5,
                 Self::SaslHandshake => i16::MAX,
+                Self::OffsetForLeaderEpoch => 4,
                 Self::SaslAuthenticate => 2,
+                Self::ConsumerGroupDescribe | Self::DescribeTopicPartitions => 0,
             }
     }
 }

@@ -58,6 +58,8 @@ struct Script {
     /// Stored and not committed yet.
     stored: BTreeMap<TopicPartition, i64>,
     committed: BTreeMap<TopicPartition, i64>,
+    /// Where logs were cut off since that was committed.
+    cut_off: BTreeMap<TopicPartition, i64>,
     /// Commits are answered by themselves.
     commits: bool,
     is_lost: bool,
@@ -204,16 +206,20 @@ impl StartFinder for ScriptedStarts {
         for lane in lanes {
             let start = Ok(match lane.ask {
                 Ask::Start => {
-                    let committed = self.group.0.lock().committed.get(&lane.partition).copied();
+                    let script = self.group.0.lock();
+                    let committed = script.committed.get(&lane.partition).copied();
+                    let cut_off = script.cut_off.get(&lane.partition).copied();
                     Found {
                         offset: committed.unwrap_or(0),
                         committed,
+                        truncated_at: cut_off.filter(|&at| Some(at) < committed),
                         end_offset: None,
                     }
                 }
                 Ask::Range => Found {
                     offset: self.log.start(&lane.partition),
                     committed: None,
+                    truncated_at: None,
                     end_offset: Some(self.log.end(&lane.partition)),
                 },
             });
@@ -864,6 +870,29 @@ fn a_truncated_log_goes_on_where_it_differs_once_the_commit_has_come_down() {
             |kind| matches!(kind, EventKind::Warning { message } if message.contains("6 to 9")),
         )
     });
+    scene.end();
+}
+
+#[test]
+fn a_commit_over_a_log_that_was_cut_off_since_comes_down_and_nothing_above_the_cut_is_skipped() {
+    let scene = Scene::begin(1);
+    scene.wait_for_store(0, 10);
+    scene.group.0.lock().commit();
+    scene.revokes(&[0], true);
+    scene.wait_for("the answer", || scene.revokes_answered() == 1);
+    // Cut off at 6, and grown again to 16 under other records.
+    scene.log.truncate(&tp(0), 6);
+    append_ten(&scene);
+    {
+        let mut script = scene.group.0.lock();
+        script.committed.insert(tp(0), 10);
+        script.cut_off.insert(tp(0), 6);
+    }
+    scene.says(GroupEvent::Assigned(vec![tp(0)]));
+    scene.wait_for_store(0, 16);
+    scene.wait_for_resets(&[(10, 6, "truncation", ResetReason::Truncated)]);
+    assert_eq!(scene.handled(0)[10..], (6..16).collect::<Vec<_>>());
+    assert!(scene.did().contains(&Did::CommittedBack(tp(0), 6)));
     scene.end();
 }
 

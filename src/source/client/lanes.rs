@@ -378,6 +378,7 @@ impl Lanes {
             },
             ClientTrouble::Corrupt(what) => ReadError::Corrupt {
                 offset,
+                // librdkafka does not say.
                 broker: None,
                 what,
             },
@@ -412,7 +413,6 @@ mod tests {
             partition: partition(number),
             epoch: AssignmentEpoch(epoch),
             offset,
-            leader_epoch: -1,
             until: None,
             paused: false,
         }

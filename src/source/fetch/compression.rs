@@ -55,8 +55,9 @@ pub(super) enum DecompressError {
 }
 
 /// Decompresses block after block, keeping what the codecs need for it.
-#[derive(Default)]
 pub(super) struct Decompressor {
+    /// Output of one wire batch above which it is refused.
+    pub(super) limit: usize,
     snappy: snap::raw::Decoder,
     /// Made when the first block of it comes: it takes some 100 KiB.
     zstd: Option<zstd::stream::raw::Decoder<'static>>,
@@ -70,6 +71,19 @@ pub(super) struct Decompressor {
 impl std::fmt::Debug for Decompressor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Decompressor")
+    }
+}
+
+impl Default for Decompressor {
+    fn default() -> Self {
+        Self {
+            limit: MOST_DECOMPRESSED,
+            snappy: snap::raw::Decoder::default(),
+            zstd: None,
+            usual: 0,
+            usual_ratio: 0,
+            compressed: 0,
+        }
     }
 }
 

@@ -126,6 +126,64 @@ impl TestBatch {
     }
 }
 
+/// Record sets as they lie in logs, by name: every compression, transactions
+/// with their markers, holes, headers, and a cut end.
+pub(crate) fn real_sets() -> Vec<(String, Vec<u8>)> {
+    let codecs = [
+        ("none", None),
+        ("gzip", Some(Codec::Gzip)),
+        ("snappy", Some(Codec::Snappy)),
+        ("lz4", Some(Codec::Lz4)),
+        ("zstd", Some(Codec::Zstd)),
+    ];
+    let mut sets: Vec<(String, Vec<u8>)> = codecs
+        .iter()
+        .map(|(name, codec)| {
+            let set = [TestBatch::of(0, 5), TestBatch::of(5, 3)]
+                .map(|batch| batch.compressed(*codec).encode());
+            ((*name).to_owned(), set.concat())
+        })
+        .collect();
+    let mut bare = TestBatch::of(0, 4).compressed(Some(Codec::Snappy));
+    bare.bare_snappy = true;
+    sets.push(("snappy-bare".to_owned(), bare.encode()));
+
+    let transactions = [
+        TestBatch::of(0, 2).transactional(1),
+        TestBatch::of(2, 2)
+            .transactional(2)
+            .compressed(Some(Codec::Lz4)),
+        TestBatch::marker(4, 1, false),
+        TestBatch::of(5, 1),
+        TestBatch::marker(6, 2, true),
+    ]
+    .map(|batch| batch.encode());
+    sets.push(("transactions".to_owned(), transactions.concat()));
+
+    let mut compacted = TestBatch::new(
+        10,
+        vec![
+            TestRecord {
+                key: None,
+                value: None,
+                headers: vec![
+                    ("trace".to_owned(), Some(b"0af7".to_vec())),
+                    ("empty".to_owned(), None),
+                ],
+                ..TestRecord::default()
+            },
+            TestRecord::default(),
+        ],
+    );
+    compacted.records[1].offset_delta = 7;
+    compacted.last_offset_delta = 9;
+    let mut set = compacted.encode();
+    // The last batch of an answer may be cut.
+    set.extend(&TestBatch::of(20, 3).encode()[..70]);
+    sets.push(("compacted-and-cut".to_owned(), set));
+    sets
+}
+
 /// Makes the CRC of the wire batch at the front fit again after a change.
 pub(super) fn fix_crc(batch: &mut [u8]) {
     let len = i32::from_be_bytes(batch[8..12].try_into().unwrap());

@@ -204,7 +204,6 @@ fn cost_of_fetching() {
                             partition: TopicPartition::new(Arc::clone(topic), index),
                             epoch: AssignmentEpoch(u64::from(index.unsigned_abs()) + 1),
                             offset: 0,
-                            leader_epoch: -1,
                             until: None,
                             paused: false,
                         });

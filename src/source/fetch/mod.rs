@@ -43,7 +43,9 @@ use crate::record::{AssignmentEpoch, Batch};
 pub(super) mod buffers;
 mod compression;
 #[cfg(test)]
-mod encode;
+pub(crate) mod encode;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod link;
 #[cfg(test)]
 mod measure;

@@ -16,7 +16,7 @@
 use bytes::Bytes;
 
 use super::buffers::{Buffer, BufferPool};
-use super::compression::{Codec, Decompressor, MOST_DECOMPRESSED};
+use super::compression::{Codec, Decompressor};
 use crate::kafka::Isolation;
 use crate::kafka::messages::Aborted;
 use crate::record::{Entry, take_varint};
@@ -538,8 +538,9 @@ impl RecordSetReader {
                         return Ok(false);
                     };
                     let at = buffer.len();
+                    let limit = decompressor.limit;
                     decompressor
-                        .decompress(codec, body, buffer, MOST_DECOMPRESSED)
+                        .decompress(codec, body, buffer, limit)
                         .map_err(|error| Flaw::Corrupt(error.to_string()))?;
                     (at, buffer.len())
                 }

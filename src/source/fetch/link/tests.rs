@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream as Peer};
 use std::time::Duration;
 

@@ -47,16 +47,6 @@ pub(super) enum Agreement {
 }
 
 impl Epochs {
-    /// Where the record before `offset` is known to be of `epoch`; -1 for
-    /// where that is not known.
-    pub(super) fn known_before(offset: i64, epoch: i32) -> Self {
-        let mut epochs = Self::default();
-        if epoch >= 0 {
-            epochs.read(epoch, offset - 1, offset);
-        }
-        epochs
-    }
-
     /// A wire batch of `epoch` was read, from `start` up to `next`.
     pub(super) fn read(&mut self, epoch: i32, start: i64, next: i64) {
         match self.runs.back_mut() {
@@ -144,9 +134,6 @@ mod tests {
         let known = [0, 1, 10, 11, 20, 21, 30, 31].map(|offset| epochs.before(offset));
         assert_eq!(known, [-1, 1, 1, 2, 2, 4, 4, -1]);
         assert_eq!(Epochs::default().before(0), -1);
-        assert_eq!(Epochs::known_before(7, 3).before(7), 3);
-        assert_eq!(Epochs::known_before(7, 3).before(6), -1);
-        assert_eq!(Epochs::known_before(7, -1).before(7), -1);
     }
 
     #[test]
@@ -173,10 +160,6 @@ mod tests {
         assert_eq!(
             Epochs::default().agreement(30, diverging(3, 25)),
             Agreement::UpTo(25)
-        );
-        assert_eq!(
-            Epochs::known_before(30, 4).agreement(30, diverging(3, 12)),
-            Agreement::UpTo(12)
         );
     }
 

@@ -282,7 +282,6 @@ impl Sim {
             partition: TopicPartition::new("orders", partition),
             epoch: self.epochs[index],
             offset: i64::try_from(self.given[index].len()).unwrap(),
-            leader_epoch: -1,
             until: None,
             paused: self.paused[index],
         });

@@ -107,7 +107,7 @@ impl Slot {
             preferred: None,
             position: from.offset,
             fetch_offset: from.offset,
-            epochs: Epochs::known_before(from.offset, from.leader_epoch),
+            epochs: Epochs::default(),
             is_probing: false,
             answers: VecDeque::new(),
             returned: VecDeque::new(),

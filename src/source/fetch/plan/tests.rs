@@ -143,7 +143,6 @@ fn read_from(index: usize, offset: i64) -> ReadFrom {
         partition: TopicPartition::new("orders", i32::try_from(index).unwrap()),
         epoch: epoch(index),
         offset,
-        leader_epoch: -1,
         until: None,
         paused: false,
     }
@@ -1145,24 +1144,6 @@ fn a_broker_that_says_diverging_where_nothing_diverges_is_not_asked_in_a_busy_lo
     assert!(stage.ask(2).is_none());
     stage.pass(Duration::from_secs(1));
     assert_eq!(asked_for(&stage.ask(2).unwrap()), [(0, 30)]);
-}
-
-#[test]
-fn the_epoch_of_a_commit_is_that_of_the_record_before_it() {
-    let mut stage = Stage::with(&[]);
-    stage.plan.start(ReadFrom {
-        leader_epoch: 4,
-        ..read_from(0, 100)
-    });
-    stage.lead(&[1]);
-    let partition = stage.ask(1).unwrap().topics[0].partitions[0];
-    assert_eq!((partition.offset, partition.last_fetched_epoch), (100, 4));
-    stage.answer(1, vec![diverging(4, 60)]);
-    let truncated = ReadError::Truncated {
-        offset: 100,
-        end_offset: 60,
-    };
-    assert_eq!(stage.failure(), (epoch(0), 100, truncated));
 }
 
 // A replica nearby.

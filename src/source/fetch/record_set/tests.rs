@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::clock::Coarse;
 use crate::record::{AssignmentEpoch, Batch, TopicPartition};
+use crate::source::fetch::compression::MOST_DECOMPRESSED;
 use crate::source::fetch::encode::{TestBatch, TestRecord, compress, fix_crc};
 
 const CODECS: [Option<Codec>; 5] = [

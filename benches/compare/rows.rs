@@ -1,0 +1,331 @@
+//! What is measured, and what is to be reached.
+
+use crate::results::Results;
+
+/// Everything that is measured, in the order in which it is shown.
+pub(crate) const ROWS: [RowPlan; 12] = [
+    RowPlan {
+        name: "100-bytes",
+        title: "100 bytes",
+        kind: Kind::Throughput(Work::of(100, 8_000_000)),
+    },
+    RowPlan {
+        name: "1-kib",
+        title: "1 KiB",
+        kind: Kind::Throughput(Work::of(1024, 2_000_000)),
+    },
+    RowPlan {
+        name: "lz4",
+        title: "100 bytes, lz4",
+        kind: Kind::Throughput(Work::compressed("lz4")),
+    },
+    RowPlan {
+        name: "zstd",
+        title: "100 bytes, zstd",
+        kind: Kind::Throughput(Work::compressed("zstd")),
+    },
+    RowPlan {
+        name: "snappy",
+        title: "100 bytes, snappy",
+        kind: Kind::Throughput(Work::compressed("snappy")),
+    },
+    RowPlan {
+        name: "gzip",
+        title: "100 bytes, gzip",
+        kind: Kind::Throughput(Work::compressed("gzip")),
+    },
+    RowPlan {
+        name: "tls",
+        title: "100 bytes, TLS",
+        kind: Kind::Throughput(Work {
+            tls: true,
+            ..Work::of(100, 8_000_000)
+        }),
+    },
+    RowPlan {
+        name: "idle",
+        title: "idle",
+        kind: Kind::Idle,
+    },
+    RowPlan {
+        name: "latency",
+        title: "latency",
+        kind: Kind::Latency,
+    },
+    RowPlan {
+        name: "allocations",
+        title: "allocations",
+        kind: Kind::Allocations,
+    },
+    RowPlan {
+        name: "memory-2",
+        title: "memory, 2 workers",
+        kind: Kind::Memory(Work::many(2)),
+    },
+    RowPlan {
+        name: "memory-16",
+        title: "memory, 16 workers",
+        kind: Kind::Memory(Work::many(16)),
+    },
+];
+
+#[derive(Debug)]
+pub(crate) struct RowPlan {
+    /// As `--only` and the results file call it.
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) kind: Kind,
+}
+
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// Clients take turns at reading a topic from its beginning.
+    Throughput(Work),
+    /// keepup catches up with a topic; what counts is its memory.
+    Memory(Work),
+    /// keepup and Java's consumer follow a slow producer.
+    Latency,
+    /// keepup owns many partitions in which nothing happens.
+    Idle,
+    /// What a test has counted.
+    Allocations,
+}
+
+/// A topic, and who reads it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Work {
+    pub(crate) value: usize,
+    pub(crate) records: u64,
+    pub(crate) compression: &'static str,
+    pub(crate) partitions: i32,
+    pub(crate) workers: usize,
+    pub(crate) tls: bool,
+}
+
+impl Work {
+    const fn of(value: usize, records: u64) -> Self {
+        Self {
+            value,
+            records,
+            compression: "none",
+            partitions: crate::PARTITIONS,
+            workers: crate::THREADS,
+            tls: false,
+        }
+    }
+
+    const fn compressed(compression: &'static str) -> Self {
+        Self {
+            compression,
+            ..Self::of(100, 8_000_000)
+        }
+    }
+
+    /// 16 partitions of 1 KiB records: with fewer most of 16 workers would have
+    /// nothing to hold, and smaller records fill no answer.
+    const fn many(workers: usize) -> Self {
+        Self {
+            partitions: 16,
+            workers,
+            ..Self::of(1024, 1_000_000)
+        }
+    }
+
+    /// The clients that can read it, keepup among them.
+    pub(crate) fn peers(&self) -> &'static [Peer] {
+        // The bare reader knows neither compression nor TLS.
+        if self.tls || self.compression != "none" {
+            &Peer::ALL[1..]
+        } else {
+            &Peer::ALL
+        }
+    }
+}
+
+/// A client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    Bare,
+    Keepup,
+    Plain,
+    Stream,
+    Java,
+}
+
+impl Peer {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Bare,
+        Self::Keepup,
+        Self::Plain,
+        Self::Stream,
+        Self::Java,
+    ];
+
+    /// As the lines and the results file call it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare-reader",
+            Self::Keepup => "keepup",
+            Self::Plain => "plain-loop",
+            Self::Stream => "stream",
+            Self::Java => "java",
+        }
+    }
+
+    /// As people call it.
+    pub(crate) const fn title(self) -> &'static str {
+        match self {
+            Self::Bare => "bare reader",
+            Self::Keepup => "keepup",
+            Self::Plain => "rdkafka BaseConsumer loop",
+            Self::Stream => "rdkafka StreamConsumer",
+            Self::Java => "Java KafkaConsumer",
+        }
+    }
+}
+
+/// A figure that is to be reached.
+pub(crate) struct Target {
+    pub(crate) work: &'static str,
+    /// What is compared, in words.
+    pub(crate) what: &'static str,
+    got: Got,
+    limit: Limit,
+    pub(crate) unit: &'static str,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Limit {
+    AtMost(f64),
+    AtLeast(f64),
+    Below(f64),
+    /// Of a count per record: none for a record as such. What is left over
+    /// belongs to answers and batches of thousands of records.
+    Zero,
+}
+
+/// Where the figure comes from.
+enum Got {
+    /// keepup's median.
+    Value(&'static str, &'static str),
+    /// keepup's median by another's.
+    Ratio(&'static str, &'static str, Peer),
+}
+
+/// Whether a figure was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Met,
+    Missed,
+    NotMeasured,
+}
+
+impl Verdict {
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::Met => "met",
+            Self::Missed => "missed",
+            Self::NotMeasured => "not measured",
+        }
+    }
+}
+
+/// A per-record count below this is that of answers and batches.
+const PER_ANSWER: f64 = 0.004;
+
+impl Target {
+    /// The figure that was measured, and the smallest and largest of its rounds.
+    pub(crate) fn got(&self, results: &Results) -> Option<(f64, f64, f64)> {
+        match self.got {
+            Got::Value(row, metric) => {
+                let cell = results.cell(row, Peer::Keepup)?;
+                let rounds: Vec<f64> = cell
+                    .rounds
+                    .iter()
+                    .filter_map(|r| r.get(metric).copied())
+                    .collect();
+                spread(cell.median(metric)?, &rounds)
+            }
+            Got::Ratio(row, metric, peer) => {
+                let (ours, theirs) = (results.cell(row, Peer::Keepup)?, results.cell(row, peer)?);
+                let ratios: Vec<f64> = (ours.rounds.iter())
+                    .zip(&theirs.rounds)
+                    .filter_map(|(ours, theirs)| Some(ours.get(metric)? / theirs.get(metric)?))
+                    .collect();
+                spread(ours.median(metric)? / theirs.median(metric)?, &ratios)
+            }
+        }
+    }
+
+    pub(crate) fn verdict(&self, results: &Results) -> Verdict {
+        let is_met = self.got(results).map(|(got, ..)| match self.limit {
+            Limit::AtMost(limit) => got <= limit,
+            Limit::AtLeast(limit) => got >= limit,
+            Limit::Below(limit) => got < limit,
+            Limit::Zero => got < PER_ANSWER,
+        });
+        match is_met {
+            None => Verdict::NotMeasured,
+            Some(true) => Verdict::Met,
+            Some(false) => Verdict::Missed,
+        }
+    }
+
+    pub(crate) fn reach(&self) -> String {
+        let unit = self.unit;
+        match self.limit {
+            Limit::AtMost(limit) => format!("at most {limit}{unit}"),
+            Limit::AtLeast(limit) => format!("at least {limit}{unit}"),
+            Limit::Below(limit) => format!("under {limit}{unit}"),
+            Limit::Zero => "0".to_owned(),
+        }
+    }
+}
+
+fn spread(median: f64, rounds: &[f64]) -> Option<(f64, f64, f64)> {
+    let least = rounds.iter().copied().min_by(f64::total_cmp)?;
+    let most = rounds.iter().copied().max_by(f64::total_cmp)?;
+    Some((median, least, most))
+}
+
+const CPU: &str = "cpu_ns_per_record";
+const RATE: &str = "records_per_s";
+
+macro_rules! target {
+    ($work:expr, $what:expr, $got:expr, $limit:expr, $unit:expr) => {
+        Target {
+            work: $work,
+            what: $what,
+            got: $got,
+            limit: $limit,
+            unit: $unit,
+        }
+    };
+}
+
+/// What is to be reached.
+#[rustfmt::skip]
+pub(crate) const TARGETS: [Target; 17] = {
+    use Got::{Ratio, Value};
+    use Limit::{AtLeast, AtMost, Below, Zero};
+    use Peer::{Bare, Java, Plain};
+    [
+        target!("100 bytes", "CPU per record / bare reader's", Ratio("100-bytes", CPU, Bare), AtMost(1.5), " ×"),
+        target!("100 bytes", "records/s / bare reader's", Ratio("100-bytes", RATE, Bare), AtLeast(0.75), " ×"),
+        target!("100 bytes", "records/s / BaseConsumer loop's", Ratio("100-bytes", RATE, Plain), AtLeast(4.0), " ×"),
+        target!("1 KiB", "CPU per record / bare reader's", Ratio("1-kib", CPU, Bare), AtMost(1.2), " ×"),
+        target!("1 KiB", "records/s / bare reader's", Ratio("1-kib", RATE, Bare), AtLeast(0.9), " ×"),
+        target!("100 bytes, lz4", "CPU per record", Value("lz4", CPU), AtMost(80.0), " ns"),
+        target!("100 bytes, zstd", "CPU per record / BaseConsumer loop's", Ratio("zstd", CPU, Plain), AtMost(0.5), " ×"),
+        target!("100 bytes, snappy", "CPU per record / BaseConsumer loop's", Ratio("snappy", CPU, Plain), AtMost(0.5), " ×"),
+        target!("100 bytes, gzip", "CPU per record / BaseConsumer loop's", Ratio("gzip", CPU, Plain), AtMost(0.5), " ×"),
+        target!("100 bytes, TLS", "CPU per record / BaseConsumer loop's over TLS", Ratio("tls", CPU, Plain), AtMost(0.5), " ×"),
+        target!("idle, 1,000 partitions, 16 workers", "CPU", Value("idle", "cpu_percent"), Below(3.0), " % of a core"),
+        target!("idle, 1,000 partitions, 16 workers", "peak memory", Value("idle", "peak_rss_mib"), Below(64.0), " MiB"),
+        target!("1,000 records/s", "median from acknowledged to handler / Java's", Ratio("latency", "acked_us_p50", Java), AtMost(1.0), " ×"),
+        target!("1,000 records/s", "99th percentile from acknowledged to handler / Java's", Ratio("latency", "acked_us_p99", Java), AtMost(1.0), " ×"),
+        target!("steady state", "allocations per record", Value("allocations", "per_record"), Zero, ""),
+        target!("catching up, 2 workers", "peak memory", Value("memory-2", "peak_rss_mib"), AtMost(64.0), " MiB"),
+        target!("catching up, 16 workers", "peak memory", Value("memory-16", "peak_rss_mib"), AtMost(128.0), " MiB"),
+    ]
+};
