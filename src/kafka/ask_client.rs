@@ -34,9 +34,10 @@ use uuid::Uuid;
 
 use super::client::{self, Ears, Outsider};
 use super::messages::{
-    CommittedAnswer, CommittedPartition, CommittedRequest, CommittedTopic, EARLIEST, LATEST,
-    Leader, MetadataAnswer, MetadataBroker, MetadataPartition, MetadataRequest, MetadataTopic,
-    OffsetAnswer, OffsetsAnswer, OffsetsRequest, OffsetsTopic, Request,
+    CommittedAnswer, CommittedPartition, CommittedRequest, CommittedTopic, EARLIEST,
+    EpochEndsAnswer, EpochEndsRequest, LATEST, Leader, MetadataAnswer, MetadataBroker,
+    MetadataPartition, MetadataRequest, MetadataTopic, OffsetAnswer, OffsetsAnswer, OffsetsRequest,
+    OffsetsTopic, Request,
 };
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -362,6 +363,8 @@ impl Askable for CommittedRequest {
         let topics = by_topic(&committed, |partition, error, offset| CommittedPartition {
             partition,
             error,
+            // Not told.
+            leader_epoch: -1,
             offset: match offset {
                 Offset::Offset(offset) => offset,
                 // How librdkafka says that there is none.
@@ -377,6 +380,20 @@ impl Askable for CommittedRequest {
                 .map(|(name, partitions)| CommittedTopic { name, partitions })
                 .collect(),
         })
+    }
+}
+
+impl Askable for EpochEndsRequest {
+    /// The client has no such question. It is put about commits that carry a
+    /// leader epoch only, and those that come through the client do not.
+    fn put_to(
+        &self,
+        _client: &AskClient,
+        _patience: &Patience<'_>,
+    ) -> Result<EpochEndsAnswer, ClientError> {
+        Err(ClientError::Failed(
+            "librdkafka's client cannot be asked for the ends of leader epochs".to_owned(),
+        ))
     }
 }
 

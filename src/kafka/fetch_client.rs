@@ -23,7 +23,7 @@ use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 
-use super::client::{self, Ears, Outsider, Said};
+use super::client::{self, Ears, Outsider};
 use crate::config::Settings;
 use crate::error::Error;
 use crate::kafka::errors::ErrorCode;
@@ -158,8 +158,8 @@ impl FetchClient {
             config.set("fetch.queue.backoff.ms", QUEUE_BACKOFF_MS);
         }
         let mut client = client::open(settings, &config, Ears::default())?;
-        let rung = ring.clone();
-        client.set_nonempty_callback(move || rung.wake());
+        let bell = ring.clone();
+        client.set_nonempty_callback(move || bell.wake());
         Ok(Self {
             queues: HashMap::new(),
             client: Some(Arc::new(client)),
@@ -184,10 +184,10 @@ impl FetchClient {
                 .split_partition_queue(partition.topic(), partition.partition())
                 .ok_or_else(|| format!("librdkafka has no queue for {partition}"))?;
             let has_news = Arc::new(AtomicBool::new(false));
-            let (raised, ring) = (Arc::clone(&has_news), self.ring.clone());
+            let (flag, bell) = (Arc::clone(&has_news), self.ring.clone());
             queue.set_nonempty_callback(move || {
-                raised.store(true, Ordering::Release);
-                ring.wake();
+                flag.store(true, Ordering::Release);
+                bell.wake();
             });
             self.queues
                 .insert(partition.clone(), Queue { queue, has_news });
@@ -231,12 +231,11 @@ impl FetchClient {
                 Some(Ok(message)) => {
                     astray.push(TopicPartition::new(message.topic(), message.partition()));
                 }
-                Some(Err(error)) => match client.context().take() {
-                    Some(Said { reason, .. }) => {
-                        tracing::debug!(target: "librdkafka", %error, "{reason}");
-                    }
-                    None => tracing::debug!(target: "librdkafka", %error),
-                },
+                Some(Err(error)) => {
+                    let said = client.context().take();
+                    let reason = said.map(|said| said.reason).unwrap_or_default();
+                    tracing::debug!(target: "librdkafka", %error, "{reason}");
+                }
             }
         }
     }
@@ -260,29 +259,24 @@ impl FetchClient {
     pub(crate) fn take(&self, partition: &TopicPartition) -> Option<Taken<'_>> {
         let (queue, client) = (self.queues.get(partition)?, self.client.as_ref()?);
         loop {
-            let polled = match queue.queue.poll(Duration::ZERO) {
-                Some(polled) => polled,
-                None => {
-                    // Lowered first, then looked once more: what is put in
-                    // after that look raises it again.
-                    if queue.has_news.swap(false, Ordering::AcqRel) {
-                        continue;
-                    }
-                    return None;
+            let Some(polled) = queue.queue.poll(Duration::ZERO) else {
+                // Lowered first, then looked once more: what is put in after
+                // that look raises it again.
+                if queue.has_news.swap(false, Ordering::AcqRel) {
+                    continue;
                 }
+                return None;
             };
             return Some(match polled {
                 Ok(message) => Taken::Record(Delivered(message)),
                 Err(error) => {
                     let said = client.context().take();
                     let reason = said.map(|said| said.reason).unwrap_or_default();
-                    match news_of(&error, &reason) {
-                        Some(taken) => taken,
-                        None => {
-                            tracing::debug!(target: "librdkafka", %partition, %error, "{reason}");
-                            continue;
-                        }
-                    }
+                    let Some(taken) = news_of(&error, &reason) else {
+                        tracing::debug!(target: "librdkafka", %partition, %error, "{reason}");
+                        continue;
+                    };
+                    taken
                 }
             });
         }

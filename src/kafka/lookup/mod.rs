@@ -53,7 +53,7 @@ use start::{LookupError, ResetPolicy, Resource, Start};
 pub(crate) use start::{StartAnswer, StartQuery, StartRule};
 pub(crate) use topics::TopicEvent;
 
-use session::Session;
+use session::{AskError, Session};
 use start::{Aftermath, Problem, Queue, Trouble};
 use topics::Pacer;
 

@@ -243,10 +243,12 @@ impl Lanes {
                 lane.is_read = false;
                 lane.is_astray = false;
             }
+            // A moment that has come is over, whether or not it is read now:
+            // whoever waits for the next one would not wait at all.
+            lane.not_before = lane.not_before.filter(|moment| *moment > now);
             if is_wanted && !lane.is_read {
                 changes.read.push((lane.partition.clone(), lane.position));
                 lane.is_read = true;
-                lane.not_before = None;
                 // A partition that was left and comes back keeps its queue.
                 changes.forget.retain(|gone| *gone != lane.partition);
             }
@@ -295,10 +297,10 @@ impl Lanes {
         if let Some(batch) = lane.returned.pop_front() {
             return Turn::Batch(batch);
         }
-        if matches!(lane.trouble, Trouble::Untold(_)) {
-            if let Trouble::Untold(error) = std::mem::replace(&mut lane.trouble, Trouble::Told) {
-                return Turn::Failed(lane.position, error);
-            }
+        if let Trouble::Untold(error) = &lane.trouble {
+            let error = error.clone();
+            lane.trouble = Trouble::Told;
+            return Turn::Failed(lane.position, error);
         }
         if lane.is_past_until() {
             if lane.told.is_none() {
@@ -360,19 +362,17 @@ impl Lanes {
                 lane.not_before = Some(now + CORRUPT_WAIT);
                 return;
             }
-            ClientTrouble::OutOfRange => ReadError::OutOfRange {
-                offset,
-                log_start: -1,
-                end_offset: -1,
-            },
             ClientTrouble::Truncated {
                 end_offset: Some(end_offset),
             } => ReadError::Truncated { offset, end_offset },
-            ClientTrouble::Truncated { end_offset: None } => ReadError::OutOfRange {
-                offset,
-                log_start: -1,
-                end_offset: -1,
-            },
+            // Nothing better is known of a truncation without its end.
+            ClientTrouble::OutOfRange | ClientTrouble::Truncated { end_offset: None } => {
+                ReadError::OutOfRange {
+                    offset,
+                    log_start: -1,
+                    end_offset: -1,
+                }
+            }
             ClientTrouble::NotAuthorized => ReadError::NotAuthorized {
                 topic: lane.partition.shared_topic(),
             },
@@ -413,7 +413,6 @@ mod tests {
             partition: partition(number),
             epoch: AssignmentEpoch(epoch),
             offset,
-            leader_epoch: -1,
             until: None,
             paused: false,
         }
@@ -621,6 +620,22 @@ mod tests {
             matches!(lanes.turn(ONE), Turn::Nothing),
             "told by its records"
         );
+    }
+
+    #[test]
+    fn a_moment_that_has_come_is_not_waited_for_again_where_nothing_is_read_at_it() {
+        let now = Clock::manual().now();
+        let later = now + Duration::from_secs(2);
+        let mut lanes = Lanes::default();
+        lanes.start(ReadFrom {
+            until: Some(5),
+            ..from(0, 1, 3)
+        });
+        lanes.rewind(ONE, 5, Some(later));
+        assert_eq!(told(&mut lanes, now), NOTHING);
+        assert_eq!(lanes.next_moment(), Some(later));
+        assert_eq!(told(&mut lanes, later), NOTHING);
+        assert_eq!(lanes.next_moment(), None);
     }
 
     #[test]

@@ -165,6 +165,7 @@ impl ClientSource {
         if self.reopen_at.is_some_and(|moment| moment > now) {
             return;
         }
+        self.reopen_at = None;
         let fitting = room(self.budget.share(), self.lanes.len());
         if self.client.is_some() && fitting < self.room {
             tracing::debug!(
@@ -183,7 +184,6 @@ impl ClientSource {
                 Ok(client) => {
                     self.client = Some(client);
                     self.room = fitting;
-                    self.reopen_at = None;
                 }
                 Err(error) => {
                     tracing::warn!(worker = self.worker, %error, "no client to read with; trying again");
@@ -273,6 +273,7 @@ impl ClientSource {
             return None;
         }
         let share = self.budget.share();
+        self.pool.set_keep(share / 2);
         if self.pool.held() >= share / 2 {
             self.pool.wake_on_return();
             // What came home between the two lines rang no bell.
