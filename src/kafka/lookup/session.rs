@@ -17,6 +17,7 @@ use crate::kafka::backoff::Backoff;
 use crate::kafka::cluster::{BrokerAddress, Cluster, ClusterSnapshot};
 use crate::kafka::connection::{Connection, ConnectionError, StopFlag, parse_address};
 use crate::kafka::errors::ErrorCode;
+use crate::kafka::frame::WireError;
 use crate::kafka::messages::{CoordinatorRequest, MetadataRequest, Request};
 
 /// Why a broker was not asked or did not answer.
@@ -154,7 +155,7 @@ impl Session {
             let deadline = self.clock.now() + self.settings.request_timeout;
             match connection.ask(request, deadline) {
                 Ok(answer) => {
-                    self.open.insert(to.clone(), connection);
+                    self.keep::<R>(to, connection, &answer);
                     return Ok(answer);
                 }
                 // Brokers close connections that lie idle: once more, anew.
@@ -167,8 +168,24 @@ impl Session {
         connection.check_versions()?;
         let deadline = self.clock.now() + self.settings.request_timeout;
         let answer = connection.ask(request, deadline)?;
-        self.open.insert(to.clone(), connection);
+        self.keep::<R>(to, connection, &answer);
         Ok(answer)
+    }
+
+    /// Keeps a connection for the next question, unless what came over it makes
+    /// no sense. The answer counts all the same: nothing is concluded from a
+    /// code that says nothing.
+    fn keep<R: Request>(&mut self, to: &BrokerAddress, connection: Connection, answer: &R::Answer) {
+        let Some(code) = R::unknown_code(answer) else {
+            self.open.insert(to.clone(), connection);
+            return;
+        };
+        let error = ConnectionError::Wire {
+            address: to.to_string(),
+            error: WireError::UnknownErrorCode { api: R::API, code },
+        };
+        self.settings.failures.count(&error);
+        tracing::debug!(%error, "connecting anew for the next question");
     }
 
     /// Asks brokers in turn until one answers: those connected, those known,
@@ -292,5 +309,29 @@ impl Session {
             self.forget_coordinator();
             Trouble::Passing(Problem::Unreachable(error.to_string()))
         })
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::testing::{FakeCluster, Fault, Request, Rule};
+
+    #[test]
+    fn a_connection_over_which_an_unknown_error_code_came_is_counted_and_given_up() {
+        let fake = FakeCluster::start(1).unwrap();
+        fake.create_topic("orders", 2).unwrap();
+        fake.script(Rule::new(Request::Metadata, Fault::PartitionError(4242)).times(1));
+        let settings = ConnectionSettings::new(vec![fake.bootstrap()]);
+        let failures = Arc::clone(&settings.failures);
+        let (cluster, _bell) = Cluster::new();
+        let stop = StopFlag::default();
+        let mut session = Session::new(settings, Clock::System, cluster, stop).unwrap();
+        let wanted = BTreeSet::from([Arc::from("orders")]);
+        for (question, connections) in [(1, 1), (2, 2), (3, 2)] {
+            session.refresh(&wanted).unwrap();
+            assert_eq!(failures.totals().wire, 1, "question {question}");
+            assert_eq!(fake.connections("keepup"), connections);
+        }
     }
 }
