@@ -73,6 +73,13 @@ impl ErrorCode {
     }
 }
 
+/// The first of these codes that says nothing, if any does.
+pub(crate) fn first_unknown(codes: impl IntoIterator<Item = i16>) -> Option<i16> {
+    codes
+        .into_iter()
+        .find(|&code| ErrorCode::from_code(code).is_some_and(|error| error.class == Class::Unknown))
+}
+
 const fn entry(code: i16, name: &'static str, class: Class, remedy: &'static str) -> ErrorCode {
     ErrorCode {
         code,

@@ -21,9 +21,14 @@ use crate::kafka::backoff::Backoff;
 use crate::kafka::cluster::{BrokerAddress, Cluster, ClusterSnapshot};
 use crate::kafka::connection::{Connection, ConnectionError, StopFlag, parse_address};
 use crate::kafka::errors::ErrorCode;
+<<<<<<< HEAD
 use crate::kafka::messages::{
     CommittedRequest, CoordinatorRequest, GroupTopic, MetadataRequest, Request,
 };
+=======
+use crate::kafka::frame::WireError;
+use crate::kafka::messages::{CoordinatorRequest, MetadataRequest, Request};
+>>>>>>> fake
 
 /// Why a broker was not asked or did not answer.
 #[derive(Debug)]
@@ -209,7 +214,7 @@ impl Session {
             let deadline = self.clock.now() + self.settings.request_timeout;
             match connection.ask(request, deadline) {
                 Ok(answer) => {
-                    self.open.insert(to.clone(), connection);
+                    self.keep::<R>(to, connection, &answer);
                     return Ok(answer);
                 }
                 Err(error) if error.is_unspoken() => {
@@ -225,6 +230,7 @@ impl Session {
         // Told now, and not when the first records are asked for.
         connection.check_versions()?;
         let deadline = self.clock.now() + self.settings.request_timeout;
+<<<<<<< HEAD
         let answer = connection.ask(request, deadline);
         if answer
             .as_ref()
@@ -233,6 +239,27 @@ impl Session {
             self.open.insert(to.clone(), connection);
         }
         answer
+=======
+        let answer = connection.ask(request, deadline)?;
+        self.keep::<R>(to, connection, &answer);
+        Ok(answer)
+>>>>>>> fake
+    }
+
+    /// Keeps a connection for the next question, unless what came over it makes
+    /// no sense. The answer counts all the same: nothing is concluded from a
+    /// code that says nothing.
+    fn keep<R: Request>(&mut self, to: &BrokerAddress, connection: Connection, answer: &R::Answer) {
+        let Some(code) = R::unknown_code(answer) else {
+            self.open.insert(to.clone(), connection);
+            return;
+        };
+        let error = ConnectionError::Wire {
+            address: to.to_string(),
+            error: WireError::UnknownErrorCode { api: R::API, code },
+        };
+        self.settings.failures.count(&error);
+        tracing::debug!(%error, "connecting anew for the next question");
     }
 
     /// Asks brokers in turn until one answers: those connected, those known,
@@ -396,5 +423,29 @@ impl Session {
             self.forget_coordinator();
             Trouble::Passing(Problem::Unreachable(error.to_string()))
         })
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::testing::{FakeCluster, Fault, Request, Rule};
+
+    #[test]
+    fn a_connection_over_which_an_unknown_error_code_came_is_counted_and_given_up() {
+        let fake = FakeCluster::start(1).unwrap();
+        fake.create_topic("orders", 2).unwrap();
+        fake.script(Rule::new(Request::Metadata, Fault::PartitionError(4242)).times(1));
+        let settings = ConnectionSettings::new(vec![fake.bootstrap()]);
+        let failures = Arc::clone(&settings.failures);
+        let (cluster, _bell) = Cluster::new();
+        let stop = StopFlag::default();
+        let mut session = Session::new(settings, Clock::System, cluster, stop).unwrap();
+        let wanted = BTreeSet::from([Arc::from("orders")]);
+        for (question, connections) in [(1, 1), (2, 2), (3, 2)] {
+            session.refresh(&wanted).unwrap();
+            assert_eq!(failures.totals().wire, 1, "question {question}");
+            assert_eq!(fake.connections("keepup"), connections);
+        }
     }
 }

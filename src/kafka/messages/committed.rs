@@ -6,6 +6,7 @@ use bytes::Bytes;
 use kafka_protocol::messages::{self, GroupId};
 
 use super::{Api, Request, put_body, shared, text, topic_name};
+use crate::kafka::errors::first_unknown;
 use crate::kafka::frame::{WireError, checked};
 use crate::kafka::shape::{Answer, Shape, Struct, always, between, since};
 
@@ -98,6 +99,12 @@ pub(crate) struct CommittedPartition {
 impl Request for CommittedRequest {
     const API: Api = Api::OffsetFetch;
     type Answer = CommittedAnswer;
+
+    fn unknown_code(answer: &CommittedAnswer) -> Option<i16> {
+        let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+        let of_partitions = partitions.map(|partition| partition.error);
+        first_unknown(of_partitions.chain([answer.error]))
+    }
 
     fn put(&self, version: i16, out: &mut Vec<u8>) -> Result<(), String> {
         use messages::offset_fetch_request as parts;

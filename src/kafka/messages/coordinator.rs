@@ -6,6 +6,7 @@ use bytes::Bytes;
 use kafka_protocol::messages;
 
 use super::{Api, Request, put_body, shared, text};
+use crate::kafka::errors::first_unknown;
 use crate::kafka::frame::{WireError, checked};
 use crate::kafka::shape::{Answer, Shape, Struct, always, between, since};
 
@@ -60,6 +61,10 @@ pub(crate) struct CoordinatorAnswer {
 impl Request for CoordinatorRequest {
     const API: Api = Api::FindCoordinator;
     type Answer = CoordinatorAnswer;
+
+    fn unknown_code(answer: &CoordinatorAnswer) -> Option<i16> {
+        first_unknown([answer.error])
+    }
 
     fn put(&self, version: i16, out: &mut Vec<u8>) -> Result<(), String> {
         let mut request = messages::FindCoordinatorRequest::default();

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::fetch::Leader;
 use super::{Api, Request, put_body, shared, topic_name};
+use crate::kafka::errors::first_unknown;
 use crate::kafka::frame::{WireError, checked};
 use crate::kafka::shape::{Answer, Shape, Struct, always, between, since};
 
@@ -107,6 +108,14 @@ pub(crate) struct MetadataPartition {
 impl Request for MetadataRequest {
     const API: Api = Api::Metadata;
     type Answer = MetadataAnswer;
+
+    fn unknown_code(answer: &MetadataAnswer) -> Option<i16> {
+        let topics = answer.topics.iter();
+        first_unknown(topics.flat_map(|topic| {
+            let partitions = topic.partitions.iter().map(|partition| partition.error);
+            partitions.chain([topic.error])
+        }))
+    }
 
     fn put(&self, version: i16, out: &mut Vec<u8>) -> Result<(), String> {
         let topics = self

@@ -92,6 +92,12 @@ pub(crate) trait Request {
     ///
     /// Where the body is not what that version's answer looks like.
     fn take(body: Bytes, version: i16) -> Result<Self::Answer, WireError>;
+
+    /// An error code in the answer that says nothing, if there is one: whoever
+    /// answers it is not to be trusted any further on that connection.
+    fn unknown_code(_answer: &Self::Answer) -> Option<i16> {
+        None
+    }
 }
 
 /// The kinds of requests that we send.

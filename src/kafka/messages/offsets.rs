@@ -7,6 +7,7 @@ use kafka_protocol::messages::{self, BrokerId};
 
 use super::{Api, Request, put_body, shared, topic_name};
 use crate::kafka::Isolation;
+use crate::kafka::errors::first_unknown;
 use crate::kafka::frame::{WireError, checked};
 use crate::kafka::shape::{Answer, Shape, Struct, always, since};
 
@@ -90,6 +91,11 @@ pub(crate) struct OffsetAnswer {
 impl Request for OffsetsRequest {
     const API: Api = Api::ListOffsets;
     type Answer = OffsetsAnswer;
+
+    fn unknown_code(answer: &OffsetsAnswer) -> Option<i16> {
+        let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+        first_unknown(partitions.map(|partition| partition.error))
+    }
 
     fn put(&self, version: i16, out: &mut Vec<u8>) -> Result<(), String> {
         let mut request = messages::ListOffsetsRequest::default().with_replica_id(BrokerId(-1));

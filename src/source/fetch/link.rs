@@ -294,11 +294,8 @@ impl Link {
     /// that says nothing; tells it as an error.
     pub(super) fn distrust(&mut self, code: i16, now: Instant) -> ConnectionError {
         self.fail(now);
-        Fault::Wire(WireError::UnknownErrorCode {
-            api: Api::Fetch,
-            code,
-        })
-        .at(&self.address)
+        let api = Api::Fetch;
+        Fault::Wire(WireError::UnknownErrorCode { api, code }).at(&self.address)
     }
 
     /// Gives up a connection that was not in use: the next attempt may be made
