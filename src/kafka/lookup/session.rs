@@ -21,14 +21,10 @@ use crate::kafka::backoff::Backoff;
 use crate::kafka::cluster::{BrokerAddress, Cluster, ClusterSnapshot};
 use crate::kafka::connection::{Connection, ConnectionError, StopFlag, parse_address};
 use crate::kafka::errors::ErrorCode;
-<<<<<<< HEAD
+use crate::kafka::frame::WireError;
 use crate::kafka::messages::{
     CommittedRequest, CoordinatorRequest, GroupTopic, MetadataRequest, Request,
 };
-=======
-use crate::kafka::frame::WireError;
-use crate::kafka::messages::{CoordinatorRequest, MetadataRequest, Request};
->>>>>>> fake
 
 /// Why a broker was not asked or did not answer.
 #[derive(Debug)]
@@ -230,20 +226,18 @@ impl Session {
         // Told now, and not when the first records are asked for.
         connection.check_versions()?;
         let deadline = self.clock.now() + self.settings.request_timeout;
-<<<<<<< HEAD
-        let answer = connection.ask(request, deadline);
-        if answer
-            .as_ref()
-            .map_or_else(ConnectionError::is_unspoken, |_| true)
-        {
-            self.open.insert(to.clone(), connection);
+        match connection.ask(request, deadline) {
+            Ok(answer) => {
+                self.keep::<R>(to, connection, &answer);
+                Ok(answer)
+            }
+            Err(error) => {
+                if error.is_unspoken() {
+                    self.open.insert(to.clone(), connection);
+                }
+                Err(error)
+            }
         }
-        answer
-=======
-        let answer = connection.ask(request, deadline)?;
-        self.keep::<R>(to, connection, &answer);
-        Ok(answer)
->>>>>>> fake
     }
 
     /// Keeps a connection for the next question, unless what came over it makes
