@@ -58,6 +58,10 @@ impl fmt::Debug for Credentials {
 
 /// Why a broker and we do not come to an agreement about who we are.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(
+    not(feature = "ssl"),
+    expect(dead_code, reason = "without SCRAM there is less that can go wrong")
+)]
 pub(crate) enum SaslFault {
     #[error(
         "the listener does not offer {mechanism} (it offers {}): set sasl.mechanism to one that it \

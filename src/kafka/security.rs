@@ -43,6 +43,10 @@ pub(crate) struct NotSpoken {
 
 /// Why there is no TLS with a broker.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(
+    not(feature = "ssl"),
+    expect(dead_code, reason = "without TLS there is less that can go wrong")
+)]
 pub(crate) enum TlsFault {
     #[error(
         "its certificate is signed by none of the trusted authorities: give the authority that \
