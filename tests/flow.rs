@@ -348,7 +348,7 @@ fn a_thousand_idle_partitions_cost_next_to_nothing() {
         let start = Instant::now();
         work_for(length);
         let took = start.elapsed();
-        let share = (cpu(pid) - before).as_secs_f64() / took.as_secs_f64();
+        let share = cpu(pid).saturating_sub(before).as_secs_f64() / took.as_secs_f64();
         let after = sleeps(pid);
         let count = |sleeps: &[(String, u64)]| sleeps.iter().map(|(_, count)| count).sum::<u64>();
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
