@@ -6,6 +6,7 @@
 //! those of one clock (`CLOCK_MONOTONIC`, which Java's `nanoTime` reads too).
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -94,7 +95,7 @@ fn one_round(
     let mut followers = commands.map(Follower::start);
     let produced = followers
         .iter_mut()
-        .try_for_each(|follower| follower.is_ready())
+        .try_for_each(Follower::is_ready)
         .and_then(|()| produce(&broker.bootstrap, &topic, count));
     let ended = followers.map(|mut follower| match &produced {
         Ok(_) => follower.ends(PATIENCE),
@@ -282,7 +283,7 @@ pub(crate) fn consume(task: &Task) {
     let path = task.file.as_ref().expect("a file to write to");
     let mut text = String::new();
     for (number, moment) in &*all.lock().expect("no thread panics with it") {
-        text.push_str(&format!("{number} {moment}\n"));
+        writeln!(text, "{number} {moment}").expect("text grows");
     }
     std::fs::write(path, text).expect("a file below target");
 }

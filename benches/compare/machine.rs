@@ -96,17 +96,16 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn kafka(home: &Path) -> String {
-    let names = fs::read_dir(home.join("jars"))
+    let mut names = fs::read_dir(home.join("jars"))
         .into_iter()
         .flatten()
         .flatten();
     names
-        .filter_map(|entry| {
+        .find_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let version = name.strip_prefix("kafka-clients-")?.strip_suffix(".jar")?;
             Some(version.to_owned())
         })
-        .next()
         .unwrap_or_else(|| "unknown".to_owned())
 }
 

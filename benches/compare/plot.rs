@@ -183,12 +183,15 @@ fn bars(
     picture.done()
 }
 
+/// Shares and what they are below, in order.
+type Curve = Vec<(f64, f64)>;
+
 /// Percentiles on an axis that gives each nine the same room.
 pub(crate) fn latency(results: &Results) -> String {
     const HEIGHT: f64 = 330.0;
     const BOTTOM: f64 = HEIGHT - 44.0;
     let peers = [Peer::Keepup, Peer::Java];
-    let curve = |peer: Peer, from: &str| -> Vec<(f64, f64)> {
+    let curve = |peer: Peer, from: &str| -> Curve {
         let Some(cell) = results.cell("latency", peer) else {
             return Vec::new();
         };
@@ -197,7 +200,7 @@ pub(crate) fn latency(results: &Results) -> String {
             .filter_map(|(name, share)| Some((*share, cell.median(&format!("{from}_us_{name}"))?)))
             .collect()
     };
-    let curves: Vec<(Peer, &str, Vec<(f64, f64)>)> = peers
+    let curves: Vec<(Peer, &str, Curve)> = peers
         .into_iter()
         .flat_map(|peer| ["acked", "sent"].map(|from| (peer, from, curve(peer, from))))
         .collect();

@@ -47,7 +47,7 @@ impl Table {
 
     fn markdown(&self) -> String {
         let line = |row: &Vec<String>| format!("| {} |\n", row.join(" | "));
-        let rule = "|---".repeat(1) + &"|---:".repeat(self.head.len() - 1) + "|\n";
+        let rule = "|---".to_owned() + &"|---:".repeat(self.head.len() - 1) + "|\n";
         let rows: String = self.rows.iter().map(line).collect();
         format!("{}{rule}{rows}", line(&self.head))
     }
