@@ -39,6 +39,9 @@ pub(super) const MOST_RECORDS: usize = 4096;
 /// its buffer goes home soon; a single wire batch may be larger.
 const ENOUGH_DECOMPRESSED: usize = 1024 * 1024;
 
+/// What is wrong with a wire batch that ends within a record.
+const CUT: &str = "its last record is cut";
+
 /// Some records of a record set.
 #[derive(Debug)]
 pub(super) struct Piece {
@@ -596,9 +599,8 @@ impl Open {
         until: i64,
         entries: &mut Vec<Entry>,
     ) -> Result<IndexEnd, Flaw> {
-        let cut = "its last record is cut";
         let end = u32::try_from(self.end).map_err(|_| "it lies beyond 4 GiB")?;
-        let mut rest = bytes.get(self.at..self.end).ok_or(cut)?;
+        let mut rest = bytes.get(self.at..self.end).ok_or(CUT)?;
         let mut left = self.records_left as usize;
         let mut previous = self.previous;
         entries.reserve(left.min(MOST_RECORDS - entries.len()));
@@ -611,18 +613,10 @@ impl Open {
                     next_offset: from.max(previous + 1),
                 });
             }
-            let len = take_varint(&mut rest).ok_or(cut)?;
-            let len = usize::try_from(len).map_err(|_| "a record's length is negative")?;
-            let (body, tail) = rest.split_at_checked(len).ok_or(cut)?;
-            let entry = self
-                .entry(
-                    body,
-                    Positions {
-                        end,
-                        tail: tail.len(),
-                    },
-                )
-                .ok_or("the parts of a record do not add up to its length")?;
+            let (entry, tail) = match self.usual_entry(rest, end) {
+                Some(usual) => usual,
+                None => self.any_entry(rest, end)?,
+            };
             rest = tail;
             if entry.offset <= previous || entry.offset > self.last_offset {
                 return Err(Flaw::Corrupt(format!(
@@ -644,6 +638,69 @@ impl Open {
         } else {
             Err("bytes are left behind its last record".into())
         }
+    }
+
+    /// The record at the front of `rest`, and what is behind it.
+    #[inline(never)]
+    fn any_entry<'a>(&self, mut rest: &'a [u8], end: u32) -> Result<(Entry, &'a [u8]), Flaw> {
+        let len = take_varint(&mut rest).ok_or(CUT)?;
+        let len = usize::try_from(len).map_err(|_| "a record's length is negative")?;
+        let (body, tail) = rest.split_at_checked(len).ok_or(CUT)?;
+        let positions = Positions {
+            end,
+            tail: tail.len(),
+        };
+        let entry = self
+            .entry(body, positions)
+            .ok_or("the parts of a record do not add up to its length")?;
+        Ok((entry, tail))
+    }
+
+    /// As [`Open::any_entry`] for what nearly all records are: without headers,
+    /// every length and delta one byte or two. None where it is another, or
+    /// anything about it is wrong.
+    ///
+    /// The parts before the key lie within one window, so that one comparison
+    /// of lengths serves for all of them: a third of what the general way
+    /// costs. The windows may reach beyond the record, and what is read there
+    /// counts for nothing, because in the end its parts must add up to exactly
+    /// its length.
+    #[inline]
+    fn usual_entry<'a>(&self, rest: &'a [u8], end: u32) -> Option<(Entry, &'a [u8])> {
+        let window = rest.first_chunk::<16>()?;
+        let (len, at) = short_varint(window, 0)?;
+        let whole = at + usize::try_from(len).ok()?;
+        // Attributes are a byte in which nothing is defined.
+        let (timestamp_delta, at) = short_varint(window, at + 1)?;
+        let (offset_delta, at) = short_varint(window, at)?;
+        let (key_len, key_at) = short_varint(window, at)?;
+        let key_end = key_at + usize::try_from(key_len).unwrap_or(0);
+        let window = rest.get(key_end..)?.first_chunk::<2>()?;
+        let (value_len, taken) = short_varint(window, 0)?;
+        let value_at = key_end + taken;
+        let value_end = value_at + usize::try_from(value_len).unwrap_or(0);
+        // One byte follows: a count of no headers.
+        if value_end + 1 != whole || *rest.get(value_end)? != 0 {
+            return None;
+        }
+        let start = end - u32::try_from(rest.len()).ok()?;
+        let position = |at: usize| u32::try_from(at).ok().map(|at| start + at);
+        let headers = position(whole)?;
+        let entry = Entry {
+            offset: self.base_offset.checked_add(offset_delta.into())?,
+            timestamp: match self.append_time {
+                Some(timestamp) => timestamp,
+                None => self.base_timestamp.checked_add(timestamp_delta.into())?,
+            },
+            key_start: position(key_at)?,
+            key_len: key_len.max(-1),
+            value_start: position(value_at)?,
+            value_len: value_len.max(-1),
+            headers_start: headers,
+            headers_end: headers,
+            header_count: 0,
+        };
+        Some((entry, rest.get(whole..)?))
     }
 
     /// The record whose parts, behind its length, are `body`.
@@ -682,6 +739,23 @@ impl Open {
             header_count,
         })
     }
+}
+
+/// A varint of one byte or two at `at` in a window, and where it ends; none
+/// where it is longer or reaches beyond the window.
+#[inline]
+fn short_varint<const N: usize>(window: &[u8; N], at: usize) -> Option<(i32, usize)> {
+    let first = i32::from(*window.get(at)?);
+    let (value, end) = if first < 0x80 {
+        (first, at + 1)
+    } else {
+        let second = i32::from(*window.get(at + 1)?);
+        if second >= 0x80 {
+            return None;
+        }
+        (first & 0x7f | second << 7, at + 2)
+    };
+    Some(((value >> 1) ^ -(value & 1), end))
 }
 
 /// Where in the bytes the rest of a record begins, told by how much is left.

@@ -571,6 +571,44 @@ fn blocks_of_lz4_that_depend_on_each_other_are_refused_by_name() {
     );
 }
 
+/// `bytes` as the records of a wire batch that is being indexed.
+fn opened(bytes: &[u8]) -> Open {
+    Open {
+        at: 0,
+        end: bytes.len(),
+        records_left: 1,
+        base_offset: 7,
+        base_timestamp: 1_000,
+        append_time: None,
+        last_offset: i64::MAX - 1,
+        previous: 6,
+    }
+}
+
+#[test]
+fn a_record_without_headers_is_read_the_quick_way_and_one_with_headers_is_not() {
+    let record = |headers| TestRecord {
+        key: Some(vec![1; 20]),
+        value: Some(vec![2; 1_024]),
+        headers,
+        ..TestRecord::default()
+    };
+    let quick = TestBatch::new(7, vec![record(Vec::new()); 2]).encode();
+    let quick = &quick[HEADER..];
+    let end = u32::try_from(quick.len()).unwrap();
+    let (entry, rest) = opened(quick).usual_entry(quick, end).unwrap();
+    assert_eq!((entry.key_len, entry.value_len), (20, 1_024));
+    assert!(
+        opened(quick).usual_entry(rest, end).is_some(),
+        "the last one"
+    );
+    let other = TestBatch::new(7, vec![record(vec![("name".to_owned(), None)])]).encode();
+    let other = &other[HEADER..];
+    let end = u32::try_from(other.len()).unwrap();
+    assert!(opened(other).usual_entry(other, end).is_none());
+    assert!(opened(other).any_entry(other, end).is_ok());
+}
+
 fn any_record() -> impl Strategy<Value = TestRecord> {
     (
         any::<i32>(),
@@ -710,6 +748,29 @@ proptest! {
                 position = batch.next_offset;
             }
         }
+    }
+
+    #[test]
+    fn the_quick_way_to_a_record_says_what_the_general_one_says(
+        records in proptest::collection::vec(any_record(), 1..8),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        let mut bytes = TestBatch::new(7, records).encode().split_off(HEADER);
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let open = opened(&bytes);
+        let end = u32::try_from(bytes.len()).unwrap();
+        let mut rest = &bytes[..];
+        while let Ok((entry, tail)) = open.any_entry(rest, end) {
+            if let Some((quick, behind)) = open.usual_entry(rest, end) {
+                prop_assert_eq!(format!("{quick:?}"), format!("{entry:?}"));
+                prop_assert_eq!(behind.len(), tail.len());
+            }
+            rest = tail;
+        }
+        prop_assert!(open.usual_entry(rest, end).is_none());
     }
 
     #[test]
