@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 
 /// Where records come from.
 pub(crate) struct Broker {
@@ -107,6 +107,11 @@ fn certificates() -> (PathBuf, PathBuf) {
     let key = KeyPair::generate().expect("a key");
     let mut params = CertificateParams::new(Vec::new()).expect("parameters");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // A name of its own: OpenSSL takes a certificate whose issuer is called like
+    // its owner for one that is signed by itself.
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "benchmark authority");
     let authority = params.self_signed(&key).expect("a certificate");
     let issuer = Issuer::new(params, key);
     let server_key = KeyPair::generate().expect("a key");
