@@ -38,6 +38,13 @@ fn coordinated_by(kafka: &Kafka, topic: &str, broker: i32) -> String {
     found.next().expect("there are many names")
 }
 
+/// The name of a group whose coordinator is none of those brokers, which go or freeze: a member that is lost meanwhile
+/// starts anew at its commit, which carries no leader epoch.
+fn coordinated_by_a_bystander(kafka: &Kafka, topic: &str, busy: &[i32]) -> String {
+    let bystander = (1..=3).find(|broker| !busy.contains(broker));
+    coordinated_by(kafka, topic, bystander.expect("not all three are busy"))
+}
+
 #[test]
 fn s28_leaders_that_move_under_load_skip_nothing_and_leave_no_partition_behind() {
     let kafka = kafka!(three);
@@ -210,12 +217,7 @@ fn an_unclean_election_skips_nothing_of_what_the_new_leader_has() {
     send(0..100);
     let leader = kafka.leader(topic, 0).expect("it has a leader");
     let replicas = kafka.replicas(topic, 0);
-    // The group is coordinated by the broker that neither goes nor freezes: a member that is lost meanwhile starts anew
-    // at its commit, which carries no leader epoch.
-    let bystander = (1..=3)
-        .find(|broker| !replicas.contains(broker))
-        .expect("it has two of three");
-    let group = coordinated_by(&kafka, topic, bystander);
+    let group = coordinated_by_a_bystander(&kafka, topic, &replicas);
     let values = Values::default();
     let events = Events::default();
     let handle = {
