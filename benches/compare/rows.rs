@@ -199,9 +199,6 @@ pub(crate) enum Limit {
     AtMost(f64),
     AtLeast(f64),
     Below(f64),
-    /// Of a count per record: none for a record as such. What is left over
-    /// belongs to answers and batches of thousands of records.
-    Zero,
 }
 
 /// Where the figure comes from.
@@ -229,9 +226,6 @@ impl Verdict {
         }
     }
 }
-
-/// A per-record count below this is that of answers and batches.
-const PER_ANSWER: f64 = 0.004;
 
 impl Target {
     /// The figure that was measured, and the smallest and largest of its rounds.
@@ -262,7 +256,6 @@ impl Target {
             Limit::AtMost(limit) => got <= limit,
             Limit::AtLeast(limit) => got >= limit,
             Limit::Below(limit) => got < limit,
-            Limit::Zero => got < PER_ANSWER,
         });
         match is_met {
             None => Verdict::NotMeasured,
@@ -277,7 +270,6 @@ impl Target {
             Limit::AtMost(limit) => format!("at most {limit}{unit}"),
             Limit::AtLeast(limit) => format!("at least {limit}{unit}"),
             Limit::Below(limit) => format!("under {limit}{unit}"),
-            Limit::Zero => "0".to_owned(),
         }
     }
 }
@@ -307,7 +299,7 @@ macro_rules! target {
 #[rustfmt::skip]
 pub(crate) const TARGETS: [Target; 17] = {
     use Got::{Ratio, Value};
-    use Limit::{AtLeast, AtMost, Below, Zero};
+    use Limit::{AtLeast, AtMost, Below};
     use Peer::{Bare, Java, Plain};
     [
         target!("100 bytes", "CPU per record / bare reader's", Ratio("100-bytes", CPU, Bare), AtMost(1.5), " ×"),
@@ -324,7 +316,7 @@ pub(crate) const TARGETS: [Target; 17] = {
         target!("idle, 1,000 partitions, 16 workers", "peak memory", Value("idle", "peak_rss_mib"), Below(64.0), " MiB"),
         target!("1,000 records/s", "median from acknowledged to handler / Java's", Ratio("latency", "acked_us_p50", Java), AtMost(1.0), " ×"),
         target!("1,000 records/s", "99th percentile from acknowledged to handler / Java's", Ratio("latency", "acked_us_p99", Java), AtMost(1.0), " ×"),
-        target!("steady state", "allocations per record", Value("allocations", "per_record"), Zero, ""),
+        target!("steady state", "allocations per record", Value("allocations", "per_record"), AtMost(0.0), ""),
         target!("catching up, 2 workers", "peak memory", Value("memory-2", "peak_rss_mib"), AtMost(64.0), " MiB"),
         target!("catching up, 16 workers", "peak memory", Value("memory-16", "peak_rss_mib"), AtMost(128.0), " MiB"),
     ]
