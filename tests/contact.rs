@@ -48,19 +48,25 @@ fn a_broker_that_is_silent_for_a_while_is_told_once_and_nothing_is_lost() {
         "{}",
         run.stderr()
     );
-    // One warning for each change, and no other.
+    // One warning for each change. A worker whose question was on its way when the broker fell silent says so once; on
+    // a slow machine a silence is long enough for that.
     let stderr = run.stderr();
-    let warnings: Vec<&str> = stderr
+    let (of_workers, of_the_member): (Vec<&str>, Vec<&str>) = stderr
         .lines()
         .filter(|line| line.contains(" WARN "))
-        .collect();
+        .partition(|line| line.contains("a broker is not reached"));
     let lost_and_found = |pair: &[&str]| {
         pair[0].contains("keeps trying") && pair[1].contains("the cluster answers again")
     };
     assert!(
-        warnings.len() == 4 && warnings.chunks(2).all(lost_and_found),
+        of_the_member.len() == 4 && of_the_member.chunks(2).all(lost_and_found),
         "{stderr}"
     );
+    for worker in 0..4 {
+        let name = format!(" worker={worker} ");
+        let told = of_workers.iter().filter(|line| line.contains(&name));
+        assert!(told.count() <= 2, "more than once for a silence: {stderr}");
+    }
     deliveries.assert_complete(&[1_500; 4]);
     assert_eq!(deliveries.committed(), [1_500; 4]);
 }

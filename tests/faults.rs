@@ -203,7 +203,7 @@ fn s28_a_coordinator_that_moves_costs_nothing() {
     };
     committed(200);
 
-    let producer = kafka.producer(&[]);
+    let producer = kafka.producer(&[("enable.idempotence", "true")]);
     let mut records = 200;
     for round in 0..2 {
         let coordinator = kafka.coordinator("s28").expect("the group has one");
