@@ -125,12 +125,9 @@ impl Turn<'_> {
         }
     }
 
-    /// Why no further record may be started, if so.
+    /// Why no further record may be started at that time, if so.
     #[inline]
     fn over(&self, handled: usize, now: Coarse) -> Option<TurnEnd> {
-        if self.mailbox.has_wishes() {
-            return Some(TurnEnd::Interrupted);
-        }
         if !self.gate.allows(now) {
             return Some(TurnEnd::GateShut);
         }
@@ -175,17 +172,37 @@ pub(crate) trait RecordEngine {
 
 struct RecordLoop<H>(H);
 
+/// Before every so many records the clock is read where handlers are short: a
+/// read costs as much as indexing half a record. What the member wishes is
+/// looked at before every record all the same, so this is only how many more
+/// records a process may start that was stopped as a whole and wakes.
+const SHORT_CALLS: usize = 8;
+
 impl<H: Handler> RecordEngine for RecordLoop<H> {
     fn turn(&mut self, batch: &mut Batch, turn: &Turn<'_>) -> TurnEnd {
         let first = batch.cursor;
         let times = &turn.tracker.times;
         let mut watch = Stopwatch::start(turn.clock, times, first);
+        let allowed = first.saturating_add(turn.allowed);
+        let mut look_at = first;
         while batch.cursor < batch.entries.len() {
-            let now = turn.clock.coarse();
-            watch.look(now, batch.cursor);
-            if let Some(end) = turn.over(batch.cursor - first, now) {
+            if turn.mailbox.has_wishes() {
                 watch.stop(batch.cursor);
-                return end;
+                return TurnEnd::Interrupted;
+            }
+            if batch.cursor >= look_at {
+                let now = turn.clock.coarse();
+                watch.look(now, batch.cursor);
+                if let Some(end) = turn.over(batch.cursor - first, now) {
+                    watch.stop(batch.cursor);
+                    return end;
+                }
+                let unwatched = if watch.calls_are_short() {
+                    SHORT_CALLS
+                } else {
+                    1
+                };
+                look_at = allowed.min(batch.cursor + unwatched);
             }
             let entry = &batch.entries[batch.cursor];
             let (offset, timestamp) = (entry.offset, entry.timestamp);
@@ -471,6 +488,50 @@ mod tests {
         assert_eq!(batch.cursor, 3, "the record after the gap was not started");
         bench.gate.beat(bench.clock.coarse());
         assert_eq!(engine.turn(&mut batch, &bench.turn()), TurnEnd::Exhausted);
+    }
+
+    #[test]
+    fn among_short_records_wishes_are_seen_after_each_and_the_clock_after_a_few() {
+        let many: Vec<i64> = (0..100).collect();
+        let bench = Bench::new();
+        let mut engine = RecordLoop(|record: &Record<'_>| match record.offset() {
+            12 => drop(bench.mailbox.release(
+                vec![AssignmentEpoch(9)],
+                crate::worker::lane::ReleaseCause::Revoked,
+            )),
+            37 => bench.clock.advance(Duration::from_secs(11)),
+            _ => {}
+        });
+        let mut batch = batch(&many, 100);
+        assert_eq!(engine.turn(&mut batch, &bench.turn()), TurnEnd::Interrupted);
+        assert_eq!(batch.cursor, 13, "not one after the wish");
+        bench.mailbox.take();
+        let allowed = Turn {
+            allowed: 11,
+            ..bench.turn()
+        };
+        assert_eq!(engine.turn(&mut batch, &allowed), TurnEnd::Allowance);
+        assert_eq!(batch.cursor, 24, "as many as allowed, wherever that is");
+        assert_eq!(engine.turn(&mut batch, &bench.turn()), TurnEnd::GateShut);
+        assert!(
+            (38..38 + SHORT_CALLS).contains(&batch.cursor),
+            "{} started after the gap",
+            batch.cursor - 38
+        );
+    }
+
+    #[test]
+    fn records_that_take_long_are_looked_up_after_each() {
+        let bench = Bench::new();
+        let mut engine = RecordLoop(|record: &Record<'_>| {
+            bench.clock.advance(match record.offset() {
+                9 => Duration::from_secs(11),
+                _ => Duration::from_millis(1),
+            });
+        });
+        let mut batch = batch(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 11);
+        assert_eq!(engine.turn(&mut batch, &bench.turn()), TurnEnd::GateShut);
+        assert_eq!(batch.cursor, 10, "the record after the gap was not started");
     }
 
     #[test]

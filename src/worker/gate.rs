@@ -4,9 +4,10 @@
 //! longer than the session timeout loses its partitions without noticing. When
 //! it wakes, all its threads go on at once, and a worker could start records
 //! that another process handles already before the member's loop learns of it.
-//! So every worker asks the gate before every record, and the gate is shut
-//! from the moment that the member's last beat is too old, which no thread has
-//! to notice: the age itself is the signal.
+//! So every worker asks the gate before every record (before every few where
+//! they are short), and the gate is shut from the moment that the member's last
+//! beat is too old, which no thread has to notice: the age itself is the
+//! signal.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use crate::clock::Coarse;
 
 /// Shared by the member, which beats and opens or shuts it, and the workers,
-/// which ask it before each record.
+/// which ask it before records.
 #[derive(Debug)]
 pub(crate) struct Gate {
     beat_ms: AtomicU64,

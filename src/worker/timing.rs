@@ -3,10 +3,10 @@
 //! Two precise clock reads per record cost more than everything else on the
 //! fetch path together. So a call is timed alone where it is long, and calls
 //! that are short are timed together, each with the mean. What is short shows by
-//! itself: the loop reads the coarse clock before every record anyway, and as
-//! long as that stands still (1 to 10 ms) nothing can have been long. A long
-//! call among short ones is told apart, since it is the one in which the coarse
-//! clock moved.
+//! itself: the loop reads the coarse clock before every few records anyway, and
+//! as long as that stands still (1 to 10 ms) nothing can have been long. A long
+//! call among short ones is told apart, since it is among the few in which the
+//! coarse clock moved.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -149,6 +149,13 @@ impl<'a> Stopwatch<'a> {
         }
     }
 
+    /// Whether the calls that were timed last took less than [`LONG`] each:
+    /// then a few of them are over before the clock is worth a look.
+    #[inline]
+    pub(crate) fn calls_are_short(&self) -> bool {
+        self.coarse != NEVER
+    }
+
     /// Writes down the calls since the last lap.
     #[cold]
     #[inline(never)]
@@ -160,8 +167,8 @@ impl<'a> Stopwatch<'a> {
         let took = self.take_time(next);
         let others = u32::try_from(calls - 1).unwrap_or(u32::MAX);
         if calls > 1 && took > 2 * COARSE_TICK {
-            // Those before it began and ended within one tick of the coarse
-            // clock: the rest is the last call's.
+            // Those that were short began and ended within one tick of the
+            // coarse clock, and one was not: the rest is that call's.
             let before = (self.mean * others).min(COARSE_TICK);
             self.times.done.add(calls as u64 - 1, before);
             self.times.done.add(1, took.saturating_sub(before));
