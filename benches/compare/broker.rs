@@ -78,7 +78,8 @@ impl Drop for Broker {
     fn drop(&mut self) {
         if let Some(script) = &mut self.script {
             let pid = rustix::process::Pid::from_child(script);
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+            // Not an interrupt: a shell that was started in the background ignores those.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             let _ = script.wait();
         }
     }
