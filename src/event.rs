@@ -84,7 +84,19 @@ pub enum EventKind {
         /// What the handler said.
         error: String,
     },
-    /// A handler skipped a record.
+    /// A record is in the dead-letter topic, and completed.
+    RecordDeadLettered {
+        /// Its partition.
+        partition: TopicPartition,
+        /// Its offset.
+        offset: i64,
+        /// How often it had been handed over.
+        attempt: u32,
+        /// What the handler said.
+        error: String,
+    },
+    /// A record was skipped: its handler said so, or the policy for records that
+    /// failed too often.
     RecordSkipped {
         /// Its partition.
         partition: TopicPartition,
@@ -154,6 +166,7 @@ impl EventKind {
             Self::WorkerStopped { .. } => "worker_stopped",
             Self::WorkerRestarted { .. } => "worker_restarted",
             Self::RecordRetried { .. } => "record_retried",
+            Self::RecordDeadLettered { .. } => "record_dead_lettered",
             Self::RecordSkipped { .. } => "record_skipped",
             Self::PositionReset { .. } => "position_reset",
             Self::Warning { .. } => "warning",
@@ -199,6 +212,12 @@ impl EventKind {
                 write!(f, " restarts={restarts}")
             }
             Self::RecordRetried {
+                partition,
+                offset,
+                attempt,
+                error,
+            }
+            | Self::RecordDeadLettered {
                 partition,
                 offset,
                 attempt,

@@ -27,6 +27,14 @@ pub enum Outcome {
         /// Why; goes into events and logs.
         reason: String,
     },
+    /// It is written to the dead-letter topic
+    /// ([`Builder::dead_letter`](crate::Builder::dead_letter)), and completed
+    /// once the broker has it. Where there is no such topic, it counts as a
+    /// failure that no retry helps, which ends the run.
+    DeadLetter {
+        /// Why; goes into events, logs and the dead letter's headers.
+        reason: String,
+    },
     /// It is completed without having been worked on: counted and reported as
     /// skipped, with the reason.
     Skip {
@@ -55,6 +63,13 @@ impl Outcome {
     pub fn retry_after(after: Duration, reason: impl Into<String>) -> Self {
         Self::Retry {
             after: Some(after),
+            reason: reason.into(),
+        }
+    }
+
+    /// Written to the dead-letter topic.
+    pub fn dead_letter(reason: impl Into<String>) -> Self {
+        Self::DeadLetter {
             reason: reason.into(),
         }
     }
@@ -172,7 +187,9 @@ where
 /// Handles up to `max_records` records of one partition at a time.
 ///
 /// The whole batch has one outcome: after [`Outcome::Done`] all of its records
-/// are completed, after [`Outcome::Retry`] all of them come again. A closure
+/// are completed, after [`Outcome::Retry`] all of them come again, after
+/// [`Outcome::DeadLetter`] each of them is written to the dead-letter topic. A
+/// closure
 /// `FnMut(&Records<'_>) -> impl IntoOutcome` is a batch handler. Hooks and
 /// panics are as for [`Handler`].
 pub trait BatchHandler {

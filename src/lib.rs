@@ -44,8 +44,8 @@ mod worker;
 
 pub use build_info::{BuildInfo, build_info};
 pub use config::{
-    Assignment, Builder, Isolation, OutOfRange, RetryPolicy, Settings, Source, StartFrom, Workers,
-    builder,
+    Assignment, Builder, Isolation, OnExhausted, OutOfRange, RetryPolicy, Settings, Source,
+    StartFrom, Workers, builder,
 };
 pub use error::{CommandError, Error, Problem};
 pub use event::{ConsumedRange, Event, EventKind, ResetReason};

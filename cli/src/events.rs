@@ -157,6 +157,12 @@ fn fields(kind: &EventKind) -> Option<Fields<'_>> {
             attempt,
             error,
         }
+        | EventKind::RecordDeadLettered {
+            partition,
+            offset,
+            attempt,
+            error,
+        }
         | EventKind::RecordSkipped {
             partition,
             offset,
@@ -290,6 +296,15 @@ mod tests {
                     offset: 7,
                     attempt: 1,
                     error: "no \"space\" left".into(),
+                },
+            ),
+            (
+                Some(0),
+                EventKind::RecordDeadLettered {
+                    partition: orders(0),
+                    offset: 7,
+                    attempt: 10,
+                    error: "no such customer".into(),
                 },
             ),
             (

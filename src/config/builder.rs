@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::config::{
-    Assignment, Isolation, OutOfRange, RetryPolicy, Settings, Source, StartFrom, Workers,
+    Assignment, Isolation, OnExhausted, OutOfRange, RetryPolicy, Settings, Source, StartFrom,
+    Workers,
 };
 use crate::error::Error;
 use crate::event::Event;
@@ -100,6 +101,23 @@ impl Builder {
     /// What happens with a record whose handler fails.
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.settings.retry = retry;
+        self
+    }
+
+    /// The topic for records that nobody could work on: those that failed as
+    /// often as [`RetryPolicy::attempts`] allows, and those of which the handler
+    /// said [`Outcome::dead_letter`](crate::Outcome::dead_letter). Sets
+    /// [`RetryPolicy::on_exhausted`] to [`OnExhausted::DeadLetter`], unless the
+    /// policy is set afterwards. Default: none.
+    ///
+    /// A record is written to the partition with its own number where the topic
+    /// has one, else by its key; its key, value and headers as they are, and
+    /// behind them the headers that Spring Kafka's
+    /// `DeadLetterPublishingRecoverer` gives it. Its offset counts as completed
+    /// when all in-sync replicas have it.
+    pub fn dead_letter(mut self, topic: impl Into<String>) -> Self {
+        self.settings.dead_letter = Some(topic.into());
+        self.settings.retry.on_exhausted = OnExhausted::DeadLetter;
         self
     }
 

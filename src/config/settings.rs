@@ -236,17 +236,66 @@ impl FromStr for Source {
     }
 }
 
-/// How often a failed record is handed over, and how long it waits between.
+/// What becomes of a record that failed as often as the [`RetryPolicy`] allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnExhausted {
+    /// The run ends; the record stays uncommitted and comes again at the next
+    /// start. Nothing is lost and nothing overtaken, until somebody looks.
+    #[default]
+    Stop,
+    /// It is written to the dead-letter topic ([`Settings::dead_letter`]), and
+    /// completed once the broker has it.
+    DeadLetter,
+    /// It is completed all the same, counted and reported as skipped.
+    Skip,
+}
+
+impl OnExhausted {
+    /// Its name in options.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::DeadLetter => "dead-letter",
+            Self::Skip => "skip",
+        }
+    }
+}
+
+impl fmt::Display for OnExhausted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for OnExhausted {
+    type Err = String;
+
+    /// `stop`, `dead-letter` or `skip`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Stop, Self::DeadLetter, Self::Skip]
+            .into_iter()
+            .find(|policy| policy.name() == text)
+            .ok_or_else(|| format!("{text:?}: give stop, dead-letter or skip"))
+    }
+}
+
+/// How often a failed record is handed over, how long it waits between, and
+/// what becomes of it in the end. A panic counts like a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// How often a record is handed over in all, the first time included; then
-    /// the run stops. Default 10.
+    /// How often a record is handed over in all, the first time included.
+    /// Default 10.
     pub attempts: u32,
-    /// Wait before the second time; doubles each time. Default 100 ms.
+    /// Wait before the second time; doubles each time. Each wait is made up to
+    /// a fifth longer or shorter by chance, so that what failed together is not
+    /// tried together (as Kafka's own `ExponentialBackoff`, KIP-580). Default
+    /// 100 ms.
     pub backoff: Duration,
     /// The longest wait. Default 30 s.
     pub max_backoff: Duration,
+    /// What becomes of a record that failed that often. Default: the run stops.
+    pub on_exhausted: OnExhausted,
 }
 
 impl Default for RetryPolicy {
@@ -255,16 +304,21 @@ impl Default for RetryPolicy {
             attempts: 10,
             backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(30),
+            on_exhausted: OnExhausted::default(),
         }
     }
 }
 
 impl RetryPolicy {
-    /// The wait after the `attempt`-th failure (from 1), without jitter.
-    pub(crate) fn delay(&self, attempt: u32) -> Duration {
+    /// The wait after the `attempt`-th failure (from 1). `chance` is from 0 to
+    /// 1, and 0.5 leaves the wait as it is.
+    pub(crate) fn delay(&self, attempt: u32, chance: f64) -> Duration {
+        const JITTER: f64 = 0.2;
         let doublings = attempt.saturating_sub(1).min(31);
         self.backoff
             .saturating_mul(1 << doublings)
+            .min(self.max_backoff)
+            .mul_f64(1.0 + JITTER * (2.0 * chance - 1.0))
             .min(self.max_backoff)
     }
 }
@@ -297,6 +351,10 @@ pub struct Settings {
     pub source: Source,
     /// What happens with a record whose handler fails.
     pub retry: RetryPolicy,
+    /// The topic that records are written to which nobody could work on: by
+    /// [`OnExhausted::DeadLetter`], or because the handler said so. Default:
+    /// none.
+    pub dead_letter: Option<String>,
     /// How often a worker may be replaced in a minute. Default 5.
     pub restart_budget: u32,
     /// How long a revoke waits for the record in hand. Default 5 s.
@@ -346,6 +404,7 @@ impl fmt::Debug for Settings {
             .field("isolation", &self.isolation)
             .field("source", &self.source)
             .field("retry", &self.retry)
+            .field("dead_letter", &self.dead_letter)
             .field("restart_budget", &self.restart_budget)
             .field("revoke_deadline", &self.revoke_deadline)
             .field("stop_deadline", &self.stop_deadline)
@@ -375,6 +434,7 @@ impl Settings {
             isolation: Isolation::default(),
             source: Source::default(),
             retry: RetryPolicy::default(),
+            dead_letter: None,
             restart_budget: 5,
             revoke_deadline: Duration::from_secs(5),
             stop_deadline: Duration::from_secs(25),
@@ -397,6 +457,7 @@ impl Settings {
         self.check_assignment(&mut problems);
         self.check_durations(&mut problems);
         self.check_limits(&mut problems);
+        self.check_dead_letter(&mut problems);
         self.check_source(&mut problems);
         problems.extend(crate::telemetry::names::label_problems(&self.labels));
         problems.extend(crate::kafka::properties::problems(self));
@@ -467,8 +528,7 @@ impl Settings {
                 problems.push(Problem::new(
                     "topics",
                     format!("{topic:?}"),
-                    "Kafka's topic names have 1 to 249 letters, digits, dots, underscores and \
-                     hyphens, and are not . or ..",
+                    TOPIC_NAMES,
                     "correct the name; a pattern begins with ^",
                 ));
             }
@@ -543,6 +603,36 @@ impl Settings {
         }
     }
 
+    fn check_dead_letter(&self, problems: &mut Vec<Problem>) {
+        let Some(topic) = &self.dead_letter else {
+            if self.retry.on_exhausted == OnExhausted::DeadLetter {
+                problems.push(Problem::new(
+                    "on exhausted",
+                    OnExhausted::DeadLetter,
+                    "records that failed too often need a topic that they are written to",
+                    "name it (--dead-letter, or dead_letter()), or choose stop or skip",
+                ));
+            }
+            return;
+        };
+        if !is_legal_topic(topic) {
+            problems.push(Problem::new(
+                "dead letter",
+                format!("{topic:?}"),
+                TOPIC_NAMES,
+                "correct the name",
+            ));
+        }
+        if self.topics.contains(topic) {
+            problems.push(Problem::new(
+                "dead letter",
+                format!("{topic:?}"),
+                "a record that fails would be written to where it was read from, for ever",
+                "name another topic, or read this one in a group of its own",
+            ));
+        }
+    }
+
     fn check_limits(&self, problems: &mut Vec<Problem>) {
         if self.retry.attempts == 0 {
             problems.push(Problem::new(
@@ -570,6 +660,9 @@ impl Settings {
         }
     }
 }
+
+const TOPIC_NAMES: &str = "Kafka's topic names have 1 to 249 letters, digits, dots, underscores \
+                           and hyphens, and are not . or ..";
 
 /// The longest wait that somebody can have meant.
 const LONGEST: Duration = Duration::from_hours(24);
@@ -614,5 +707,30 @@ mod tests {
         assert_eq!(problems[0].setting, "source");
         assert!(problems[0].rule.contains("OAUTHBEARER"), "{problems:?}");
         assert!(problems[0].remedy.contains("--source client"));
+    }
+
+    #[test]
+    fn dead_letters_need_a_topic_that_is_not_read() {
+        let mut settings = Settings::new("localhost:9092", "readers");
+        settings.topics.push("orders".into());
+        settings.retry.on_exhausted = OnExhausted::DeadLetter;
+        let rules = |settings: &Settings| {
+            let problems = settings.problems();
+            let rules = problems
+                .into_iter()
+                .map(|problem| (problem.setting, problem.rule));
+            rules.collect::<Vec<_>>()
+        };
+        let missing = rules(&settings);
+        assert_eq!(missing.len(), 1, "{missing:?}");
+        assert!(missing[0].1.contains("need a topic"), "{missing:?}");
+        for (topic, word) in [("or ders", "letters, digits"), ("orders", "for ever")] {
+            settings.dead_letter = Some(topic.into());
+            let wrong = rules(&settings);
+            assert_eq!(wrong.len(), 1, "{wrong:?}");
+            assert!(wrong[0].1.contains(word), "{wrong:?}");
+        }
+        settings.dead_letter = Some("orders-dead".into());
+        assert_eq!(rules(&settings), []);
     }
 }

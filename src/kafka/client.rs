@@ -125,6 +125,32 @@ pub(super) fn config(
     config
 }
 
+/// What the producer of dead letters is made with: the user's properties, except
+/// those of the membership. A letter is written or has failed within `patience`.
+pub(super) fn producer_config(settings: &Settings, patience: Duration) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("client.id", properties::client_id(settings));
+    // What the broker accepts is the broker's to say.
+    config.set("message.max.bytes", "1000000000");
+    for (name, value) in &settings.properties {
+        if !OF_THE_MEMBER.contains(&name.as_str()) {
+            config.set(name, value);
+        }
+    }
+    let millis = |time: Duration| time.as_millis().max(1).to_string();
+    for (name, value) in [
+        ("bootstrap.servers", settings.bootstrap.clone()),
+        ("enable.idempotence", "true".to_owned()),
+        ("linger.ms", "0".to_owned()),
+        ("message.timeout.ms", millis(patience)),
+        // A topic that is not there is told as that, not as a timeout.
+        ("topic.metadata.propagation.max.ms", millis(patience / 2)),
+    ] {
+        config.set(name, value);
+    }
+    config
+}
+
 /// Makes a client; contacts nobody yet.
 pub(super) fn open<C: ConsumerContext>(
     settings: &Settings,

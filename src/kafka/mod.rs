@@ -25,6 +25,7 @@
 //! | [`client`] | librdkafka's client beside the group, which never joins |
 //! | [`ask_client`] | our questions, put through such a client |
 //! | [`fetch_client`] | partitions, read through such a client |
+//! | [`dead_letters`] | the producer of dead letters |
 //! | [`group`] | the membership: librdkafka's client, which fetches nothing |
 //! | [`properties`] | which raw properties are allowed, and what the client is made with |
 //! | `embedded` | the cluster of the demo and of users' tests (feature `testing`) |
@@ -45,6 +46,7 @@ pub(crate) mod backoff;
 mod client;
 pub(crate) mod cluster;
 pub(crate) mod connection;
+pub(crate) mod dead_letters;
 #[cfg(feature = "testing")]
 pub(crate) mod embedded;
 pub(crate) mod errors;

@@ -252,8 +252,8 @@ pub struct TopicTotals {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct OutcomeTotals {
-    /// `done`, `retried`, `skipped` or `discarded` (completed, but the partition
-    /// was somebody else's by then).
+    /// `done`, `retried`, `dead_lettered`, `skipped` or `discarded` (completed,
+    /// but the partition was somebody else's by then).
     pub outcome: &'static str,
     /// How many records.
     pub records: u64,

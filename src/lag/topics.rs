@@ -22,7 +22,7 @@ use crate::worker::tracker::Tracker;
 const REMEMBER: Duration = Duration::from_mins(5);
 
 /// Outcomes in the order in which they are shown.
-const OUTCOMES: [&str; 4] = ["done", "retried", "skipped", "discarded"];
+const OUTCOMES: [&str; 5] = ["done", "retried", "dead_lettered", "skipped", "discarded"];
 
 /// What the trackers of a partition have counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,19 +38,22 @@ impl Counts {
     fn of(tracker: &Tracker) -> Self {
         let completed = tracker.completed_records();
         let skipped = tracker.skipped_records();
+        let dead_lettered = tracker.dead_lettered_records();
         let discarded = tracker.discarded_records();
         Self {
             records: completed + tracker.in_flight(),
             bytes: tracker.completed_bytes(),
             outcomes: [
-                completed.saturating_sub(skipped).saturating_sub(discarded),
+                completed.saturating_sub(skipped + dead_lettered + discarded),
                 tracker.retried_records(),
+                dead_lettered,
                 skipped,
                 discarded,
             ],
             times: [
                 tracker.times.done.read(),
                 tracker.times.retried.read(),
+                tracker.times.dead_lettered.read(),
                 tracker.times.skipped.read(),
             ],
         }

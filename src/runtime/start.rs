@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::kafka::ask_client::AskClient;
 use crate::kafka::cluster::Cluster;
 use crate::kafka::connection::StopFlag;
+use crate::kafka::dead_letters::KafkaDeadLetters;
 use crate::kafka::group::KafkaGroup;
 use crate::kafka::lookup::{
     ContactError, KafkaEnds, Lookup, LookupStartError, Sinks, StartAnswer, StartQuery, StartRule,
@@ -31,6 +32,7 @@ use crate::runtime::threads::{Common, WorkerThreads};
 use crate::source::client::ClientFactory;
 use crate::source::fetch::FetchFactory;
 use crate::source::{MemoryBudget, SourceFactory};
+use crate::worker::dead_letter::DeadLetters;
 use crate::worker::engine::{BatchLimits, EngineFactory};
 use crate::worker::gate::Gate;
 use crate::worker::tracker::CountBudget;
@@ -62,6 +64,7 @@ pub(crate) fn start(
     // Made before the first contact: what librdkafka refuses is a mistake in
     // the settings, whether or not a broker is there.
     let group = KafkaGroup::new(&settings)?;
+    let dead_letters = KafkaDeadLetters::new(&settings)?;
     let connections = connection_settings(&settings)?;
     let (cluster, bell) = Cluster::new();
     let Some(topics) = contact(&settings, &connections, &clock, &cluster, stop)? else {
@@ -111,6 +114,7 @@ pub(crate) fn start(
         sources: sources(&settings, connections, cluster, &memory, &clock),
         engines: Arc::new(engines),
         retry: settings.retry,
+        dead_letters: dead_letters.map(|letters| Arc::new(letters) as Arc<dyn DeadLetters>),
         count: settings
             .count
             .map(|count| Arc::new(CountBudget::new(count))),

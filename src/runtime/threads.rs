@@ -12,6 +12,7 @@ use crate::handler::WorkerInfo;
 use crate::record::AssignmentEpoch;
 use crate::runtime::events::EventSink;
 use crate::source::{MemoryBudget, SourceFactory};
+use crate::worker::dead_letter::DeadLetters;
 use crate::worker::engine::EngineFactory;
 use crate::worker::gate::Gate;
 use crate::worker::lane::{Failed, LaneStart, ReleaseCause};
@@ -28,6 +29,7 @@ pub(crate) struct Common {
     pub(crate) sources: Arc<dyn SourceFactory>,
     pub(crate) engines: Arc<EngineFactory>,
     pub(crate) retry: RetryPolicy,
+    pub(crate) dead_letters: Option<Arc<dyn DeadLetters>>,
     pub(crate) count: Option<Arc<CountBudget>>,
     pub(crate) memory: Arc<MemoryBudget>,
 }
@@ -66,6 +68,7 @@ impl WorkerThreads {
             sources: Arc::clone(&self.common.sources),
             engines: Arc::clone(&self.common.engines),
             retry: self.common.retry,
+            dead_letters: self.common.dead_letters.clone(),
             count: self.common.count.clone(),
         };
         let thread = std::thread::Builder::new()

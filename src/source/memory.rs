@@ -124,6 +124,11 @@ impl MemoryLog {
         });
     }
 
+    /// Removes one record, as compaction does.
+    pub(crate) fn remove(&self, partition: &TopicPartition, offset: i64) {
+        self.change_partition(partition, |partition| partition.records.remove(&offset));
+    }
+
     /// Removes what is at `end` and above, as an unclean election does.
     pub(crate) fn truncate(&self, partition: &TopicPartition, end: i64) {
         self.change_partition(partition, |partition| {

@@ -221,6 +221,9 @@ impl<H: Handler> RecordEngine for RecordLoop<H> {
                     match outcome {
                         Outcome::Skip { .. } => watch.stop_with(batch.cursor, &times.skipped),
                         Outcome::Retry { .. } => watch.stop_with(batch.cursor, &times.retried),
+                        Outcome::DeadLetter { .. } => {
+                            watch.stop_with(batch.cursor, &times.dead_lettered);
+                        }
                         Outcome::Done | Outcome::Stop { .. } => watch.stop(batch.cursor),
                     }
                     return TurnEnd::Outcome { outcome, attempt };

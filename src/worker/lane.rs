@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::record::{AssignmentEpoch, TopicPartition};
+use crate::worker::dead_letter::Dead;
 use crate::worker::tracker::Tracker;
 
 /// A lane on its way to a worker.
@@ -22,13 +23,16 @@ pub(crate) struct LaneStart {
     pub(crate) failed: Option<Failed>,
 }
 
-/// A record that failed and is handed over again.
+/// A record that failed, and is handed over again or goes to the dead-letter
+/// topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failed {
     pub(crate) offset: i64,
     /// How often it was handed over.
     pub(crate) attempts: u32,
     pub(crate) not_before: Option<Instant>,
+    /// Where it is not handed over any more.
+    pub(crate) dead: Option<Dead>,
 }
 
 /// Why a worker gives a lane back.

@@ -6,9 +6,11 @@
 //! | [`engine`] | what happens per record and per batch |
 //! | [`tracker`] | what is committed |
 //! | [`retry`] | what happens with a record that failed |
+//! | [`dead_letter`] | how a record gets to the dead-letter topic |
 //! | [`mailbox`] | how the member tells a worker |
 //! | [`gate`] | when no record may be started |
 
+pub(crate) mod dead_letter;
 pub(crate) mod engine;
 pub(crate) mod gate;
 pub(crate) mod lane;

@@ -14,18 +14,20 @@ pub(crate) enum Verdict {
 }
 
 /// Decides after the `attempts`-th failure of a record (from 1). `after` is
-/// the wait that the handler asked for, if it did.
+/// the wait that the handler asked for, if it did; `chance` (0 to 1) makes the
+/// policy's own a little longer or shorter.
 pub(crate) fn decide(
     policy: &RetryPolicy,
     attempts: u32,
     after: Option<Duration>,
     now: Instant,
+    chance: f64,
 ) -> Verdict {
     if attempts >= policy.attempts {
         return Verdict::Exhausted;
     }
     Verdict::Again {
-        not_before: now + after.unwrap_or_else(|| policy.delay(attempts)),
+        not_before: now + after.unwrap_or_else(|| policy.delay(attempts, chance)),
     }
 }
 
@@ -38,7 +40,7 @@ mod tests {
     fn the_wait_doubles_up_to_its_limit_and_the_last_attempt_ends_it() {
         let policy = RetryPolicy::default();
         let now = Clock::manual().now();
-        let wait = |attempts, after| match decide(&policy, attempts, after, now) {
+        let wait = |attempts, after| match decide(&policy, attempts, after, now, 0.5) {
             Verdict::Again { not_before } => Some((not_before - now).as_millis()),
             Verdict::Exhausted => None,
         };
@@ -51,6 +53,8 @@ mod tests {
             attempts: u32::MAX,
             ..policy
         };
-        assert_eq!(long.delay(4_000_000_000), Duration::from_secs(30));
+        assert_eq!(long.delay(4_000_000_000, 1.0), Duration::from_secs(30));
+        let by_chance = [0.0, 1.0].map(|chance| policy.delay(1, chance).as_millis());
+        assert_eq!(by_chance, [80, 120], "a fifth to either side");
     }
 }

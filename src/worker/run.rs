@@ -4,9 +4,9 @@
 //! A worker never talks to Kafka's group and never decides who owns what. It
 //! is told by its [`Mailbox`], looks there after every record, and answers by
 //! [`FromWorker`]. It handles what it pulled in place, on its own thread; a
-//! lane that has to wait for a retry is given back to the source, which reads
-//! it again later, so that nothing is held in memory meanwhile and the other
-//! lanes go on.
+//! lane that has to wait for a retry, or for a dead letter to be written, is
+//! given back to the source, which reads it again later, so that nothing is held
+//! in memory meanwhile and the other lanes go on.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -17,13 +17,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use crate::clock::{Clock, Coarse};
-use crate::config::RetryPolicy;
+use crate::config::{OnExhausted, RetryPolicy};
 use crate::event::{ConsumedRange, EventKind};
 use crate::handler::{Outcome, WorkerInfo};
 use crate::record::{AssignmentEpoch, Batch, TopicPartition};
 use crate::report::{StopReason, WorkerStop};
 use crate::runtime::events::EventSink;
 use crate::source::{MAX_PULL_WAIT, Pulled, ReadError, ReadFrom, Source, SourceFactory};
+use crate::worker::dead_letter::{DeadLetters, Delivery};
 use crate::worker::engine::{BatchLimits, Engine, EngineFactory, Turn, TurnEnd, Window};
 use crate::worker::gate::Gate;
 use crate::worker::lane::{Failed, LaneStart, ReleaseCause};
@@ -36,6 +37,10 @@ const TURN: Duration = Duration::from_millis(50);
 
 /// How often a worker that must not start a record looks again.
 const HELD_BACK: Duration = Duration::from_millis(20);
+
+/// A lane whose dead letter is under way is read on only when that is known;
+/// this is for the source, which wants a moment.
+const UNTIL_TOLD: Duration = Duration::from_hours(24);
 
 /// At most that much time lies between two `records_consumed` of a worker.
 const CONSUMED_EVENT_INTERVAL: Duration = Duration::from_millis(250);
@@ -83,6 +88,8 @@ pub(crate) struct WorkerContext {
     pub(crate) sources: Arc<dyn SourceFactory>,
     pub(crate) engines: Arc<EngineFactory>,
     pub(crate) retry: RetryPolicy,
+    /// Where dead letters go, if anywhere.
+    pub(crate) dead_letters: Option<Arc<dyn DeadLetters>>,
     pub(crate) count: Option<Arc<CountBudget>>,
 }
 
@@ -131,13 +138,47 @@ struct Lane {
     consumed: Option<ConsumedRange>,
 }
 
+impl Lane {
+    /// What is under way of it to the dead-letter topic.
+    fn delivery(&self) -> Option<&Arc<Delivery>> {
+        self.failed.as_ref()?.dead.as_ref()?.delivery.as_ref()
+    }
+
+    /// The record that failed is done with.
+    fn recovers(&mut self) {
+        self.failed = None;
+        self.start.tracker.waits_no_more();
+    }
+}
+
+/// Records of a lane that have one outcome: one, or a batch.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    first: i64,
+    last: i64,
+    records: u64,
+}
+
+impl Span {
+    fn one(offset: i64) -> Self {
+        Self {
+            first: offset,
+            last: offset,
+            records: 1,
+        }
+    }
+}
+
 /// One worker between two steps of its loop.
 pub(crate) struct Worker {
     context: WorkerContext,
     engine: Engine,
     source: Box<dyn Source>,
     lanes: HashMap<AssignmentEpoch, Lane>,
+    /// The lanes whose dead letters are under way.
+    writing: Vec<AssignmentEpoch>,
     consumed_reported: Coarse,
+    random: fastrand::Rng,
 }
 
 impl Worker {
@@ -163,7 +204,9 @@ impl Worker {
             engine,
             source,
             lanes: HashMap::new(),
+            writing: Vec::new(),
             consumed_reported,
+            random: fastrand::Rng::new(),
         })
     }
 
@@ -185,6 +228,9 @@ impl Worker {
                         .unwrap_or(WorkerExit::Asked),
                 );
             }
+        }
+        if let Some(exit) = self.take_deliveries() {
+            return Some(exit);
         }
         let deadline = self.pull_deadline();
         let end = match self.source.next(deadline) {
@@ -279,20 +325,24 @@ impl Worker {
                 until: start.until,
                 paused: start.paused,
             });
-            if let Some(not_before) = start.failed.as_ref().and_then(|failed| failed.not_before) {
-                self.source
-                    .rewind(start.epoch, start.offset, Some(not_before));
+            let (epoch, offset, failed) = (start.epoch, start.offset, start.failed.clone());
+            let lane = Lane {
+                start,
+                failed,
+                window: Window::default(),
+                consumed: None,
+            };
+            let mut not_before = lane.failed.as_ref().and_then(|failed| failed.not_before);
+            if let Some(delivery) = lane.delivery() {
+                // Sent by the worker that had the lane before.
+                delivery.set_waker(self.source.waker());
+                self.writing.push(epoch);
+                not_before = Some(self.context.clock.now() + UNTIL_TOLD);
             }
-            let failed = start.failed.clone();
-            self.lanes.insert(
-                start.epoch,
-                Lane {
-                    start,
-                    failed,
-                    window: Window::default(),
-                    consumed: None,
-                },
-            );
+            if not_before.is_some() {
+                self.source.rewind(epoch, offset, not_before);
+            }
+            self.lanes.insert(epoch, lane);
         }
         Ok(())
     }
@@ -302,6 +352,13 @@ impl Worker {
         epochs: Vec<AssignmentEpoch>,
         cause: ReleaseCause,
     ) -> Result<(), WorkerExit> {
+        match cause {
+            ReleaseCause::Revoked => self.await_deliveries(&epochs),
+            ReleaseCause::Lost => self.recall_deliveries(&epochs),
+            // They go with their lanes, or nobody wants to know.
+            ReleaseCause::Moved | ReleaseCause::Repositioned => {}
+        }
+        self.writing.retain(|epoch| !epochs.contains(epoch));
         self.report_consumed(true);
         let mut partitions = Vec::new();
         let mut freed = Vec::new();
@@ -369,6 +426,20 @@ impl Worker {
         lane.start
             .tracker
             .saw_ends(batch.end_offset, batch.log_start, batch.fetched_at);
+        if let Some(through) = lane
+            .failed
+            .as_ref()
+            .and_then(|failed| failed.dead.as_ref())
+            .map(|dead| dead.through)
+        {
+            let begins_at = batch.entries.get(batch.cursor).map(|entry| entry.offset);
+            if begins_at.unwrap_or(batch.next_offset) <= through {
+                self.write_dead_letter(batch);
+                return None;
+            }
+            // Compaction was faster: the rest of what failed is not there.
+            lane.recovers();
+        }
         if let Some(limits) = self.context.engines.batch_limits() {
             let epoch = batch.epoch;
             lane.window.push(batch, self.context.clock.coarse());
@@ -464,13 +535,13 @@ impl Worker {
                     .map_or(batch.next_offset, |e| e.offset);
                 let epoch = batch.epoch;
                 if let Outcome::Skip { reason } = outcome {
-                    self.skip(epoch, offset, attempt, reason);
+                    self.skip(epoch, Span::one(offset), attempt, reason);
                     batch.cursor += 1;
                     self.source.put_back(batch);
                     return None;
                 }
                 self.source.recycle(batch);
-                self.failed(epoch, offset, attempt, outcome)
+                self.failed(epoch, Span::one(offset), attempt, outcome)
             }
             Err(message) => {
                 let offset = batch
@@ -479,45 +550,59 @@ impl Worker {
                     .map_or(batch.next_offset, |e| e.offset);
                 let epoch = batch.epoch;
                 self.source.recycle(batch);
-                Some(self.panicked(epoch, offset, message))
+                Some(self.panicked(epoch, Span::one(offset), message))
             }
         }
     }
 
-    fn skip(&mut self, epoch: AssignmentEpoch, offset: i64, attempt: u32, reason: String) {
+    fn skip(&mut self, epoch: AssignmentEpoch, span: Span, attempt: u32, reason: String) {
         let Some(lane) = self.lanes.get_mut(&epoch) else {
             return;
         };
-        lane.start.tracker.completed(offset);
-        lane.start.tracker.skipped(1);
-        lane.failed = None;
-        // It was handed over and will not be again: it takes its part of the
-        // count, which the turn gave back because it was not done.
-        if let Some(count) = &self.context.count {
-            count.take(1);
-        }
-        note_consumed(lane, 1, offset, offset);
-        let partition = lane.start.partition.clone();
+        lane.start.tracker.skipped(span.records);
+        lane.recovers();
+        self.completed(epoch, span);
+        let Some(lane) = self.lanes.get(&epoch) else {
+            return;
+        };
         self.event(EventKind::RecordSkipped {
-            partition,
-            offset,
+            partition: lane.start.partition.clone(),
+            offset: span.first,
             attempt,
             error: reason,
         });
     }
 
-    /// A handler said retry or stop.
+    /// Records are completed that a turn gave back because they were not done.
+    fn completed(&mut self, epoch: AssignmentEpoch, span: Span) {
+        let Some(lane) = self.lanes.get_mut(&epoch) else {
+            return;
+        };
+        lane.start.tracker.batch_completed(span.records, span.last);
+        // They were handed over and will not be again: they take their part of
+        // the count.
+        if let Some(count) = &self.context.count {
+            count.take(usize::try_from(span.records).unwrap_or(usize::MAX));
+        }
+        note_consumed(lane, span.records, span.first, span.last);
+    }
+
+    /// A handler said retry, dead-letter or stop.
     fn failed(
         &mut self,
         epoch: AssignmentEpoch,
-        offset: i64,
+        span: Span,
         attempts: u32,
         outcome: Outcome,
     ) -> Option<WorkerExit> {
         let lane = self.lanes.get_mut(&epoch)?;
         let partition = lane.start.partition.clone();
+        let offset = span.first;
         let (after, error) = match outcome {
             Outcome::Retry { after, reason } => (after, reason),
+            Outcome::DeadLetter { reason } => {
+                return self.dead_letter(epoch, span, attempts, reason);
+            }
             Outcome::Stop { reason } => {
                 let stop = StopReason::HandlerStop {
                     partition,
@@ -533,6 +618,7 @@ impl Worker {
             attempts,
             after,
             self.context.clock.now(),
+            self.random.f64(),
         ) {
             Verdict::Again { not_before } => {
                 lane.start.tracker.retries();
@@ -540,6 +626,7 @@ impl Worker {
                     offset,
                     attempts,
                     not_before: Some(not_before),
+                    dead: None,
                 });
                 self.source.rewind(epoch, offset, Some(not_before));
                 self.event(EventKind::RecordRetried {
@@ -550,31 +637,50 @@ impl Worker {
                 });
                 None
             }
-            Verdict::Exhausted => {
-                lane.failed = Some(Failed {
-                    offset,
-                    attempts,
-                    not_before: None,
-                });
-                let stop = StopReason::RetriesExhausted {
-                    partition,
-                    offset,
-                    attempts,
-                    error,
-                };
-                Some(WorkerExit::EndsRun(stop, WorkerStop::RetriesExhausted))
-            }
+            Verdict::Exhausted => match self.context.retry.on_exhausted {
+                OnExhausted::Stop => self.exhausted(epoch, offset, attempts, error),
+                OnExhausted::DeadLetter => self.dead_letter(epoch, span, attempts, error),
+                OnExhausted::Skip => {
+                    self.skip(epoch, span, attempts, error);
+                    self.source.rewind(epoch, span.last + 1, None);
+                    None
+                }
+            },
         }
     }
 
+    /// Nothing more can be done about a record: the run ends before it.
+    fn exhausted(
+        &mut self,
+        epoch: AssignmentEpoch,
+        offset: i64,
+        attempts: u32,
+        error: String,
+    ) -> Option<WorkerExit> {
+        let lane = self.lanes.get_mut(&epoch)?;
+        lane.failed = Some(Failed {
+            offset,
+            attempts,
+            not_before: None,
+            dead: None,
+        });
+        let stop = StopReason::RetriesExhausted {
+            partition: lane.start.partition.clone(),
+            offset,
+            attempts,
+            error,
+        };
+        Some(WorkerExit::EndsRun(stop, WorkerStop::RetriesExhausted))
+    }
+
     /// The handler panicked: a failed record, and the end of this worker.
-    fn panicked(&mut self, epoch: AssignmentEpoch, offset: i64, message: String) -> WorkerExit {
+    fn panicked(&mut self, epoch: AssignmentEpoch, span: Span, message: String) -> WorkerExit {
         let attempts = match self.lanes.get(&epoch).and_then(|lane| lane.failed.as_ref()) {
-            Some(failed) if failed.offset == offset => failed.attempts.saturating_add(1),
+            Some(failed) if failed.offset == span.first => failed.attempts.saturating_add(1),
             _ => 1,
         };
         let error = format!("the handler panicked: {message}");
-        match self.failed(epoch, offset, attempts, Outcome::retry(error)) {
+        match self.failed(epoch, span, attempts, Outcome::retry(error)) {
             Some(exit) => exit,
             None => WorkerExit::Failed(WorkerStop::HandlerPanicked(message)),
         }
@@ -680,6 +786,7 @@ impl Worker {
             Ok(Outcome::Done) => times.done.add(1, took),
             Ok(Outcome::Skip { .. }) => times.skipped.add(1, took),
             Ok(Outcome::Retry { .. }) => times.retried.add(1, took),
+            Ok(Outcome::DeadLetter { .. }) => times.dead_lettered.add(1, took),
             Ok(Outcome::Stop { .. }) | Err(_) => {}
         }
         match outcome {
@@ -711,6 +818,11 @@ impl Worker {
                 None
             }
             other => {
+                let span = Span {
+                    first,
+                    last,
+                    records: allowed as u64,
+                };
                 lane.start.tracker.turn_ends(0);
                 if let Some(count) = &self.context.count {
                     count.give_back(allowed);
@@ -721,8 +833,8 @@ impl Worker {
                     self.source.recycle(piece);
                 }
                 match other {
-                    Ok(outcome) => self.failed(epoch, first, attempt, outcome),
-                    Err(message) => Some(self.panicked(epoch, first, message)),
+                    Ok(outcome) => self.failed(epoch, span, attempt, outcome),
+                    Err(message) => Some(self.panicked(epoch, span, message)),
                 }
             }
         }
@@ -791,6 +903,11 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
+mod letters;
+
+#[cfg(test)]
+mod exhausted_tests;
+
 #[cfg(test)]
 mod tests {
     use crossbeam_channel::bounded;
@@ -845,6 +962,7 @@ mod tests {
             sources: Arc::new(Breaks),
             engines: Arc::new(EngineFactory::per_record(|_| |_: &Record<'_>| ())),
             retry: RetryPolicy::default(),
+            dead_letters: None,
             count: None,
         });
         let Ok(FromWorker::Exited { worker, exit, .. }) = from_worker.try_recv() else {

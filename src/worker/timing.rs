@@ -95,6 +95,7 @@ impl CallTimes {
 pub(crate) struct HandlerTimes {
     pub(crate) done: CallTimes,
     pub(crate) retried: CallTimes,
+    pub(crate) dead_lettered: CallTimes,
     pub(crate) skipped: CallTimes,
 }
 
@@ -103,6 +104,7 @@ impl HandlerTimes {
         Self {
             done: CallTimes::new(),
             retried: CallTimes::new(),
+            dead_lettered: CallTimes::new(),
             skipped: CallTimes::new(),
         }
     }

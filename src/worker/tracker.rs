@@ -45,6 +45,7 @@ pub(crate) struct Tracker {
     /// Records that are in a handler now, when they are handed over in batches.
     in_hand: AtomicU64,
     skipped: AtomicU64,
+    dead_lettered: AtomicU64,
     retried: AtomicU64,
     /// Bytes of the records that were completed.
     bytes: AtomicU64,
@@ -126,6 +127,7 @@ impl Tracker {
             asked: Ends::new(),
             in_hand: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
+            dead_lettered: AtomicU64::new(0),
             retried: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             given_up_at: AtomicU64::new(NOT_GIVEN_UP),
@@ -250,12 +252,27 @@ impl Tracker {
     /// The record in hand failed and is handed over again after a wait.
     pub(crate) fn retries(&self) {
         add(&self.retried, 1);
+        self.begins_to_wait();
+    }
+
+    /// The record in hand waits for something, and is in no handler meanwhile.
+    pub(crate) fn begins_to_wait(&self) {
         self.waits.store(true, Ordering::Relaxed);
     }
 
     /// Of the completed records, so many more were skipped.
     pub(crate) fn skipped(&self, records: u64) {
         add(&self.skipped, records);
+    }
+
+    /// Of the completed records, one more is in the dead-letter topic.
+    pub(crate) fn dead_lettered(&self) {
+        add(&self.dead_lettered, 1);
+    }
+
+    /// The record that failed is done with: nothing waits any more.
+    pub(crate) fn waits_no_more(&self) {
+        self.waits.store(false, Ordering::Relaxed);
     }
 
     pub(crate) fn set_paused(&self, paused: bool) {
@@ -330,6 +347,10 @@ impl Tracker {
 
     pub(crate) fn skipped_records(&self) -> u64 {
         self.skipped.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn dead_lettered_records(&self) -> u64 {
+        self.dead_lettered.load(Ordering::Relaxed)
     }
 
     pub(crate) fn retried_records(&self) -> u64 {

@@ -972,6 +972,7 @@ fn s14_a_worker_that_is_replaced_gets_its_lanes_back_and_the_failed_record_with_
         offset: 10,
         attempts: 3,
         not_before: None,
+        dead: None,
     };
     let epoch = bench.epoch_of(0);
     bench.workers.remove(&worker);

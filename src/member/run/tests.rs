@@ -345,6 +345,7 @@ impl Scene {
                 permits: permitted.clone(),
             })),
             retry: settings.retry,
+            dead_letters: None,
             count: None,
             memory: Arc::new(MemoryBudget::new(1 << 20)),
         });
