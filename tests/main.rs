@@ -25,6 +25,7 @@ mod command_run;
 mod commits;
 mod contact;
 mod crashes;
+mod dead_letters;
 mod faults;
 mod flow;
 mod growth;

@@ -141,17 +141,27 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "SOURCE")]
     pub(crate) source: Option<String>,
 
-    /// discard, print or sleep=DUR [default: discard]
+    /// discard, print, sleep=DUR, or exec=COMMAND: a child per worker that takes a record as a
+    /// line of JSON and answers done, retry, dead-letter, skip or stop [default: discard]
     #[arg(long)]
     pub(crate) handler: Option<String>,
 
-    /// How often a failing record is tried before the run stops [default: 10]
+    /// How often a failing record is tried in all [default: 10]
     #[arg(long, value_name = "N")]
     pub(crate) retry_attempts: Option<String>,
 
     /// Wait before the second time; doubles up to 30s [default: 100ms]
     #[arg(long, value_name = "DUR")]
     pub(crate) retry_backoff: Option<String>,
+
+    /// Topic for records that failed that often, or that the handler gives up
+    #[arg(long, value_name = "TOPIC")]
+    pub(crate) dead_letter: Option<String>,
+
+    /// What becomes of records that failed that often: stop (the run), dead-letter or skip
+    /// [default: dead-letter where there is a topic for it, else stop]
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) on_exhausted: Option<String>,
 
     /// Without the group protocol: take partitions p where p mod N = I
     #[arg(long, value_name = "static")]
@@ -343,6 +353,8 @@ impl RunArgs {
             handler: self.handler.or(file.handler),
             retry_attempts: self.retry_attempts.or(file.retry_attempts),
             retry_backoff: self.retry_backoff.or(file.retry_backoff),
+            dead_letter: self.dead_letter.or(file.dead_letter),
+            on_exhausted: self.on_exhausted.or(file.on_exhausted),
             assign: self.assign.or(file.assign),
             index: self.index.or(file.index),
             of: self.of.or(file.of),

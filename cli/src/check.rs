@@ -37,6 +37,9 @@ struct Effective<'a> {
     on_out_of_range: &'static str,
     retry_attempts: u32,
     retry_backoff: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dead_letter: Option<&'a str>,
+    on_exhausted: &'static str,
     drain: String,
     timeout: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,6 +118,8 @@ impl<'a> From<&'a RunPlan> for Effective<'a> {
             on_out_of_range: settings.on_out_of_range.name(),
             retry_attempts: settings.retry.attempts,
             retry_backoff: show_duration(settings.retry.backoff),
+            dead_letter: settings.dead_letter.as_deref(),
+            on_exhausted: settings.retry.on_exhausted.name(),
             drain: show_duration(settings.stop_deadline),
             timeout: show_duration(settings.contact_timeout),
             count: settings.count,

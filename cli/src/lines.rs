@@ -54,6 +54,49 @@ struct RecordObject<'a> {
     value: Option<Bytes<'a>>,
 }
 
+/// A record for another program: all of it.
+#[derive(Serialize)]
+struct WholeRecord<'a> {
+    topic: &'a str,
+    partition: i32,
+    offset: i64,
+    timestamp: Option<i64>,
+    key: Option<Bytes<'a>>,
+    value: Option<Bytes<'a>>,
+    /// In their order; names may repeat.
+    headers: Vec<WholeHeader<'a>>,
+    attempt: u32,
+}
+
+#[derive(Serialize)]
+struct WholeHeader<'a> {
+    key: Bytes<'a>,
+    value: Option<Bytes<'a>>,
+}
+
+/// Appends a record as one line of JSON with everything that it has.
+pub(crate) fn append_for_command(line: &mut Vec<u8>, record: &Record<'_>) {
+    let whole = WholeRecord {
+        topic: record.topic(),
+        partition: record.partition(),
+        offset: record.offset(),
+        timestamp: record.timestamp_ms(),
+        key: record.key().map(Bytes),
+        value: record.value().map(Bytes),
+        headers: record
+            .headers()
+            .map(|header| WholeHeader {
+                key: Bytes(header.name),
+                value: header.value.map(Bytes),
+            })
+            .collect(),
+        attempt: record.attempt(),
+    };
+    // Writing to memory cannot fail, nor can serialising these types.
+    let _ = serde_json::to_writer(&mut *line, &whole);
+    line.push(b'\n');
+}
+
 /// Where a record lies and what it holds.
 #[derive(Clone, Copy, Debug)]
 struct Parts<'a> {

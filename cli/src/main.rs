@@ -9,6 +9,7 @@ mod args;
 mod check;
 mod demo;
 mod events;
+mod exec;
 mod exit;
 mod file;
 mod lines;

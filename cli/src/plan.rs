@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use keepup::{Assignment, OutOfRange, Settings, Source, StartFrom, Workers};
+use keepup::{Assignment, OnExhausted, OutOfRange, Settings, Source, StartFrom, Workers};
 
 use crate::args::{ClusterArgs, DemoArgs, OutputArgs, PerfArgs, RunArgs};
 use crate::file::{self, FileArgs};
@@ -125,6 +125,8 @@ pub(crate) fn run(cluster: &ClusterArgs, args: &RunArgs) -> Result<RunPlan, Vec<
         args.retry_backoff.as_deref(),
         settings.retry.backoff,
     );
+    settings.dead_letter.clone_from(&args.dead_letter);
+    settings.retry.on_exhausted = reader.on_exhausted(args);
     settings.stop_deadline =
         reader.duration("drain", args.drain.as_deref(), settings.stop_deadline);
     settings.listen = reader.listen(args.listen.as_deref());
@@ -149,7 +151,7 @@ pub(crate) fn run(cluster: &ClusterArgs, args: &RunArgs) -> Result<RunPlan, Vec<
     });
     settings.on_out_of_range = reader.out_of_range(args.on_out_of_range.as_deref());
     let handler = reader.handler(args.handler.as_deref());
-    let events = reader.events(args, handler);
+    let events = reader.events(args, &handler);
     reader.library(&settings);
     reader.finish(RunPlan {
         settings,
@@ -312,6 +314,26 @@ impl Reader {
         })
     }
 
+    /// Who names a topic for dead letters wants them written.
+    fn on_exhausted(&mut self, args: &RunArgs) -> OnExhausted {
+        let default = match args.dead_letter {
+            Some(_) => OnExhausted::DeadLetter,
+            None => OnExhausted::Stop,
+        };
+        let Some(text) = args.on_exhausted.as_deref() else {
+            return default;
+        };
+        text.parse().unwrap_or_else(|_| {
+            self.wrong(
+                "on-exhausted",
+                text,
+                "this is stop, dead-letter or skip",
+                "give one of them; stop loses nothing",
+            );
+            default
+        })
+    }
+
     fn listen(&mut self, text: Option<&str>) -> Option<SocketAddr> {
         let text = text?;
         values::listen(text).unwrap_or_else(|wrong| {
@@ -394,7 +416,7 @@ impl Reader {
         }
     }
 
-    fn events(&mut self, args: &RunArgs, handler: HandlerKind) -> bool {
+    fn events(&mut self, args: &RunArgs, handler: &HandlerKind) -> bool {
         let events = match args.events.as_deref() {
             None => false,
             Some("json") => true,
@@ -403,7 +425,7 @@ impl Reader {
                 true
             }
         };
-        if events && handler == HandlerKind::Print {
+        if events && *handler == HandlerKind::Print {
             self.wrong(
                 "handler",
                 "print",

@@ -52,6 +52,8 @@ fn option_name(setting: &str) -> &str {
         "assign static index" => "index",
         "retry attempts" => "retry-attempts",
         "retry backoff" => "retry-backoff",
+        "dead letter" => "dead-letter",
+        "on exhausted" => "on-exhausted",
         "stop deadline" => "drain",
         "contact timeout" => "timeout",
         "stuck after" => "stuck-after",

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use keepup::{BatchHandler, Builder, Handler, Outcome, Record, Records, Report, WorkerInfo};
 
+use crate::exec::{Children, Exec};
 use crate::exit::{Ending, Failure};
 use crate::lines::Format;
 use crate::output::{self, Output};
@@ -50,7 +51,7 @@ fn work(
     how: OutputPlan,
     output: &Arc<Output>,
 ) -> Result<Report, keepup::Error> {
-    let format = match (plan.handler, how.json) {
+    let format = match (&plan.handler, how.json) {
         (HandlerKind::Print, true) => Some(Format::Json),
         (HandlerKind::Print, false) => Some(Format::Text),
         _ if plan.records => Some(Format::Event),
@@ -65,11 +66,24 @@ fn work(
             lines: Vec::new(),
         }
     };
-    match (plan.handler, format) {
-        (HandlerKind::Sleep(sleep), _) => builder.run(move |worker| Sleeper {
+    match (&plan.handler, format) {
+        (&HandlerKind::Sleep(sleep), _) => builder.run(move |worker| Sleeper {
             sleep,
             printer: printer(worker),
         }),
+        (HandlerKind::Exec(command), _) => {
+            let children = Arc::new(Children::default());
+            let report = builder.run({
+                let (command, children) = (command.clone(), Arc::clone(&children));
+                let (output, records) = (Arc::clone(output), plan.records);
+                move |info: WorkerInfo| {
+                    let (command, children) = (command.clone(), Arc::clone(&children));
+                    Exec::new(command, children, Arc::clone(&output), info.worker, records)
+                }
+            });
+            children.kill_all();
+            report
+        }
         (HandlerKind::Discard | HandlerKind::Print, Some(_)) => {
             builder.run_batches(BATCH, Duration::ZERO, printer)
         }
@@ -106,7 +120,7 @@ fn stop_if_unusable(output: &Output) -> Outcome {
     }
 }
 
-fn closed() -> Outcome {
+pub(crate) fn closed() -> Outcome {
     Outcome::stop("stdout cannot be written any more")
 }
 

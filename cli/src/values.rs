@@ -17,11 +17,13 @@ pub(crate) struct Wrong {
 }
 
 /// What is done with a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HandlerKind {
     Discard,
     Print,
     Sleep(Duration),
+    /// A command for the shell.
+    Exec(String),
 }
 
 impl FromStr for HandlerKind {
@@ -31,10 +33,13 @@ impl FromStr for HandlerKind {
         match text {
             "discard" => Ok(Self::Discard),
             "print" => Ok(Self::Print),
-            other => match other.strip_prefix("sleep=") {
-                Some(time) => duration(time).map(Self::Sleep),
-                None => Err(Wrong {
-                    rule: "a handler is discard, print or sleep=DUR",
+            other => match other.split_once('=') {
+                Some(("sleep", time)) => duration(time).map(Self::Sleep),
+                Some(("exec", command)) if !command.trim().is_empty() => {
+                    Ok(Self::Exec(command.to_owned()))
+                }
+                _ => Err(Wrong {
+                    rule: "a handler is discard, print, sleep=DUR or exec=COMMAND",
                     remedy: "give one of them, or leave it out for discard",
                 }),
             },
@@ -48,6 +53,7 @@ impl fmt::Display for HandlerKind {
             Self::Discard => f.write_str("discard"),
             Self::Print => f.write_str("print"),
             Self::Sleep(time) => write!(f, "sleep={}", show_duration(*time)),
+            Self::Exec(command) => write!(f, "exec={command}"),
         }
     }
 }
@@ -217,10 +223,12 @@ mod tests {
 
     #[test]
     fn handlers_are_read_and_shown_alike() {
-        for text in ["discard", "print", "sleep=5ms"] {
+        for text in ["discard", "print", "sleep=5ms", "exec=./work --in a=b"] {
             assert_eq!(text.parse::<HandlerKind>().unwrap().to_string(), text);
         }
-        for text in ["", "sleep", "sleep=", "sleep=5", "exec=cat"] {
+        for text in [
+            "", "sleep", "sleep=", "sleep=5", "exec", "exec= ", "run=cat",
+        ] {
             assert!(text.parse::<HandlerKind>().is_err(), "{text:?} was taken");
         }
     }

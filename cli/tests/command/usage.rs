@@ -29,7 +29,7 @@ fn every_wrong_option_of_a_run_is_told_at_once() {
             "--from",
             "yesterday",
             "--handler",
-            "exec=cat",
+            "run=cat",
             "--retry-attempts",
             "0",
             "--listen",
@@ -92,7 +92,7 @@ fn wrong_usage_of_any_kind_ends_with_2() {
 
 #[test]
 fn what_is_not_there_yet_is_not_accepted() {
-    for option in ["--model", "--order", "--dead-letter"] {
+    for option in ["--model", "--order"] {
         let stderr = refused(&["run", option, "x"]);
         assert!(stderr.contains("unexpected argument"), "{stderr}");
     }
