@@ -184,7 +184,7 @@ fn a_retry_with_back_off_does_not_hold_up_the_other_partitions_of_its_worker() {
     let kafka = kafka!(shared);
     topic_of_numbers(kafka, "retry-others", 3, 100);
     let (events, finished) = (Events::default(), Tally::default());
-    let backoff = Duration::from_secs(2);
+    let backoff = Duration::from_secs(3);
     let failing = Arc::new(AtomicBool::new(true));
     let handle = builder(kafka, "retry-others", "retry-others", &events)
         .workers(Workers::Fixed(1))
@@ -206,13 +206,15 @@ fn a_retry_with_back_off_does_not_hold_up_the_other_partitions_of_its_worker() {
         .expect("the run starts");
     wait_for(SOON, "the failure", || !failing.load(Ordering::Relaxed));
     let failed = Instant::now();
-    finished.await_len(backoff, 210);
+    // By chance the wait is up to a fifth shorter or longer.
+    let shortest = backoff.mul_f32(0.8);
+    finished.await_len(shortest, 210);
     assert_eq!(finished.of(0).len(), 10, "partition 0 waits");
-    assert!(failed.elapsed() < backoff, "the others did not");
+    assert!(failed.elapsed() < shortest, "the others did not");
     finished.await_each(SOON, 3, 100);
     let waited = failed.elapsed();
     assert!(
-        (backoff.mul_f32(0.9)..backoff + SLACK).contains(&waited),
+        (backoff.mul_f32(0.75)..backoff.mul_f32(1.2) + SLACK).contains(&waited),
         "{waited:?}"
     );
     handle.stop();

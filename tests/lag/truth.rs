@@ -401,7 +401,7 @@ fn s46_lag_is_the_brokers_where_a_partition_is_paused_its_handler_hangs_or_its_w
     let (events, finished, door) = (Events::default(), Tally::default(), Door::default());
     let mut retry = RetryPolicy::default();
     // What failed waits for longer than this test.
-    (retry.backoff, retry.max_backoff) = (PATIENT, PATIENT);
+    (retry.backoff, retry.max_backoff) = (2 * PATIENT, 2 * PATIENT);
     let handle = builder(kafka, name, name, &events)
         .workers(Workers::Fixed(4))
         .property("auto.commit.interval.ms", "100")
