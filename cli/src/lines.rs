@@ -57,12 +57,8 @@ struct RecordObject<'a> {
 /// A record for another program: all of it.
 #[derive(Serialize)]
 struct WholeRecord<'a> {
-    topic: &'a str,
-    partition: i32,
-    offset: i64,
-    timestamp: Option<i64>,
-    key: Option<Bytes<'a>>,
-    value: Option<Bytes<'a>>,
+    #[serde(flatten)]
+    record: RecordObject<'a>,
     /// In their order; names may repeat.
     headers: Vec<WholeHeader<'a>>,
     attempt: u32,
@@ -77,12 +73,7 @@ struct WholeHeader<'a> {
 /// Appends a record as one line of JSON with everything that it has.
 pub(crate) fn append_for_command(line: &mut Vec<u8>, record: &Record<'_>) {
     let whole = WholeRecord {
-        topic: record.topic(),
-        partition: record.partition(),
-        offset: record.offset(),
-        timestamp: record.timestamp_ms(),
-        key: record.key().map(Bytes),
-        value: record.value().map(Bytes),
+        record: Parts::of(record).into(),
         headers: record
             .headers()
             .map(|header| WholeHeader {
@@ -108,22 +99,36 @@ struct Parts<'a> {
     value: Option<&'a [u8]>,
 }
 
+impl<'a> Parts<'a> {
+    fn of(record: &Record<'a>) -> Self {
+        Self {
+            topic: record.topic(),
+            partition: record.partition(),
+            offset: record.offset(),
+            timestamp: record.timestamp_ms(),
+            key: record.key(),
+            value: record.value(),
+        }
+    }
+}
+
+impl<'a> From<Parts<'a>> for RecordObject<'a> {
+    fn from(parts: Parts<'a>) -> Self {
+        Self {
+            topic: parts.topic,
+            partition: parts.partition,
+            offset: parts.offset,
+            timestamp: parts.timestamp,
+            key: parts.key.map(Bytes),
+            value: parts.value.map(Bytes),
+        }
+    }
+}
+
 impl Format {
     /// Appends a record's line; `now` and `worker` are for events.
     pub(crate) fn append(self, line: &mut Vec<u8>, record: &Record<'_>, worker: usize, now: i64) {
-        self.append_parts(
-            line,
-            Parts {
-                topic: record.topic(),
-                partition: record.partition(),
-                offset: record.offset(),
-                timestamp: record.timestamp_ms(),
-                key: record.key(),
-                value: record.value(),
-            },
-            worker,
-            now,
-        );
+        self.append_parts(line, Parts::of(record), worker, now);
     }
 
     fn append_parts(self, line: &mut Vec<u8>, parts: Parts<'_>, worker: usize, now: i64) {
@@ -142,17 +147,7 @@ impl Format {
                     value: parts.value.map(Bytes),
                 },
             ),
-            Self::Json => serde_json::to_writer(
-                &mut *line,
-                &RecordObject {
-                    topic: parts.topic,
-                    partition: parts.partition,
-                    offset: parts.offset,
-                    timestamp: parts.timestamp,
-                    key: parts.key.map(Bytes),
-                    value: parts.value.map(Bytes),
-                },
-            ),
+            Self::Json => serde_json::to_writer(&mut *line, &RecordObject::from(parts)),
             Self::Text => {
                 let place = format!("{}-{}@{}", parts.topic, parts.partition, parts.offset);
                 line.extend_from_slice(place.as_bytes());

@@ -236,19 +236,31 @@ impl Reader {
         })
     }
 
-    fn source(&mut self, text: Option<&str>) -> Source {
-        let Some(text) = text else {
-            return Source::default();
-        };
+    /// One of a few words, or the default where none was given or it is none of
+    /// them.
+    fn choice<T: FromStr>(
+        &mut self,
+        setting: &str,
+        text: Option<&str>,
+        default: T,
+        rule: &str,
+        remedy: &str,
+    ) -> T {
+        let Some(text) = text else { return default };
         text.parse().unwrap_or_else(|_| {
-            self.wrong(
-                "source",
-                text,
-                "records are read through connections of our own, or through librdkafka",
-                "give fetch or client, or leave it out",
-            );
-            Source::default()
+            self.wrong(setting, text, rule, remedy);
+            default
         })
+    }
+
+    fn source(&mut self, text: Option<&str>) -> Source {
+        self.choice(
+            "source",
+            text,
+            Source::default(),
+            "records are read through connections of our own, or through librdkafka",
+            "give fetch or client, or leave it out",
+        )
     }
 
     fn handler(&mut self, text: Option<&str>) -> HandlerKind {
@@ -301,17 +313,13 @@ impl Reader {
     }
 
     fn out_of_range(&mut self, text: Option<&str>) -> OutOfRange {
-        let default = OutOfRange::default();
-        let Some(text) = text else { return default };
-        text.parse().unwrap_or_else(|_| {
-            self.wrong(
-                "on-out-of-range",
-                text,
-                "this is earliest, latest or stop",
-                "give one of them; earliest skips nothing that is there",
-            );
-            default
-        })
+        self.choice(
+            "on-out-of-range",
+            text,
+            OutOfRange::default(),
+            "this is earliest, latest or stop",
+            "give one of them; earliest skips nothing that is there",
+        )
     }
 
     /// Who names a topic for dead letters wants them written.
@@ -320,18 +328,13 @@ impl Reader {
             Some(_) => OnExhausted::DeadLetter,
             None => OnExhausted::Stop,
         };
-        let Some(text) = args.on_exhausted.as_deref() else {
-            return default;
-        };
-        text.parse().unwrap_or_else(|_| {
-            self.wrong(
-                "on-exhausted",
-                text,
-                "this is stop, dead-letter or skip",
-                "give one of them; stop loses nothing",
-            );
-            default
-        })
+        self.choice(
+            "on-exhausted",
+            args.on_exhausted.as_deref(),
+            default,
+            "this is stop, dead-letter or skip",
+            "give one of them; stop loses nothing",
+        )
     }
 
     fn listen(&mut self, text: Option<&str>) -> Option<SocketAddr> {
