@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keepup::{EventKind, OnExhausted, Outcome, Record, RetryPolicy, StopReason, Workers};
+use keepup::{
+    EventKind, Handler, OnExhausted, Outcome, Record, RetryPolicy, StopReason, WorkerInfo, Workers,
+};
 use rdkafka::Message;
 use rdkafka::message::{Header, Headers as _, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::BaseRecord;
@@ -19,6 +21,33 @@ fn retries(attempts: u32) -> RetryPolicy {
     policy.backoff = Duration::from_millis(20);
     policy.on_exhausted = OnExhausted::DeadLetter;
     policy
+}
+
+/// Handlers that say `outcome` of what is at an offset of a partition, and note what is done.
+fn handlers(
+    finished: &Tally,
+    outcome: fn(i32, i64) -> Outcome,
+) -> impl Fn(WorkerInfo) -> Noting + Send + Sync + 'static {
+    let finished = finished.clone();
+    move |_| Noting {
+        finished: finished.clone(),
+        outcome,
+    }
+}
+
+struct Noting {
+    finished: Tally,
+    outcome: fn(i32, i64) -> Outcome,
+}
+
+impl Handler for Noting {
+    fn handle(&mut self, record: &Record<'_>) -> Outcome {
+        let outcome = (self.outcome)(record.partition(), record.offset());
+        if outcome == Outcome::Done {
+            self.finished.note(record);
+        }
+        outcome
+    }
 }
 
 fn headers(message: &OwnedMessage) -> Vec<(String, Option<Vec<u8>>)> {
@@ -99,21 +128,14 @@ fn s15_what_fails_for_good_is_in_the_dead_letter_topic_as_it_was_with_springs_he
         .workers(Workers::Fixed(2))
         .dead_letter(dead)
         .retry(retries(3))
-        .start({
-            let finished = finished.clone();
-            move |_| {
-                let finished = finished.clone();
-                move |record: &Record<'_>| {
-                    match (record.partition(), record.offset()) {
-                        (0, 50) => return Outcome::dead_letter("not an order"),
-                        (0, 51) => panic!("cannot be"),
-                        (_, 100) => return Outcome::retry("no such customer"),
-                        _ => finished.note(record),
-                    }
-                    Outcome::Done
-                }
+        .start(handlers(&finished, |partition, offset| {
+            match (partition, offset) {
+                (0, 50) => Outcome::dead_letter("not an order"),
+                (0, 51) => panic!("cannot be"),
+                (_, 100) => Outcome::retry("no such customer"),
+                _ => Outcome::Done,
             }
-        })
+        }))
         .expect("the run starts");
     await_committed(kafka, name, &[Some(100), Some(101), Some(101)]);
     handle.stop();
@@ -186,19 +208,13 @@ fn s16_without_its_topic_a_dead_letter_ends_the_run_and_nothing_of_it_is_committ
         .revoke_deadline(Duration::from_secs(2))
         .dead_letter("s16-nowhere")
         .retry(retries(2))
-        .start({
-            let finished = finished.clone();
-            move |_| {
-                let finished = finished.clone();
-                move |record: &Record<'_>| {
-                    if (record.partition(), record.offset()) == (1, 40) {
-                        return Outcome::retry("poison");
-                    }
-                    finished.note(record);
-                    Outcome::Done
-                }
+        .start(handlers(&finished, |partition, offset| {
+            if (partition, offset) == (1, 40) {
+                Outcome::retry("poison")
+            } else {
+                Outcome::Done
             }
-        })
+        }))
         .expect("the run starts");
     let (report, _) = end_of(handle, PATIENT);
     let StopReason::RetriesExhausted { offset, error, .. } = &report.reason else {
@@ -229,19 +245,13 @@ fn s15_by_policy_what_fails_for_good_is_skipped_and_told() {
     let handle = builder(kafka, name, name, &events)
         .workers(Workers::Fixed(1))
         .retry(policy)
-        .start({
-            let finished = finished.clone();
-            move |_| {
-                let finished = finished.clone();
-                move |record: &Record<'_>| {
-                    if record.offset() == 40 {
-                        return Outcome::retry("poison");
-                    }
-                    finished.note(record);
-                    Outcome::Done
-                }
+        .start(handlers(&finished, |_, offset| {
+            if offset == 40 {
+                Outcome::retry("poison")
+            } else {
+                Outcome::Done
             }
-        })
+        }))
         .expect("the run starts");
     await_committed(kafka, name, &[Some(100); 2]);
     handle.stop();

@@ -94,6 +94,16 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
+/// The cluster, and the user's properties except those of the membership.
+fn set_users(config: &mut ClientConfig, settings: &Settings) {
+    for (name, value) in &settings.properties {
+        if !OF_THE_MEMBER.contains(&name.as_str()) {
+            config.set(name, value);
+        }
+    }
+    config.set("bootstrap.servers", &settings.bootstrap);
+}
+
 /// What such a client is made with: the user's properties, except those of the
 /// membership. `defaults` give way to the user's, `fixed` do not.
 pub(super) fn config(
@@ -106,12 +116,7 @@ pub(super) fn config(
     for (name, value) in defaults {
         config.set(*name, value);
     }
-    for (name, value) in &settings.properties {
-        if !OF_THE_MEMBER.contains(&name.as_str()) {
-            config.set(name, value);
-        }
-    }
-    config.set("bootstrap.servers", &settings.bootstrap);
+    set_users(&mut config, settings);
     config.set("group.id", &settings.group);
     config.set("enable.auto.commit", "false");
     config.set("enable.auto.offset.store", "false");
@@ -132,14 +137,9 @@ pub(super) fn producer_config(settings: &Settings, patience: Duration) -> Client
     config.set("client.id", properties::client_id(settings));
     // What the broker accepts is the broker's to say.
     config.set("message.max.bytes", "1000000000");
-    for (name, value) in &settings.properties {
-        if !OF_THE_MEMBER.contains(&name.as_str()) {
-            config.set(name, value);
-        }
-    }
+    set_users(&mut config, settings);
     let millis = |time: Duration| time.as_millis().max(1).to_string();
     for (name, value) in [
-        ("bootstrap.servers", settings.bootstrap.clone()),
         ("enable.idempotence", "true".to_owned()),
         ("linger.ms", "0".to_owned()),
         ("message.timeout.ms", millis(patience)),

@@ -178,7 +178,7 @@ fn headers(letter: &Letter<'_>, group: &str) -> OwnedHeaders {
     let partition = record.partition().to_be_bytes();
     let offset = record.offset().to_be_bytes();
     let timestamp = record.timestamp_ms().unwrap_or(-1).to_be_bytes();
-    let attempts = letter.attempts.to_be_bytes();
+    let attempts = record.attempt().to_be_bytes();
     let told: [(&str, &[u8]); 8] = [
         ("kafka_dlt-original-topic", record.topic().as_bytes()),
         ("kafka_dlt-original-partition", &partition),

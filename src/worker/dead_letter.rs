@@ -23,9 +23,8 @@ use crate::worker::retry;
 /// A record and what is to be told with it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Letter<'a> {
+    /// Its attempt is the last one: so often it was handed over.
     pub(crate) record: Record<'a>,
-    /// How often it was handed over.
-    pub(crate) attempts: u32,
     /// What the handler said the last time.
     pub(crate) error: &'a str,
     /// The topic has no partition with the record's number.
@@ -129,7 +128,9 @@ pub(crate) struct Dead {
     pub(crate) delivery: Option<Arc<Delivery>>,
     /// How often it could not be written.
     failures: u32,
-    any_partition: bool,
+    /// Whether the next letter goes to any partition, since the topic has none
+    /// with the record's number.
+    pub(crate) any_partition: bool,
 }
 
 impl PartialEq for Dead {
@@ -173,11 +174,6 @@ impl Dead {
             failures: 0,
             any_partition: false,
         }
-    }
-
-    /// True where the next letter goes to any partition.
-    pub(crate) fn any_partition(&self) -> bool {
-        self.any_partition
     }
 
     /// Takes over what became of the letter that was under way. Writing is tried
@@ -242,6 +238,6 @@ mod tests {
         assert_eq!(next(failed()), Next::GiveUp);
         assert_eq!(next(Sent::Written), Next::Completed);
         assert_eq!(next(failed()), again(100), "the next letter begins anew");
-        assert!(dead.any_partition(), "and knows what was found");
+        assert!(dead.any_partition, "and knows what was found");
     }
 }

@@ -24,7 +24,7 @@ use crate::record::{AssignmentEpoch, Batch, TopicPartition};
 use crate::report::{StopReason, WorkerStop};
 use crate::runtime::events::EventSink;
 use crate::source::{MAX_PULL_WAIT, Pulled, ReadError, ReadFrom, Source, SourceFactory};
-use crate::worker::dead_letter::{DeadLetters, Delivery};
+use crate::worker::dead_letter::{Dead, DeadLetters, Delivery};
 use crate::worker::engine::{BatchLimits, Engine, EngineFactory, Turn, TurnEnd, Window};
 use crate::worker::gate::Gate;
 use crate::worker::lane::{Failed, LaneStart, ReleaseCause};
@@ -141,7 +141,12 @@ struct Lane {
 impl Lane {
     /// What is under way of it to the dead-letter topic.
     fn delivery(&self) -> Option<&Arc<Delivery>> {
-        self.failed.as_ref()?.dead.as_ref()?.delivery.as_ref()
+        self.dead()?.delivery.as_ref()
+    }
+
+    /// What of it goes to the dead-letter topic.
+    fn dead(&self) -> Option<&Dead> {
+        self.failed.as_ref()?.dead.as_ref()
     }
 
     /// The record that failed is done with.
@@ -426,12 +431,7 @@ impl Worker {
         lane.start
             .tracker
             .saw_ends(batch.end_offset, batch.log_start, batch.fetched_at);
-        if let Some(through) = lane
-            .failed
-            .as_ref()
-            .and_then(|failed| failed.dead.as_ref())
-            .map(|dead| dead.through)
-        {
+        if let Some(through) = lane.dead().map(|dead| dead.through) {
             let begins_at = batch.entries.get(batch.cursor).map(|entry| entry.offset);
             if begins_at.unwrap_or(batch.next_offset) <= through {
                 self.write_dead_letter(batch);

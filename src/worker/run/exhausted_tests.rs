@@ -56,7 +56,7 @@ impl DeadLetters for PostOffice {
     fn send(&self, letter: &Letter<'_>, delivery: &Arc<Delivery>) {
         self.posted.lock().push(Posted {
             place: (letter.record.partition(), letter.record.offset()),
-            attempts: letter.attempts,
+            attempts: letter.record.attempt(),
             error: letter.error.to_owned(),
             any_partition: letter.any_partition,
             delivery: Arc::clone(delivery),
@@ -155,6 +155,11 @@ impl Bench {
         });
         let (mut context, reports) = self.context(policy, engines);
         change(&mut context);
+        self.open(context, reports)
+    }
+
+    /// A worker that has both lanes.
+    fn open(&self, context: WorkerContext, reports: Receiver<FromWorker>) -> Running {
         let mailbox = Arc::clone(&context.mailbox);
         let mut running = Running {
             worker: Worker::open(context).expect("it opens"),
@@ -184,6 +189,12 @@ impl Running {
             failed,
         };
         self.mailbox.take_lanes(vec![lane], false);
+    }
+
+    /// Asks for lanes back, by the numbers of their partitions.
+    fn ask_back(&self, numbers: &[u64], cause: ReleaseCause) {
+        let epochs = numbers.iter().map(|number| AssignmentEpoch(number + 1));
+        drop(self.mailbox.release(epochs.collect(), cause));
     }
 
     /// As many steps as everything takes that can be done now.
@@ -354,7 +365,7 @@ fn s17_a_revoke_waits_for_a_letter_that_is_on_its_way_and_a_loss_takes_it_back()
         let told = sent.clone();
         std::thread::scope(|scope| {
             scope.spawn(move || told.map(|sent| delivery.tell(sent)));
-            drop(running.mailbox.release(vec![AssignmentEpoch(1)], cause));
+            running.ask_back(&[0], cause);
             assert_eq!(running.work(), None);
         });
         assert_eq!(running.released().len(), 1, "{cause:?}");
@@ -375,19 +386,12 @@ fn a_letter_that_is_on_its_way_goes_with_its_lane_and_is_not_written_twice() {
     let policy = policy(1, OnExhausted::DeadLetter);
     let mut first = bench.start(policy, || Outcome::retry("no"), |_| {});
     assert_eq!(first.work(), None);
-    drop(
-        first
-            .mailbox
-            .release(vec![AssignmentEpoch(1)], ReleaseCause::Moved),
-    );
+    first.ask_back(&[0], ReleaseCause::Moved);
     assert_eq!(first.work(), None);
     let (_, failed) = first.released().pop().expect("the lane");
     let mut second = bench.start(policy, || Outcome::retry("no"), |_| {});
     // As the member hands it over: that lane alone.
-    drop(second.mailbox.release(
-        vec![AssignmentEpoch(1), AssignmentEpoch(2)],
-        ReleaseCause::Moved,
-    ));
+    second.ask_back(&[0, 1], ReleaseCause::Moved);
     second.hand(&bench, 0, failed);
     assert_eq!(second.work(), None);
     assert_eq!(bench.office.places(), [(0, 2)]);
@@ -409,11 +413,7 @@ fn a_record_whose_handler_panics_is_written_by_the_successor() {
         .into_iter()
         .find_map(|(epoch, failed)| (epoch == AssignmentEpoch(1)).then_some(failed)?);
     let mut second = bench.start(policy, || panic!("again"), |_| {});
-    drop(
-        second
-            .mailbox
-            .release(vec![AssignmentEpoch(1)], ReleaseCause::Moved),
-    );
+    second.ask_back(&[0], ReleaseCause::Moved);
     second.hand(&bench, 0, failed);
     assert_eq!(second.work(), None);
     assert_eq!(bench.office.places(), [(0, 2)]);
@@ -442,14 +442,7 @@ fn each_record_of_a_batch_that_failed_is_written_in_order() {
         }
     });
     let (context, reports) = bench.context(policy(2, OnExhausted::DeadLetter), engines);
-    let mailbox = Arc::clone(&context.mailbox);
-    let mut running = Running {
-        worker: Worker::open(context).expect("it opens"),
-        mailbox,
-        reports,
-    };
-    running.hand(&bench, 0, None);
-    running.hand(&bench, 1, None);
+    let mut running = bench.open(context, reports);
     assert_eq!(running.work_through_waits(&bench), None);
     for written in 1..=3 {
         assert_eq!(bench.office.places().len(), written);
@@ -496,9 +489,7 @@ fn s15_by_policy_a_record_that_failed_as_often_as_allowed_is_skipped() {
             let ended = WorkerExit::Failed(why);
             let (_, lanes) = running.worker.finish(ended);
             running = bench.start(policy, || Outcome::retry("no"), |_| {});
-            let mailbox = Arc::clone(&running.mailbox);
-            let both = vec![AssignmentEpoch(1), AssignmentEpoch(2)];
-            drop(mailbox.release(both, ReleaseCause::Moved));
+            running.ask_back(&[0, 1], ReleaseCause::Moved);
             for (epoch, failed) in lanes {
                 let number = usize::try_from(epoch.0 - 1).expect("small");
                 running.hand(&bench, number, failed);

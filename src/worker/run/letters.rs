@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Lane, Span, UNTIL_TOLD, Worker, WorkerExit};
 use crate::event::EventKind;
-use crate::record::{AssignmentEpoch, Batch};
+use crate::record::{AssignmentEpoch, Batch, TopicPartition};
 use crate::worker::dead_letter::{Dead, Delivery, Letter, Next, Sent};
 use crate::worker::lane::Failed;
 
@@ -22,9 +22,12 @@ impl Worker {
         let lane = self.lanes.get_mut(&epoch)?;
         let offset = span.first;
         let no_way = match &self.context.dead_letters {
-            None => Some("there is no dead-letter topic to write it to: name one (--dead-letter, or dead_letter())".to_owned()),
+            None => Some(
+                "there is no dead-letter topic to write it to: name one (--dead-letter, or \
+                 dead_letter())",
+            ),
             Some(letters) if letters.topic() == lane.start.partition.topic() => {
-                Some("it was read from the dead-letter topic itself".to_owned())
+                Some("it was read from the dead-letter topic itself")
             }
             Some(_) => None,
         };
@@ -72,9 +75,8 @@ impl Worker {
             let delivery = Arc::new(Delivery::new(self.source.waker()));
             let letter = Letter {
                 record,
-                attempts,
                 error: &dead.error,
-                any_partition: dead.any_partition(),
+                any_partition: dead.any_partition,
             };
             letters.send(&letter, &delivery);
             dead.delivery = Some(delivery);
@@ -87,26 +89,15 @@ impl Worker {
 
     /// Takes over what became of dead letters that were under way.
     pub(super) fn take_deliveries(&mut self) -> Option<WorkerExit> {
-        let mut next = 0;
-        while let Some(&epoch) = self.writing.get(next) {
-            let sent = self.lanes.get(&epoch).map(|lane| match lane.delivery() {
-                Some(delivery) => delivery.look(),
-                None => Some(Sent::Recalled),
-            });
-            match sent {
-                Some(None) => next += 1,
-                Some(Some(sent)) => {
-                    self.writing.swap_remove(next);
-                    if let Some(exit) = self.letter_sent(epoch, &sent) {
-                        return Some(exit);
-                    }
-                }
-                None => {
-                    self.writing.swap_remove(next);
-                }
-            }
-        }
-        None
+        let told: Vec<(AssignmentEpoch, Sent)> = self
+            .writing
+            .iter()
+            .filter_map(|&epoch| Some((epoch, self.lanes.get(&epoch)?.delivery()?.look()?)))
+            .collect();
+        told.into_iter().find_map(|(epoch, sent)| {
+            self.writing.retain(|&other| other != epoch);
+            self.letter_sent(epoch, &sent)
+        })
     }
 
     fn letter_sent(&mut self, epoch: AssignmentEpoch, sent: &Sent) -> Option<WorkerExit> {
@@ -118,17 +109,6 @@ impl Worker {
         let (offset, attempts) = (failed.offset, failed.attempts);
         let next = dead.sent(sent, &self.context.retry, now, self.random.f64());
         let error = dead.error.clone();
-        let why = match sent {
-            Sent::Failed(why) => why.as_str(),
-            Sent::NoSuchPartition => "it has no partition to write to",
-            Sent::Written | Sent::Recalled => "",
-        };
-        let topic = self.context.dead_letters.as_ref();
-        let topic = topic.map(|letters| letters.topic().to_owned());
-        let told = format!(
-            "{partition}@{offset} could not be written to the dead-letter topic {}: {why}",
-            topic.unwrap_or_default()
-        );
         match next {
             Next::Completed => {
                 if offset >= dead.through {
@@ -152,14 +132,30 @@ impl Worker {
                 failed.not_before = not_before;
                 self.source.rewind(epoch, offset, not_before);
                 if not_before.is_some() {
+                    let unwritten = self.unwritten(&partition, offset, sent);
                     self.context.events.warn(format!(
-                        "{told}; it is tried again, and its partition waits"
+                        "{unwritten}; it is tried again, and its partition waits"
                     ));
                 }
                 None
             }
-            Next::GiveUp => self.exhausted(epoch, offset, attempts, format!("{error}; {told}")),
+            Next::GiveUp => {
+                let unwritten = self.unwritten(&partition, offset, sent);
+                self.exhausted(epoch, offset, attempts, format!("{error}; {unwritten}"))
+            }
         }
+    }
+
+    /// Says that a letter was not written, and why.
+    fn unwritten(&self, partition: &TopicPartition, offset: i64, sent: &Sent) -> String {
+        let letters = self.context.dead_letters.as_ref();
+        let topic = letters.map_or("", |letters| letters.topic());
+        let why = match sent {
+            Sent::Failed(why) => why.as_str(),
+            Sent::NoSuchPartition => "it has no partition to write to",
+            Sent::Written | Sent::Recalled => "it was not sent",
+        };
+        format!("{partition}@{offset} could not be written to the dead-letter topic {topic}: {why}")
     }
 
     /// Before lanes are given back in order: their letters are on their way, and
