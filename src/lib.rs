@@ -44,7 +44,7 @@ mod worker;
 
 pub use build_info::{BuildInfo, build_info};
 pub use config::{
-    Assignment, Builder, Isolation, OnExhausted, OutOfRange, RetryPolicy, Settings, Source,
+    Assignment, Builder, Isolation, OnExhausted, Order, OutOfRange, RetryPolicy, Settings, Source,
     StartFrom, Workers, builder,
 };
 pub use error::{CommandError, Error, Problem};

@@ -10,10 +10,10 @@ use rdkafka::Message;
 use rdkafka::message::{Header, Headers as _, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::BaseRecord;
 
-use crate::support::kafka::{Isolation, Kafka};
+use crate::support::kafka::Isolation;
 use crate::support::keepup::Keepup;
 use crate::support::run::{Events, Tally, builder, end_of, topic_of_numbers};
-use crate::support::{PATIENT, SOON, wait_until};
+use crate::support::{PATIENT, SOON};
 
 fn retries(attempts: u32) -> RetryPolicy {
     let mut policy = RetryPolicy::default();
@@ -90,17 +90,6 @@ fn dead_lettered(events: &Events) -> Vec<(i32, i64, u32, String)> {
     told
 }
 
-fn await_committed(kafka: &Kafka, name: &str, ends: &[Option<i64>]) {
-    wait_until(SOON, "the commits", || {
-        let committed = kafka.committed(name, name);
-        if committed == ends {
-            Ok(())
-        } else {
-            Err(committed)
-        }
-    });
-}
-
 #[test]
 fn s15_what_fails_for_good_is_in_the_dead_letter_topic_as_it_was_with_springs_headers() {
     let kafka = kafka!(shared);
@@ -137,7 +126,7 @@ fn s15_what_fails_for_good_is_in_the_dead_letter_topic_as_it_was_with_springs_he
             }
         }))
         .expect("the run starts");
-    await_committed(kafka, name, &[Some(100), Some(101), Some(101)]);
+    kafka.await_committed(name, name, &[Some(100), Some(101), Some(101)]);
     handle.stop();
     let (report, _) = end_of(handle, SOON);
     assert_eq!(
@@ -253,7 +242,7 @@ fn s15_by_policy_what_fails_for_good_is_skipped_and_told() {
             }
         }))
         .expect("the run starts");
-    await_committed(kafka, name, &[Some(100); 2]);
+    kafka.await_committed(name, name, &[Some(100); 2]);
     handle.stop();
     let (report, _) = end_of(handle, SOON);
     assert_eq!((report.exit_code(), report.records), (0, 200));

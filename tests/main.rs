@@ -33,6 +33,7 @@ mod hostile_broker;
 mod kafka_smoke;
 mod lag;
 mod old_brokers;
+mod orders;
 mod out_of_range;
 mod page;
 mod prometheus;

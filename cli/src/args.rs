@@ -141,6 +141,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "SOURCE")]
     pub(crate) source: Option<String>,
 
+    /// Which records wait for one another: those of a partition, those with the same key, or none
+    /// (unordered) [default: partition]
+    #[arg(long, value_name = "ORDER")]
+    pub(crate) order: Option<String>,
+
     /// discard, print, sleep=DUR, or exec=COMMAND: a child per worker that takes a record as a
     /// line of JSON and answers done, retry, dead-letter, skip or stop [default: discard]
     #[arg(long)]
@@ -236,6 +241,10 @@ pub(crate) struct PerfArgs {
     /// What records are read through: fetch or client
     #[arg(long, value_name = "SOURCE")]
     pub(crate) source: Option<String>,
+
+    /// Which records wait for one another: partition, key or unordered [default: partition]
+    #[arg(long, value_name = "ORDER")]
+    pub(crate) order: Option<String>,
 
     /// Stop after that many records [default: at the end of the topic]
     #[arg(long, value_name = "C")]
@@ -350,6 +359,7 @@ impl RunArgs {
             group: self.group.or(file.group),
             workers: self.workers.or(file.workers),
             source: self.source.or(file.source),
+            order: self.order.or(file.order),
             handler: self.handler.or(file.handler),
             retry_attempts: self.retry_attempts.or(file.retry_attempts),
             retry_backoff: self.retry_backoff.or(file.retry_backoff),
@@ -380,6 +390,7 @@ impl PerfArgs {
             group: self.group.or(file.group),
             workers: self.workers.or(file.workers),
             source: self.source.or(file.source),
+            order: self.order.or(file.order),
             count: self.count.or(file.count),
             sleep: self.sleep,
         }

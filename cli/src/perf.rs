@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keepup::{Handler, Outcome, Record, Report, Source, WorkerInfo};
+use keepup::{Handler, Outcome, Record, Report, Settings, WorkerInfo};
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -74,8 +74,7 @@ pub(crate) fn perf(plan: &PerfPlan, how: OutputPlan, started: Instant) -> Result
             .run(move |worker| Tally::new(worker, sleep, Arc::clone(&measured)))?
     };
     tell(&report, how);
-    let source = plan.settings.source_in_force();
-    if let Some(line) = line(&measured.lock(), source, started) {
+    if let Some(line) = line(&measured.lock(), &plan.settings, started) {
         let mut text = serde_json::to_string(&line).unwrap_or_default();
         text.push('\n');
         output::print(&text)?;
@@ -93,7 +92,7 @@ fn tell(report: &Report, how: OutputPlan) {
 }
 
 /// The numbers, where at least one record was handled.
-fn line(measured: &Measured, source: Source, started: Instant) -> Option<Line> {
+fn line(measured: &Measured, settings: &Settings, started: Instant) -> Option<Line> {
     let (first, last) = (measured.first?, measured.last?);
     let seconds = last.at.saturating_duration_since(first.at).as_secs_f64();
     let cpu = last.cpu.saturating_sub(first.cpu).as_secs_f64();
@@ -109,9 +108,9 @@ fn line(measured: &Measured, source: Source, started: Instant) -> Option<Line> {
         cpu_ns_per_record: rounded(cpu * 1e9 / records, 1),
         peak_rss_mib: peak_rss_mib().map(|mib| rounded(mib, 1)),
         workers: measured.workers,
-        order: "partition",
+        order: settings.order.name(),
         model: "threads",
-        source: source.name()?,
+        source: settings.source_in_force().name()?,
     })
 }
 
@@ -230,6 +229,10 @@ fn first_eight(value: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
+    fn settings() -> Settings {
+        Settings::new("nowhere:9092", "g")
+    }
+
     #[test]
     fn the_line_has_the_fields_that_every_peer_prints() {
         let began = time::now();
@@ -245,7 +248,7 @@ mod tests {
             first: Some(at(400)),
             last: Some(at(800)),
         };
-        let line = line(&measured, Source::Fetch, began).unwrap();
+        let line = line(&measured, &settings(), began).unwrap();
         let mut text = serde_json::to_value(&line).unwrap();
         assert!(text["peak_rss_mib"].as_f64().unwrap() > 1.0);
         text["peak_rss_mib"] = 40.into();
@@ -261,7 +264,7 @@ mod tests {
 
     #[test]
     fn nothing_handled_gives_no_line() {
-        assert!(line(&Measured::default(), Source::Fetch, time::now()).is_none());
+        assert!(line(&Measured::default(), &settings(), time::now()).is_none());
     }
 
     #[test]

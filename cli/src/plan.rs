@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use keepup::{Assignment, OnExhausted, OutOfRange, Settings, Source, StartFrom, Workers};
+use keepup::{Assignment, OnExhausted, Order, OutOfRange, Settings, Source, StartFrom, Workers};
 
 use crate::args::{ClusterArgs, DemoArgs, OutputArgs, PerfArgs, RunArgs};
 use crate::file::{self, FileArgs};
@@ -115,6 +115,7 @@ pub(crate) fn run(cluster: &ClusterArgs, args: &RunArgs) -> Result<RunPlan, Vec<
     settings.topics.clone_from(&args.topic);
     settings.workers = reader.workers(args.workers.as_deref(), Workers::AUTO);
     settings.source = reader.source(args.source.as_deref());
+    settings.order = reader.order(args.order.as_deref());
     settings.retry.attempts = reader.number(
         "retry-attempts",
         args.retry_attempts.as_deref(),
@@ -170,6 +171,7 @@ pub(crate) fn perf(cluster: &ClusterArgs, args: &PerfArgs) -> Result<PerfPlan, V
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     settings.workers = reader.workers(args.workers.as_deref(), Workers::Fixed(cores));
     settings.source = reader.source(args.source.as_deref());
+    settings.order = reader.order(args.order.as_deref());
     settings.count = reader.count(args.count.as_deref());
     settings.until_end = settings.count.is_none();
     let sleep = args
@@ -260,6 +262,16 @@ impl Reader {
             Source::default(),
             "records are read through connections of our own, or through librdkafka",
             "give fetch or client, or leave it out",
+        )
+    }
+
+    fn order(&mut self, text: Option<&str>) -> Order {
+        self.choice(
+            "order",
+            text,
+            Order::default(),
+            "this is partition, key or unordered",
+            "give one of them; partition keeps the order of the log",
         )
     }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::config::{
-    Assignment, Isolation, OnExhausted, OutOfRange, RetryPolicy, Settings, Source, StartFrom,
-    Workers,
+    Assignment, Isolation, OnExhausted, Order, OutOfRange, RetryPolicy, Settings, Source,
+    StartFrom, Workers,
 };
 use crate::error::Error;
 use crate::event::Event;
@@ -63,6 +63,15 @@ impl Builder {
     /// How many workers run. Default [`Workers::AUTO`].
     pub fn workers(mut self, workers: Workers) -> Self {
         self.settings.workers = workers;
+        self
+    }
+
+    /// Which records wait for one another; see [`Settings::order`]. With
+    /// [`Order::Key`] and [`Order::Unordered`] any worker takes any partition's
+    /// records, and there may be more workers than partitions; for batch
+    /// handlers there is [`Order::Partition`] only.
+    pub fn order(mut self, order: Order) -> Self {
+        self.settings.order = order;
         self
     }
 

@@ -10,6 +10,45 @@ use crate::error::Problem;
 use crate::kafka::security::{NotSpoken, Security, Unusable};
 use crate::source::MemoryBudget;
 
+/// Gives the values of a setting their names in options: `name()`, which
+/// `Display` and `FromStr` follow.
+macro_rules! choice {
+    ($setting:ident: $($value:ident = $name:literal),+) => {
+        impl $setting {
+            const ALL: &'static [Self] = &[$(Self::$value),+];
+
+            /// Its name in options.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$value => $name),+
+                }
+            }
+        }
+
+        impl fmt::Display for $setting {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+
+        impl FromStr for $setting {
+            type Err = String;
+
+            /// One of the names that [`name`](Self::name) gives.
+            fn from_str(text: &str) -> Result<Self, String> {
+                Self::ALL
+                    .iter()
+                    .copied()
+                    .find(|value| value.name() == text)
+                    .ok_or_else(|| {
+                        let names: Vec<_> = Self::ALL.iter().map(|value| value.name()).collect();
+                        format!("{text:?}: give one of {}", names.join(", "))
+                    })
+            }
+        }
+    };
+}
+
 /// How many workers run in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workers {
@@ -148,34 +187,7 @@ pub enum OutOfRange {
     Stop,
 }
 
-impl OutOfRange {
-    /// Its name in options and events.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Earliest => "earliest",
-            Self::Latest => "latest",
-            Self::Stop => "stop",
-        }
-    }
-}
-
-impl fmt::Display for OutOfRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for OutOfRange {
-    type Err = String;
-
-    /// `earliest`, `latest` or `stop`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Earliest, Self::Latest, Self::Stop]
-            .into_iter()
-            .find(|policy| policy.name() == text)
-            .ok_or_else(|| format!("{text:?}: give earliest, latest or stop"))
-    }
-}
+choice!(OutOfRange: Earliest = "earliest", Latest = "latest", Stop = "stop");
 
 /// Which records of transactions are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -250,34 +262,32 @@ pub enum OnExhausted {
     Skip,
 }
 
-impl OnExhausted {
-    /// Its name in options.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stop => "stop",
-            Self::DeadLetter => "dead-letter",
-            Self::Skip => "skip",
-        }
-    }
+choice!(OnExhausted: Stop = "stop", DeadLetter = "dead-letter", Skip = "skip");
+
+/// Which records wait for one another.
+///
+/// Whatever the order, a record counts as completed only after its handler
+/// returned, and only what lies below the first that is not completed is
+/// committed. The smaller the unit of order, the more records are in flight
+/// beyond that, and come again after a crash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Those of a partition: each worker reads and handles its own partitions,
+    /// on one thread. A record that is retried holds up its partition.
+    #[default]
+    Partition,
+    /// Those with the same key: any worker takes any record whose key nobody
+    /// has at the time, so there may be more workers than partitions. Keys are
+    /// spread over 4,096 slots of each partition, and those that share a slot
+    /// wait for one another as well; records without a key are spread by their
+    /// offsets. A record that is retried holds up its slot.
+    Key,
+    /// None: any worker takes any record. A record that is retried holds up
+    /// nothing.
+    Unordered,
 }
 
-impl fmt::Display for OnExhausted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for OnExhausted {
-    type Err = String;
-
-    /// `stop`, `dead-letter` or `skip`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Stop, Self::DeadLetter, Self::Skip]
-            .into_iter()
-            .find(|policy| policy.name() == text)
-            .ok_or_else(|| format!("{text:?}: give stop, dead-letter or skip"))
-    }
-}
+choice!(Order: Partition = "partition", Key = "key", Unordered = "unordered");
 
 /// How often a failed record is handed over, how long it waits between, and
 /// what becomes of it in the end. A panic counts like a failure.
@@ -338,6 +348,8 @@ pub struct Settings {
     pub assignment: Assignment,
     /// How many workers. Default [`Workers::AUTO`].
     pub workers: Workers,
+    /// Which records wait for one another. Default: those of a partition.
+    pub order: Order,
     /// Where a partition without a commit begins. Default: earliest.
     pub start_from: StartFrom,
     /// Where a partition goes on whose offset is out of range. Default: at the
@@ -399,6 +411,7 @@ impl fmt::Debug for Settings {
             .field("topics", &self.topics)
             .field("assignment", &self.assignment)
             .field("workers", &self.workers)
+            .field("order", &self.order)
             .field("start_from", &self.start_from)
             .field("on_out_of_range", &self.on_out_of_range)
             .field("isolation", &self.isolation)
@@ -429,6 +442,7 @@ impl Settings {
             topics: Vec::new(),
             assignment: Assignment::default(),
             workers: Workers::AUTO,
+            order: Order::default(),
             start_from: StartFrom::default(),
             on_out_of_range: OutOfRange::default(),
             isolation: Isolation::default(),

@@ -17,7 +17,7 @@ use super::window::{Observed, Window};
 use crate::clock::Coarse;
 use crate::record::TopicPartition;
 use crate::worker::samples::Collected;
-use crate::worker::tracker::Tracker;
+use crate::worker::tracker::{Hands, Tracker};
 
 /// A moment, by both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -168,6 +168,11 @@ impl Watched {
     /// that found it there. A record that waits for its retry is in nobody's
     /// hand, nor is one whose worker is gone.
     fn in_hand_for(&mut self, tracker: &Tracker, in_flight: u64, now: Coarse) -> Duration {
+        match tracker.hands() {
+            Hands::ByProgress => {}
+            Hands::Empty => return Duration::ZERO,
+            Hands::Since(since) => return now.since(since),
+        }
         if in_flight == 0 || tracker.waits() || tracker.worker().is_none() {
             self.hand = None;
             return Duration::ZERO;

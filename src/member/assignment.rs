@@ -25,13 +25,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::Workers;
+use crate::config::{Order, Workers};
 use crate::error::CommandError;
 use crate::event::EventKind;
 use crate::member::placement::place;
 use crate::member::reset::Stranded;
 use crate::record::{AssignmentEpoch, TopicPartition};
 use crate::worker::lane::{Failed, LaneStart, ReleaseCause};
+use crate::worker::pool::reader::READER;
 use crate::worker::tracker::Tracker;
 
 /// How soon it is looked again whether a commit has come down.
@@ -45,6 +46,8 @@ pub(crate) enum Action {
     /// Commit `offset` though more is committed, and ask what the group has
     /// then: the answer comes by [`Assignment::resolved`].
     Rewind { lane: Resolve, offset: i64 },
+    /// Start the thread that reads for all workers.
+    StartReader,
     /// Start a worker with that number.
     StartWorker(usize),
     /// Tell that worker to end; it has no lanes any more.
@@ -256,6 +259,8 @@ pub(crate) struct Assignment {
     /// Workers that failed and are started again later.
     resting: BTreeSet<usize>,
     wanted: Workers,
+    /// The workers share all partitions, which a reader has.
+    is_shared: bool,
     revoke_deadline: Duration,
     pending: Option<PendingRevoke>,
     /// The number of workers has to be looked at again.
@@ -266,8 +271,9 @@ pub(crate) struct Assignment {
 }
 
 impl Assignment {
-    pub(crate) fn new(wanted: Workers, revoke_deadline: Duration) -> Self {
+    pub(crate) fn new(wanted: Workers, order: Order, revoke_deadline: Duration) -> Self {
         Self {
+            is_shared: order != Order::Partition,
             lanes: BTreeMap::new(),
             by_epoch: HashMap::new(),
             overrunning: HashMap::new(),
@@ -609,6 +615,9 @@ impl Assignment {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
+        if worker == READER && self.stopping {
+            self.stop_workers(actions);
+        }
         let is_leaving = self.leaving_workers.remove(&worker);
         if replace && !is_leaving && !self.stopping {
             actions.push(Action::StartWorker(worker));
@@ -642,6 +651,9 @@ impl Assignment {
 
     /// The run begins: workers that do not depend on partitions start.
     pub(crate) fn begin(&mut self, actions: &mut Vec<Action>) {
+        if self.is_shared {
+            actions.push(Action::StartReader);
+        }
         self.place(actions);
     }
 
@@ -695,9 +707,10 @@ impl Assignment {
                     .insert(lane.epoch, (partition.clone(), worker));
                 actions.push(Action::Tell(EventKind::Warning {
                     message: format!(
-                        "worker {worker} did not finish its record of {partition} within the \
-                         revoke deadline of {:?}: the record is delivered again elsewhere; raise \
-                         the deadline or make the handler faster",
+                        "{} did not finish its record of {partition} within the revoke deadline \
+                         of {:?}: the record is delivered again elsewhere; raise the deadline or \
+                         make the handler faster",
+                        named(worker),
                         self.revoke_deadline
                     ),
                 }));
@@ -716,11 +729,14 @@ impl Assignment {
             return;
         }
         self.scale_workers(actions);
-        let workers: Vec<usize> = self
-            .workers
-            .difference(&self.leaving_workers)
-            .copied()
-            .collect();
+        let workers: Vec<usize> = if self.is_shared {
+            vec![READER]
+        } else {
+            self.workers
+                .difference(&self.leaving_workers)
+                .copied()
+                .collect()
+        };
         let busy: BTreeSet<TopicPartition> = self
             .overrunning
             .values()
@@ -1074,10 +1090,22 @@ impl Assignment {
 
     /// The run ends: nothing is placed any more, every worker is told to end.
     pub(crate) fn stop(&mut self, actions: &mut Vec<Action>) {
-        self.stopping = true;
+        let is_first = !std::mem::replace(&mut self.stopping, true);
         for lane in self.lanes.values() {
             lane.cancelled.store(true, Ordering::Relaxed);
         }
+        if self.is_shared {
+            actions.push(Action::StopWorker(READER));
+            if is_first {
+                // The workers follow when it has ended: they have to finish what
+                // it gives back.
+                return;
+            }
+        }
+        self.stop_workers(actions);
+    }
+
+    fn stop_workers(&self, actions: &mut Vec<Action>) {
         actions.extend(
             self.workers
                 .iter()
@@ -1187,6 +1215,14 @@ impl Assignment {
             .iter()
             .map(|(partition, lane)| (partition.clone(), Arc::clone(&lane.tracker)))
             .collect()
+    }
+}
+
+fn named(worker: usize) -> String {
+    if worker == READER {
+        "a worker".to_owned()
+    } else {
+        format!("worker {worker}")
     }
 }
 

@@ -31,6 +31,7 @@ use crate::runtime::stop::{Ladder, Rung, Step};
 use crate::runtime::threads::WorkerThreads;
 use crate::source::ReadError;
 use crate::worker::gate::Gate;
+use crate::worker::pool::reader::READER;
 use crate::worker::run::{FromWorker, WorkerExit};
 
 /// The loop turns at least that often: deadlines are that precise.
@@ -185,7 +186,11 @@ impl Member {
         let now = parts.clock.now();
         let session = parts.group.session_timeout();
         Self {
-            assignment: Assignment::new(parts.settings.workers, parts.settings.revoke_deadline),
+            assignment: Assignment::new(
+                parts.settings.workers,
+                parts.settings.order,
+                parts.settings.revoke_deadline,
+            ),
             ladder: Ladder::new(parts.settings.stop_deadline),
             watch: Watch::new(session, parts.clock.coarse()),
             restarts: RestartPolicy::new(parts.settings.restart_budget),
@@ -652,6 +657,13 @@ impl Member {
 
     /// Says what becomes of a worker that ended: true where it is replaced now.
     fn worker_ended(&mut self, worker: usize, exit: WorkerExit) -> bool {
+        if worker == READER {
+            // Not a worker to anybody else: it ends with the run, or ends it.
+            if let WorkerExit::EndsRun(stop, _) = exit {
+                self.ask(stop);
+            }
+            return false;
+        }
         let stopping = self.ladder.rung() != Rung::Running;
         let (reason, replace) = match exit {
             WorkerExit::Asked if stopping => {
@@ -767,6 +779,7 @@ impl Member {
         match action {
             Action::Resolve(lanes) => self.starts.resolve(lanes),
             Action::Rewind { lane, offset } => self.rewind(lane, offset),
+            Action::StartReader => self.start_reader(),
             Action::StartWorker(worker) => self.start_worker(worker, follows),
             Action::StopWorker(worker) => self.threads.stop(worker),
             Action::Hand {
@@ -798,6 +811,16 @@ impl Member {
                 self.answer_revoke(&partitions, &watermarks);
             }
             Action::Tell(kind) => self.events.send(None, kind),
+        }
+    }
+
+    fn start_reader(&mut self) {
+        if let Err(error) = self.threads.start_reader() {
+            let message = format!(
+                "the thread keepup-reader could not be started: {error}; allow the process more \
+                 threads"
+            );
+            self.ask(StopReason::FatalClientError { message });
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::Clock;
-use crate::config::{Builder, Settings, Source as Through, StartFrom};
+use crate::config::{Builder, Order, Settings, Source as Through, StartFrom};
 use crate::error::Error;
 use crate::kafka::ask_client::AskClient;
 use crate::kafka::cluster::Cluster;
@@ -33,13 +33,19 @@ use crate::source::client::ClientFactory;
 use crate::source::fetch::FetchFactory;
 use crate::source::{MemoryBudget, SourceFactory};
 use crate::worker::dead_letter::DeadLetters;
-use crate::worker::engine::{BatchLimits, EngineFactory};
+use crate::worker::engine::EngineFactory;
 use crate::worker::gate::Gate;
+use crate::worker::pool::Pool;
+use crate::worker::pool::schedule::Rules;
 use crate::worker::tracker::CountBudget;
 
 /// Messages that may wait for the member. Its loop turns many times a second
 /// and never waits for those who send.
 const INBOX: usize = 4_096;
+
+/// How long workers that share partitions may work off what the next owner would
+/// otherwise do again.
+const LONGEST_DRAIN: Duration = Duration::from_secs(1);
 
 /// How long the observer may take over its last events.
 const LAST_EVENTS: Duration = Duration::from_millis(250);
@@ -55,7 +61,7 @@ pub(crate) fn start(
 ) -> Result<Option<Handle>, Error> {
     let Builder { settings, observer } = builder;
     let mut problems = settings.problems();
-    problems.extend(engines.batch_limits().and_then(BatchLimits::problem));
+    problems.extend(engines.problems(settings.order));
     if !problems.is_empty() {
         return Err(Error::InvalidSettings(problems));
     }
@@ -79,12 +85,7 @@ pub(crate) fn start(
         bell,
         sinks(&to_member),
     )
-    .map_err(|error| match error {
-        LookupStartError::Thread(source) => no_thread(source),
-        LookupStartError::Address(error) => Error::Client {
-            message: error.to_string(),
-        },
-    })?;
+    .map_err(no_lookup)?;
     lookup.want_topics(topics.iter().map(|(topic, _)| Arc::clone(topic)));
     let (shared, rings) = Shared::new(clock.coarse());
     let shared = Arc::new(shared);
@@ -106,6 +107,17 @@ pub(crate) fn start(
         .map_or(Duration::MAX, |timeout| timeout / 2);
     let gate = Arc::new(Gate::new(limit, clock.coarse()));
     let memory = Arc::new(MemoryBudget::new(settings.memory_budget));
+    let dead_letters = dead_letters.map(|letters| Arc::new(letters) as Arc<dyn DeadLetters>);
+    let count = settings
+        .count
+        .map(|count| Arc::new(CountBudget::new(count)));
+    let pool = pool(
+        &settings,
+        &clock,
+        &events,
+        dead_letters.clone(),
+        count.clone(),
+    );
     let threads = WorkerThreads::new(Common {
         clock: clock.clone(),
         gate: Arc::clone(&gate),
@@ -114,11 +126,10 @@ pub(crate) fn start(
         sources: sources(&settings, connections, cluster, &memory, &clock),
         engines: Arc::new(engines),
         retry: settings.retry,
-        dead_letters: dead_letters.map(|letters| Arc::new(letters) as Arc<dyn DeadLetters>),
-        count: settings
-            .count
-            .map(|count| Arc::new(CountBudget::new(count))),
+        dead_letters,
+        count,
         memory,
+        pool,
     });
     let starts = KafkaStarts {
         lookup,
@@ -148,6 +159,30 @@ pub(crate) fn start(
         })
         .map_err(no_thread)?;
     Ok(Some(Handle::new(member, to_member, shared, services)))
+}
+
+/// What the workers share where none of them has partitions of its own.
+fn pool(
+    settings: &Settings,
+    clock: &Clock,
+    events: &EventSink,
+    dead_letters: Option<Arc<dyn DeadLetters>>,
+    count: Option<Arc<CountBudget>>,
+) -> Option<Arc<Pool>> {
+    let by_key = match settings.order {
+        Order::Partition => return None,
+        Order::Key => true,
+        Order::Unordered => false,
+    };
+    let rules = Rules {
+        drain: LONGEST_DRAIN.min(settings.revoke_deadline / 2),
+        by_key,
+        retry: settings.retry,
+        dead_letters,
+        count,
+        events: events.clone(),
+    };
+    Some(Arc::new(Pool::new(rules, clock.clone(), fastrand::u64(..))))
 }
 
 /// What the reporter and the endpoints need of a run.
@@ -294,6 +329,15 @@ fn sources(
         Arc::clone(memory),
         clock.clone(),
     ))
+}
+
+fn no_lookup(error: LookupStartError) -> Error {
+    match error {
+        LookupStartError::Thread(source) => no_thread(source),
+        LookupStartError::Address(error) => Error::Client {
+            message: error.to_string(),
+        },
+    }
 }
 
 fn no_thread(source: std::io::Error) -> Error {

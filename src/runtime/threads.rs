@@ -17,6 +17,8 @@ use crate::worker::engine::EngineFactory;
 use crate::worker::gate::Gate;
 use crate::worker::lane::{Failed, LaneStart, ReleaseCause};
 use crate::worker::mailbox::Mailbox;
+use crate::worker::pool::reader::{self, READER};
+use crate::worker::pool::{Pool, hands};
 use crate::worker::run::{FromWorker, WorkerContext, run};
 use crate::worker::tracker::CountBudget;
 
@@ -32,6 +34,8 @@ pub(crate) struct Common {
     pub(crate) dead_letters: Option<Arc<dyn DeadLetters>>,
     pub(crate) count: Option<Arc<CountBudget>>,
     pub(crate) memory: Arc<MemoryBudget>,
+    /// Where the workers share all partitions.
+    pub(crate) pool: Option<Arc<Pool>>,
 }
 
 struct WorkerThread {
@@ -57,12 +61,43 @@ impl WorkerThreads {
 
     /// Starts a worker; it takes lanes from then on.
     pub(crate) fn start(&mut self, worker: usize, restarts: u32) -> std::io::Result<()> {
-        let mailbox = Arc::new(Mailbox::new());
-        let context = WorkerContext {
+        let context = self.context(worker, restarts);
+        let mailbox = Arc::clone(&context.mailbox);
+        let pool = self.common.pool.clone();
+        let name = format!("keepup-worker-{worker}");
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || match pool {
+                Some(pool) => hands::run(context, &pool),
+                None => run(context),
+            })?;
+        self.running
+            .insert(worker, WorkerThread { mailbox, thread });
+        Ok(())
+    }
+
+    /// Starts the thread that fetches, where the workers share all partitions.
+    pub(crate) fn start_reader(&mut self) -> std::io::Result<()> {
+        let Some(pool) = self.common.pool.clone() else {
+            return Ok(());
+        };
+        let context = self.context(READER, 0);
+        let mailbox = Arc::clone(&context.mailbox);
+        let memory = Arc::clone(&self.common.memory);
+        let thread = std::thread::Builder::new()
+            .name("keepup-reader".into())
+            .spawn(move || reader::run(context, &pool, &memory))?;
+        self.running
+            .insert(READER, WorkerThread { mailbox, thread });
+        Ok(())
+    }
+
+    fn context(&self, worker: usize, restarts: u32) -> WorkerContext {
+        WorkerContext {
             info: WorkerInfo { worker, restarts },
             clock: self.common.clock.clone(),
             gate: Arc::clone(&self.common.gate),
-            mailbox: Arc::clone(&mailbox),
+            mailbox: Arc::new(Mailbox::new()),
             reports: self.common.reports.clone(),
             events: self.common.events.clone(),
             sources: Arc::clone(&self.common.sources),
@@ -70,13 +105,7 @@ impl WorkerThreads {
             retry: self.common.retry,
             dead_letters: self.common.dead_letters.clone(),
             count: self.common.count.clone(),
-        };
-        let thread = std::thread::Builder::new()
-            .name(format!("keepup-worker-{worker}"))
-            .spawn(move || run(context))?;
-        self.running
-            .insert(worker, WorkerThread { mailbox, thread });
-        Ok(())
+        }
     }
 
     /// A worker has reported its exit: its thread has nothing left to do.
@@ -133,7 +162,13 @@ impl WorkerThreads {
     }
 
     pub(crate) fn share_memory_between(&self, workers: usize) {
-        self.common.memory.set_workers(workers);
+        // One reader has all of it.
+        let readers = if self.common.pool.is_some() {
+            1
+        } else {
+            workers
+        };
+        self.common.memory.set_workers(readers);
     }
 
     /// Leaves behind the threads that have not ended: their handlers did not
@@ -142,11 +177,13 @@ impl WorkerThreads {
         std::mem::take(&mut self.running)
             .into_iter()
             .filter_map(|(worker, ended)| {
+                ended.mailbox.stop();
                 if ended.thread.is_finished() {
                     let _ = ended.thread.join();
                     return None;
                 }
-                Some(worker)
+                // It waits for one of the others, which are named.
+                (worker != READER).then_some(worker)
             })
             .collect()
     }

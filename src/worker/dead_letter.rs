@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::config::RetryPolicy;
-use crate::record::Record;
+use crate::record::{Record, TopicPartition};
 use crate::source::Waker;
 use crate::worker::retry;
 
@@ -46,6 +46,39 @@ pub(crate) trait DeadLetters: Send + Sync {
     /// Takes back what is not on its way to a broker yet, of all lanes: whose
     /// letters are still wanted sends them again.
     fn recall(&self);
+}
+
+/// Why a record of that partition cannot become a letter, if so.
+pub(crate) fn refused(
+    letters: Option<&dyn DeadLetters>,
+    partition: &TopicPartition,
+) -> Option<&'static str> {
+    match letters {
+        None => Some(
+            "there is no dead-letter topic to write it to: name one (--dead-letter, or \
+             dead_letter())",
+        ),
+        Some(letters) if letters.topic() == partition.topic() => {
+            Some("it was read from the dead-letter topic itself")
+        }
+        Some(_) => None,
+    }
+}
+
+/// Says that a letter was not written, and why.
+pub(crate) fn unwritten(
+    letters: Option<&dyn DeadLetters>,
+    partition: &TopicPartition,
+    offset: i64,
+    sent: &Sent,
+) -> String {
+    let topic = letters.map_or("", |letters| letters.topic());
+    let why = match sent {
+        Sent::Failed(why) => why.as_str(),
+        Sent::NoSuchPartition => "it has no partition to write to",
+        Sent::Written | Sent::Recalled => "it was not sent",
+    };
+    format!("{partition}@{offset} could not be written to the dead-letter topic {topic}: {why}")
 }
 
 /// What became of a letter.

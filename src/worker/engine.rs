@@ -6,15 +6,19 @@
 //! there are two loads, one coarse clock read and two stores beside the
 //! handler.
 
+use std::cell::Cell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, Coarse};
+use crate::config::Order;
 use crate::error::Problem;
 use crate::handler::{BatchHandler, Handler, Outcome, Records, WorkerInfo};
 use crate::record::{Batch, TopicPartition};
 use crate::worker::gate::Gate;
 use crate::worker::mailbox::Mailbox;
-use crate::worker::timing::Stopwatch;
+use crate::worker::pool::seat::Seat;
+use crate::worker::timing::{HandlerTimes, Stopwatch};
 use crate::worker::tracker::Tracker;
 
 /// How many records a batch handler takes, and how long the first waits.
@@ -26,7 +30,7 @@ pub(crate) struct BatchLimits {
 
 impl BatchLimits {
     /// What is wrong with it, if anything.
-    pub(crate) fn problem(self) -> Option<Problem> {
+    fn problem(self) -> Option<Problem> {
         (self.max_records == 0).then(|| {
             Problem::new(
                 "max_records",
@@ -68,6 +72,22 @@ impl EngineFactory {
         (self.make)(info)
     }
 
+    /// What is wrong with it in that order, if anything.
+    pub(crate) fn problems(&self, order: Order) -> Vec<Problem> {
+        let Some(limits) = self.batch_limits else {
+            return Vec::new();
+        };
+        let of_order = (order != Order::Partition).then(|| {
+            Problem::new(
+                "order",
+                order,
+                "a batch is handed over in the order of its partition",
+                "choose partition order, or a handler of single records",
+            )
+        });
+        limits.problem().into_iter().chain(of_order).collect()
+    }
+
     pub(crate) fn batch_limits(&self) -> Option<BatchLimits> {
         self.batch_limits
     }
@@ -80,6 +100,15 @@ pub(crate) enum Engine {
 }
 
 impl Engine {
+    /// See [`RecordEngine::work`].
+    pub(crate) fn work(&mut self, turn: &HandTurn<'_>, handled: &mut usize) -> HandEnd {
+        match self {
+            Self::PerRecord(engine) => engine.work(turn, handled),
+            // Refused at the start.
+            Self::PerBatch(_) => HandEnd::Outcome(Outcome::stop("batches keep partition order")),
+        }
+    }
+
     pub(crate) fn on_assigned(&mut self, partitions: &[TopicPartition]) {
         match self {
             Self::PerRecord(engine) => engine.handler().on_assigned(partitions),
@@ -100,6 +129,31 @@ impl Engine {
             Self::PerBatch(handler) => handler.on_lost(partitions),
         }
     }
+}
+
+/// As [`Turn`], for a worker that takes records from a pool.
+pub(crate) struct HandTurn<'a> {
+    pub(crate) clock: &'a Clock,
+    pub(crate) gate: &'a Gate,
+    pub(crate) mailbox: &'a Mailbox,
+    pub(crate) seat: &'a Seat,
+    pub(crate) batches: &'a [Arc<Batch>],
+    pub(crate) times: &'a HandlerTimes,
+    /// Bytes of what was done.
+    pub(crate) bytes: &'a Cell<u64>,
+}
+
+/// How a [`HandTurn`] ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum HandEnd {
+    /// Nothing is left in the hand.
+    Empty,
+    /// The member wants something.
+    Interrupted,
+    /// No record may be started before the group has answered again.
+    GateShut,
+    /// The handler said something else than done of the record in it.
+    Outcome(Outcome),
 }
 
 /// What a turn may use and must respect.
@@ -166,23 +220,23 @@ pub(crate) trait RecordEngine {
     /// Where the handler does; the cursor then stands at its record.
     fn turn(&mut self, batch: &mut Batch, turn: &Turn<'_>) -> TurnEnd;
 
+    /// Handles the records in a worker's hand, and counts them.
+    ///
+    /// # Panics
+    ///
+    /// Where the handler does; the hand then says which record is in it.
+    fn work(&mut self, turn: &HandTurn<'_>, handled: &mut usize) -> HandEnd;
+
     /// For its hooks.
     fn handler(&mut self) -> &mut dyn Handler;
 }
 
 struct RecordLoop<H>(H);
 
-/// Before every so many records the clock is read where handlers are short: a
-/// read costs as much as indexing half a record. What the member wishes is
-/// looked at before every record all the same, so this is only how many more
-/// records a process may start that was stopped as a whole and wakes.
-const SHORT_CALLS: usize = 8;
-
 impl<H: Handler> RecordEngine for RecordLoop<H> {
     fn turn(&mut self, batch: &mut Batch, turn: &Turn<'_>) -> TurnEnd {
         let first = batch.cursor;
-        let times = &turn.tracker.times;
-        let mut watch = Stopwatch::start(turn.clock, times, first);
+        let mut watch = Stopwatch::start(turn.clock, &turn.tracker.times, first);
         let allowed = first.saturating_add(turn.allowed);
         let mut look_at = first;
         while batch.cursor < batch.entries.len() {
@@ -197,12 +251,7 @@ impl<H: Handler> RecordEngine for RecordLoop<H> {
                     watch.stop(batch.cursor);
                     return end;
                 }
-                let unwatched = if watch.calls_are_short() {
-                    SHORT_CALLS
-                } else {
-                    1
-                };
-                look_at = allowed.min(batch.cursor + unwatched);
+                look_at = allowed.min(batch.cursor + watch.unwatched());
             }
             let entry = &batch.entries[batch.cursor];
             let (offset, timestamp) = (entry.offset, entry.timestamp);
@@ -218,14 +267,7 @@ impl<H: Handler> RecordEngine for RecordLoop<H> {
             match self.0.handle(&record) {
                 Outcome::Done => turn.tracker.completed(offset),
                 outcome => {
-                    match outcome {
-                        Outcome::Skip { .. } => watch.stop_with(batch.cursor, &times.skipped),
-                        Outcome::Retry { .. } => watch.stop_with(batch.cursor, &times.retried),
-                        Outcome::DeadLetter { .. } => {
-                            watch.stop_with(batch.cursor, &times.dead_lettered);
-                        }
-                        Outcome::Done | Outcome::Stop { .. } => watch.stop(batch.cursor),
-                    }
+                    watch.stop_at(batch.cursor, &outcome);
                     return TurnEnd::Outcome { outcome, attempt };
                 }
             }
@@ -233,6 +275,52 @@ impl<H: Handler> RecordEngine for RecordLoop<H> {
         }
         watch.stop(batch.cursor);
         TurnEnd::Exhausted
+    }
+
+    fn work(&mut self, turn: &HandTurn<'_>, handled: &mut usize) -> HandEnd {
+        let mut watch = Stopwatch::start(turn.clock, turn.times, *handled);
+        let mut now = turn.clock.coarse();
+        let mut look_at = *handled;
+        loop {
+            let is_wished = turn.mailbox.has_wishes();
+            let mut is_shut = false;
+            if *handled >= look_at {
+                now = turn.clock.coarse();
+                watch.look(now, *handled);
+                is_shut = !turn.gate.allows(now);
+                look_at = *handled + watch.unwatched();
+            }
+            if is_wished || is_shut {
+                watch.stop(*handled);
+                turn.seat.finish();
+                return if is_wished {
+                    HandEnd::Interrupted
+                } else {
+                    HandEnd::GateShut
+                };
+            }
+            let task = turn.seat.next(now);
+            let record = task.and_then(|task| {
+                let batch = turn.batches.get(task.batch)?;
+                Some((batch.record(task.index, task.attempt)?, batch, task.index))
+            });
+            let Some((record, batch, index)) = record else {
+                watch.stop(*handled);
+                return HandEnd::Empty;
+            };
+            match self.0.handle(&record) {
+                Outcome::Done => {
+                    *handled += 1;
+                    let bytes = batch.bytes_of(index, index + 1);
+                    turn.bytes.set(turn.bytes.get() + bytes);
+                }
+                outcome => {
+                    watch.stop_at(*handled, &outcome);
+                    *handled += 1;
+                    return HandEnd::Outcome(outcome);
+                }
+            }
+        }
     }
 
     fn handler(&mut self) -> &mut dyn Handler {
@@ -359,6 +447,7 @@ mod tests {
 
     use super::*;
     use crate::record::{AssignmentEpoch, Entry, Record};
+    use crate::worker::timing::SHORT_CALLS;
 
     fn batch(offsets: &[i64], next_offset: i64) -> Batch {
         Batch {

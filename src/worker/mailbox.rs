@@ -146,6 +146,11 @@ impl Mailbox {
         self.put(|wishes| wishes.stop = true);
     }
 
+    /// True once the worker was told to end.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.wishes.lock().stop
+    }
+
     /// Everything that was wished since the last look, and whether to stop
     /// after it. A stop stays.
     pub(crate) fn take(&self) -> (Vec<Wish>, bool) {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`run`] | what a worker does, in which order |
 //! | [`engine`] | what happens per record and per batch |
+//! | [`pool`] | who works on what, where workers share all partitions |
 //! | [`tracker`] | what is committed |
 //! | [`retry`] | what happens with a record that failed |
 //! | [`dead_letter`] | how a record gets to the dead-letter topic |
@@ -15,6 +16,7 @@ pub(crate) mod engine;
 pub(crate) mod gate;
 pub(crate) mod lane;
 pub(crate) mod mailbox;
+pub(crate) mod pool;
 pub(crate) mod retry;
 pub(crate) mod run;
 pub(crate) mod samples;

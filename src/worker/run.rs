@@ -43,7 +43,7 @@ const HELD_BACK: Duration = Duration::from_millis(20);
 const UNTIL_TOLD: Duration = Duration::from_hours(24);
 
 /// At most that much time lies between two `records_consumed` of a worker.
-const CONSUMED_EVENT_INTERVAL: Duration = Duration::from_millis(250);
+pub(crate) const CONSUMED_EVENT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What a worker tells the member.
 #[derive(Debug)]
@@ -883,7 +883,7 @@ fn note_consumed(lane: &mut Lane, count: u64, min_offset: i64, max_offset: i64) 
     }
 }
 
-fn hook_panicked(hook: &'static str, panic: &(dyn Any + Send)) -> WorkerExit {
+pub(crate) fn hook_panicked(hook: &'static str, panic: &(dyn Any + Send)) -> WorkerExit {
     let message = panic_message(panic);
     WorkerExit::EndsRun(
         StopReason::HookPanicked {

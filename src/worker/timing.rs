@@ -12,11 +12,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::clock::{Clock, Coarse};
+use crate::handler::Outcome;
 use crate::lag::snapshot::OutcomeTotals;
 
 /// Calls of that length or longer are timed one by one: two clock reads are
 /// half a percent of it.
 const LONG: Duration = Duration::from_micros(10);
+
+/// Before every so many records the clock is read where handlers are short: a
+/// read costs as much as indexing half a record. What the member wishes is
+/// looked at before every record all the same, so this is only how many more
+/// records a process may start that was stopped as a whole and wakes.
+pub(crate) const SHORT_CALLS: usize = 8;
 
 /// No kernel's coarse clock stands still for longer.
 const COARSE_TICK: Duration = Duration::from_millis(10);
@@ -78,6 +85,22 @@ impl CallTimes {
             .store(sum.saturating_add(nanos), Ordering::Relaxed);
     }
 
+    /// Adds what another has counted, which begins anew.
+    fn absorb(&self, other: &Self) {
+        for (counter, other) in self.counts.iter().zip(&other.counts) {
+            let more = other.load(Ordering::Relaxed);
+            if more > 0 {
+                other.store(0, Ordering::Relaxed);
+                counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+            }
+        }
+        let more = other.sum_ns.load(Ordering::Relaxed);
+        other.sum_ns.store(0, Ordering::Relaxed);
+        let sum = self.sum_ns.load(Ordering::Relaxed);
+        self.sum_ns
+            .store(sum.saturating_add(more), Ordering::Relaxed);
+    }
+
     pub(crate) fn read(&self) -> CallCounts {
         let mut read = CallCounts {
             sum_ns: self.sum_ns.load(Ordering::Relaxed),
@@ -106,6 +129,19 @@ impl HandlerTimes {
             retried: CallTimes::new(),
             dead_lettered: CallTimes::new(),
             skipped: CallTimes::new(),
+        }
+    }
+
+    /// Adds what one worker has counted of calls for this lane, which begins
+    /// anew. Nobody else may write meanwhile.
+    pub(crate) fn absorb(&self, of_worker: &Self) {
+        for (all, one) in [
+            (&self.done, &of_worker.done),
+            (&self.retried, &of_worker.retried),
+            (&self.dead_lettered, &of_worker.dead_lettered),
+            (&self.skipped, &of_worker.skipped),
+        ] {
+            all.absorb(one);
         }
     }
 }
@@ -151,11 +187,11 @@ impl<'a> Stopwatch<'a> {
         }
     }
 
-    /// Whether the calls that were timed last took less than [`LONG`] each:
-    /// then a few of them are over before the clock is worth a look.
+    /// So many calls may pass before the clock is worth another look: a few
+    /// where those that were timed last took less than [`LONG`] each.
     #[inline]
-    pub(crate) fn calls_are_short(&self) -> bool {
-        self.coarse != NEVER
+    pub(crate) fn unwatched(&self) -> usize {
+        if self.coarse == NEVER { 1 } else { SHORT_CALLS }
     }
 
     /// Writes down the calls since the last lap.
@@ -195,8 +231,19 @@ impl<'a> Stopwatch<'a> {
         self.lap(NEVER, next);
     }
 
-    /// The turn ends with the call number `last`, which was not done.
-    pub(crate) fn stop_with(mut self, last: usize, times: &CallTimes) {
+    /// The turn ends with the call number `last`, of which the handler said
+    /// that.
+    pub(crate) fn stop_at(self, last: usize, said: &Outcome) {
+        let times = self.times;
+        match said {
+            Outcome::Skip { .. } => self.stop_with(last, &times.skipped),
+            Outcome::Retry { .. } => self.stop_with(last, &times.retried),
+            Outcome::DeadLetter { .. } => self.stop_with(last, &times.dead_lettered),
+            Outcome::Done | Outcome::Stop { .. } => self.stop(last),
+        }
+    }
+
+    fn stop_with(mut self, last: usize, times: &CallTimes) {
         let done = last - self.first;
         let took = self.take_time(last);
         let before = (self.mean * u32::try_from(done).unwrap_or(u32::MAX)).min(took);

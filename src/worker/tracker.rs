@@ -44,6 +44,12 @@ pub(crate) struct Tracker {
     asked: Ends,
     /// Records that are in a handler now, when they are handed over in batches.
     in_hand: AtomicU64,
+    /// Records that were handed over and not completed, where several workers
+    /// share the partition; `BY_PROGRESS` where one has it.
+    shared_in_flight: AtomicU64,
+    /// Since when the record is in a handler that has been in one for longest;
+    /// `BY_PROGRESS` where the watermark and the turns tell.
+    in_hand_since: AtomicU64,
     skipped: AtomicU64,
     dead_lettered: AtomicU64,
     retried: AtomicU64,
@@ -110,6 +116,33 @@ impl Ends {
 const UNKNOWN: i64 = -1;
 const NO_WORKER: usize = usize::MAX;
 const NOT_GIVEN_UP: u64 = u64::MAX;
+const BY_PROGRESS: u64 = u64::MAX;
+const NOBODY: u64 = u64::MAX - 1;
+
+/// What is known of the records of a partition that are in handlers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hands {
+    /// One worker has it: what stands still is in its handler.
+    ByProgress,
+    /// Several share it, and none has anything of it.
+    Empty,
+    /// Several share it, and one has been at one record since then.
+    Since(Coarse),
+}
+
+/// Where a partition stands whose records are shared by several workers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    pub(crate) position: i64,
+    pub(crate) watermark: i64,
+    /// Of the first record that is not completed, if one was read.
+    pub(crate) timestamp: Option<i64>,
+    /// Records that were handed over and not completed.
+    pub(crate) in_flight: u64,
+    /// Records that were completed since this was told last, and their bytes.
+    pub(crate) completed: u64,
+    pub(crate) bytes: u64,
+}
 
 impl Tracker {
     /// A tracker of a partition whose start position is not known yet.
@@ -126,6 +159,8 @@ impl Tracker {
             fetched: Ends::new(),
             asked: Ends::new(),
             in_hand: AtomicU64::new(0),
+            shared_in_flight: AtomicU64::new(BY_PROGRESS),
+            in_hand_since: AtomicU64::new(BY_PROGRESS),
             skipped: AtomicU64::new(0),
             dead_lettered: AtomicU64::new(0),
             retried: AtomicU64::new(0),
@@ -199,6 +234,48 @@ impl Tracker {
         self.in_hand.store(0, Ordering::Relaxed);
     }
 
+    /// Where the partition stands, told by those who share its records. They do
+    /// so one after the other, under the lock of their schedule.
+    pub(crate) fn stands(&self, standing: &Standing) {
+        self.shared_in_flight
+            .store(standing.in_flight, Ordering::Relaxed);
+        if let Some(timestamp) = standing.timestamp {
+            self.hot.timestamp.store(timestamp, Ordering::Relaxed);
+        }
+        self.hot
+            .position
+            .store(standing.position, Ordering::Release);
+        self.hot
+            .watermark
+            .store(standing.watermark, Ordering::Release);
+        add(&self.hot.completed, standing.completed);
+        add(&self.bytes, standing.bytes);
+    }
+
+    /// So many bytes were completed by one of those who share it.
+    pub(crate) fn took_bytes(&self, bytes: u64) {
+        add(&self.bytes, bytes);
+    }
+
+    /// Which of the workers that share it has been at one record for longest,
+    /// and since when.
+    pub(crate) fn has_in_hand(&self, oldest: Option<(Coarse, usize)>) {
+        if let Some((_, worker)) = oldest {
+            self.set_worker(Some(worker));
+        }
+        let since = oldest.map_or(NOBODY, |(since, _)| since.as_millis());
+        self.in_hand_since.store(since, Ordering::Relaxed);
+    }
+
+    /// Whether a record is in a handler, and since when.
+    pub(crate) fn hands(&self) -> Hands {
+        match self.in_hand_since.load(Ordering::Relaxed) {
+            BY_PROGRESS => Hands::ByProgress,
+            NOBODY => Hands::Empty,
+            since => Hands::Since(Coarse::from_millis(since)),
+        }
+    }
+
     /// What a fetch told of the partition's ends; unknown values change
     /// nothing. The worker's part.
     pub(crate) fn saw_ends(&self, end_offset: i64, log_start: i64, at: Coarse) {
@@ -251,8 +328,13 @@ impl Tracker {
 
     /// The record in hand failed and is handed over again after a wait.
     pub(crate) fn retries(&self) {
-        add(&self.retried, 1);
+        self.retried();
         self.begins_to_wait();
+    }
+
+    /// One more record failed and is handed over again.
+    pub(crate) fn retried(&self) {
+        add(&self.retried, 1);
     }
 
     /// The record in hand waits for something, and is in no handler meanwhile.
@@ -389,6 +471,10 @@ impl Tracker {
     /// Records that were handed over and not completed, one that waits for a
     /// retry included.
     pub(crate) fn in_flight(&self) -> u64 {
+        match self.shared_in_flight.load(Ordering::Relaxed) {
+            BY_PROGRESS => {}
+            in_flight => return in_flight,
+        }
         // Watermark first: read the other way round, a record completed between
         // the two reads would hide one that is still open.
         let watermark = self.watermark();

@@ -387,6 +387,18 @@ impl Kafka {
         committed_by(&self.client(), group, topic, partitions)
     }
 
+    /// Waits until `group` has committed these offsets of the partitions of `topic`.
+    pub(crate) fn await_committed(&self, group: &str, topic: &str, offsets: &[Option<i64>]) {
+        wait_until(PATIENT, "the commits", || {
+            let committed = self.committed(group, topic);
+            if committed == offsets {
+                Ok(())
+            } else {
+                Err(committed)
+            }
+        });
+    }
+
     /// Deletes a group that has no members.
     pub(crate) fn delete_group(&self, group: &str) {
         let deleted = self.admin.delete_groups(&[group], &options());

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::{Action, Ask, Assignment, LaneStart, REWIND_AGAIN, Resolve, StartAt, State};
 use crate::clock::Clock;
-use crate::config::Workers;
+use crate::config::{Order, Workers};
 use crate::error::CommandError;
 use crate::event::EventKind;
 use crate::member::reset::Stranded;
@@ -77,7 +77,7 @@ struct Bench {
 impl Bench {
     fn new(wanted: Workers) -> Self {
         let mut bench = Self {
-            assignment: Assignment::new(wanted, DEADLINE),
+            assignment: Assignment::new(wanted, Order::Partition, DEADLINE),
             clock: Clock::manual(),
             workers: BTreeMap::new(),
             resolving: Vec::new(),
@@ -116,6 +116,7 @@ impl Bench {
     /// Does what the member's loop does, and checks that it may be done.
     fn carry_out(&mut self, action: Action) {
         match action {
+            Action::StartReader => unreachable!("each worker reads its own partitions"),
             Action::Resolve(lanes) => self.resolving.extend(lanes),
             Action::Rewind { lane, offset } => self.rewinding.push((lane, offset)),
             Action::StartWorker(worker) => {

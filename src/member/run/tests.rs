@@ -348,6 +348,7 @@ impl Scene {
             dead_letters: None,
             count: None,
             memory: Arc::new(MemoryBudget::new(1 << 20)),
+            pool: None,
         });
         let starts = ScriptedStarts {
             group: group.clone(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Lane, Span, UNTIL_TOLD, Worker, WorkerExit};
 use crate::event::EventKind;
 use crate::record::{AssignmentEpoch, Batch, TopicPartition};
-use crate::worker::dead_letter::{Dead, Delivery, Letter, Next, Sent};
+use crate::worker::dead_letter::{Dead, Delivery, Letter, Next, Sent, refused, unwritten};
 use crate::worker::lane::Failed;
 
 impl Worker {
@@ -21,16 +21,8 @@ impl Worker {
     ) -> Option<WorkerExit> {
         let lane = self.lanes.get_mut(&epoch)?;
         let offset = span.first;
-        let no_way = match &self.context.dead_letters {
-            None => Some(
-                "there is no dead-letter topic to write it to: name one (--dead-letter, or \
-                 dead_letter())",
-            ),
-            Some(letters) if letters.topic() == lane.start.partition.topic() => {
-                Some("it was read from the dead-letter topic itself")
-            }
-            Some(_) => None,
-        };
+        let letters = self.context.dead_letters.as_deref();
+        let no_way = refused(letters, &lane.start.partition);
         if let Some(no_way) = no_way {
             return self.exhausted(epoch, offset, attempts, format!("{error}; {no_way}"));
         }
@@ -146,16 +138,9 @@ impl Worker {
         }
     }
 
-    /// Says that a letter was not written, and why.
     fn unwritten(&self, partition: &TopicPartition, offset: i64, sent: &Sent) -> String {
-        let letters = self.context.dead_letters.as_ref();
-        let topic = letters.map_or("", |letters| letters.topic());
-        let why = match sent {
-            Sent::Failed(why) => why.as_str(),
-            Sent::NoSuchPartition => "it has no partition to write to",
-            Sent::Written | Sent::Recalled => "it was not sent",
-        };
-        format!("{partition}@{offset} could not be written to the dead-letter topic {topic}: {why}")
+        let letters = self.context.dead_letters.as_deref();
+        unwritten(letters, partition, offset, sent)
     }
 
     /// Before lanes are given back in order: their letters are on their way, and

@@ -1,0 +1,219 @@
+//! Workers that share all partitions: key order, and no order.
+//!
+//! In partition order a worker reads what it handles, on one thread. Where the
+//! unit of order is smaller than a partition, more workers than partitions have
+//! something to do, and none of them must hold up another; so reading and
+//! handling part ways:
+//!
+//! ```text
+//!             ┌────────┐ batches ┌──────────┐ a few records ┌──────────┐
+//!  brokers ──►│ reader ├────────►│ schedule │◄─────────────►│ worker 0 │
+//!             └────────┘         │  (pool)  │◄─────────────►│ worker n │
+//!                                └──────────┘  how they went└──────────┘
+//! ```
+//!
+//! The reader is what the member knows: it takes partitions and gives them
+//! back, as a worker in partition order does. It never runs a handler, so a
+//! revoke is heard at once, whatever the handlers do. The workers know nothing
+//! of the group.
+//!
+//! | file | question |
+//! |---|---|
+//! | [`backlog`] | which records of a partition may be taken, and what is done: pure |
+//! | [`schedule`] | who works on what, and what becomes of what failed: pure |
+//! | [`seat`] | what one worker has in hand |
+//! | [`reader`] | the thread that fetches |
+//! | [`hands`] | the threads that handle |
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use self::schedule::{Goodbye, Rules, SLOW, Schedule, Work};
+use self::seat::Seat;
+use crate::clock::Clock;
+use crate::handler::Outcome;
+use crate::source::{MAX_PULL_WAIT, Waker};
+use crate::worker::mailbox::Mailbox;
+use crate::worker::run::WorkerExit;
+use crate::worker::timing::HandlerTimes;
+use crate::worker::tracker::Tracker;
+
+pub(crate) mod backlog;
+pub(crate) mod hands;
+pub(crate) mod reader;
+pub(crate) mod schedule;
+pub(crate) mod seat;
+
+/// What a worker is told when it asks.
+pub(crate) enum Told {
+    /// Its hand is full.
+    Work(Work),
+    /// Partitions leave that it knows of: their hooks first.
+    Goodbyes(Vec<Goodbye>),
+    /// The member wishes that it ends.
+    Stop,
+    /// There was nothing for a while.
+    Nothing,
+}
+
+/// The schedule, shared by the reader and the workers.
+pub(crate) struct Pool {
+    schedule: Mutex<Schedule>,
+    /// There is something for workers.
+    something: Condvar,
+    reader: Mutex<Option<Waker>>,
+    clock: Clock,
+    by_key: bool,
+}
+
+impl Pool {
+    pub(crate) fn new(rules: Rules, clock: Clock, seed: u64) -> Self {
+        Self {
+            by_key: rules.by_key,
+            schedule: Mutex::new(Schedule::new(rules, seed)),
+            something: Condvar::new(),
+            reader: Mutex::new(None),
+            clock,
+        }
+    }
+
+    /// The schedule itself; whoever has it keeps everybody else waiting. What
+    /// it changes is told to others by [`Pool::leave`].
+    fn enter(&self) -> MutexGuard<'_, Schedule> {
+        self.schedule.lock()
+    }
+
+    /// Wakes who may have something to do now.
+    fn leave(&self, mut schedule: MutexGuard<'_, Schedule>) {
+        let is_news = schedule.take_news();
+        if schedule.take_parting() {
+            self.something.notify_all();
+        } else if schedule.has_more() {
+            // It wakes the next in turn, should there be more than it can take.
+            self.something.notify_one();
+        }
+        drop(schedule);
+        if is_news && let Some(reader) = &*self.reader.lock() {
+            reader.wake();
+        }
+    }
+
+    /// Whom to wake when partitions may be read on or are free.
+    fn set_reader(&self, waker: Waker) {
+        self.enter().set_waker(waker.clone());
+        *self.reader.lock() = Some(waker);
+    }
+
+    /// Something that wakes all workers.
+    fn waker(self: &Arc<Self>) -> Waker {
+        let pool = Arc::clone(self);
+        Waker::new(move || {
+            // Under the lock: a worker that has looked for wishes in vain and
+            // does not wait yet would miss it.
+            let schedule = pool.enter();
+            pool.something.notify_all();
+            drop(schedule);
+        })
+    }
+
+    /// Gives account of a worker's hand and fills it again with up to `most`
+    /// records. Waits where there are none, for [`MAX_PULL_WAIT`] at most.
+    fn next(&self, seat: &WorkerSeat<'_>, times: &HandlerTimes, most: usize) -> Told {
+        let mut schedule = self.enter();
+        seat.settle(&mut schedule, times);
+        let deadline = self.clock.now() + MAX_PULL_WAIT;
+        loop {
+            if seat.mailbox.has_wishes() && seat.mailbox.take().1 {
+                self.leave(schedule);
+                return Told::Stop;
+            }
+            let goodbyes = schedule.goodbyes(seat.worker);
+            if !goodbyes.is_empty() {
+                self.leave(schedule);
+                return Told::Goodbyes(goodbyes);
+            }
+            let now = self.clock.now();
+            schedule.wake_due(now);
+            if let Some(work) = schedule.take(seat.worker, most, self.clock.coarse()) {
+                self.leave(schedule);
+                return Told::Work(work);
+            }
+            if now >= deadline {
+                self.leave(schedule);
+                return Told::Nothing;
+            }
+            let has_some = schedule.relieve_the_slow(self.clock.coarse());
+            if schedule.has_more() {
+                continue;
+            }
+            let until = schedule
+                .next_due()
+                .map_or(deadline, |due| due.min(deadline));
+            let until = if has_some {
+                until.min(now + SLOW)
+            } else {
+                until
+            };
+            self.tell_others(&mut schedule);
+            wait_until(&self.something, &mut schedule, until);
+        }
+    }
+
+    /// The reader must not wait for a worker that waits itself.
+    fn tell_others(&self, schedule: &mut Schedule) {
+        if schedule.take_parting() {
+            self.something.notify_all();
+        }
+        if schedule.take_news()
+            && let Some(reader) = &*self.reader.lock()
+        {
+            reader.wake();
+        }
+    }
+
+    /// A handler said something else than done.
+    fn outcome(
+        &self,
+        seat: &WorkerSeat<'_>,
+        times: &HandlerTimes,
+        outcome: Outcome,
+    ) -> Option<WorkerExit> {
+        let mut schedule = self.enter();
+        seat.settle(&mut schedule, times);
+        let exit = schedule.outcome(seat.worker, outcome, self.clock.now());
+        self.leave(schedule);
+        exit
+    }
+}
+
+fn wait_until(something: &Condvar, schedule: &mut MutexGuard<'_, Schedule>, until: Instant) {
+    something.wait_until(schedule, until);
+}
+
+/// A worker's place in the pool while it runs.
+struct WorkerSeat<'a> {
+    worker: usize,
+    mailbox: &'a Mailbox,
+    seat: Arc<Seat>,
+    /// Of whose records it has something in hand.
+    tracker: Option<Arc<Tracker>>,
+    /// Bytes of the records of which no account was given.
+    bytes: Cell<u64>,
+}
+
+impl WorkerSeat<'_> {
+    fn settle(&self, schedule: &mut Schedule, times: &HandlerTimes) {
+        if let Some(tracker) = &self.tracker {
+            // Under the lock of the schedule: it is the only one who writes.
+            tracker.times.absorb(times);
+            tracker.took_bytes(self.bytes.take());
+        }
+        schedule.settle(self.worker);
+    }
+}
+
+/// How long a worker that must not start a record waits before it looks again.
+const HELD_BACK: Duration = Duration::from_millis(20);
