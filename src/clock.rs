@@ -88,6 +88,15 @@ impl Clock {
         }
     }
 
+    /// Whether waiting for it is in vain: a clock that is moved by hand.
+    pub(crate) fn stands_still(&self) -> bool {
+        match self {
+            Self::System => false,
+            #[cfg(test)]
+            Self::Manual(_) => true,
+        }
+    }
+
     /// A precise monotonic moment; about 25 ns.
     #[expect(clippy::disallowed_methods, reason = "this is the place")]
     pub(crate) fn now(&self) -> Instant {

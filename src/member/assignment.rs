@@ -772,7 +772,9 @@ impl Assignment {
                         offset: lane.tracker.watermark().unwrap_or(0),
                         until: lane.until,
                         paused: lane.paused,
-                        failed: lane.failed.take(),
+                        // Kept: a worker that ends before it picks the lane up
+                        // gives back nothing.
+                        failed: lane.failed.clone(),
                     };
                     hand.entry((target, lane.has_moved))
                         .or_default()

@@ -983,4 +983,6 @@ impl Member {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

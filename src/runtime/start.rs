@@ -28,7 +28,7 @@ use crate::runtime::events::{EventSink, EventThread};
 use crate::runtime::handle::Handle;
 use crate::runtime::services::{Listener, Services};
 use crate::runtime::shared::Shared;
-use crate::runtime::threads::{Common, WorkerThreads};
+use crate::runtime::threads::{Common, OnThreads, WorkerThreads};
 use crate::source::client::ClientFactory;
 use crate::source::fetch::FetchFactory;
 use crate::source::{MemoryBudget, SourceFactory};
@@ -130,6 +130,7 @@ pub(crate) fn start(
         count,
         memory,
         pool,
+        spawn: Box::new(OnThreads),
     });
     let starts = KafkaStarts {
         lookup,

@@ -36,11 +36,49 @@ pub(crate) struct Common {
     pub(crate) memory: Arc<MemoryBudget>,
     /// Where the workers share all partitions.
     pub(crate) pool: Option<Arc<Pool>>,
+    pub(crate) spawn: Box<dyn Spawn>,
+}
+
+/// What runs on a thread of its own until it is told to end.
+pub(crate) enum Job {
+    /// A worker that reads and handles its own partitions.
+    Worker(WorkerContext),
+    /// A worker that takes what a pool has.
+    Hands(WorkerContext, Arc<Pool>),
+    /// The one that reads for the pool.
+    Reader(WorkerContext, Arc<Pool>, Arc<MemoryBudget>),
+}
+
+impl Job {
+    fn run(self) {
+        match self {
+            Self::Worker(context) => run(context),
+            Self::Hands(context, pool) => hands::run(context, &pool),
+            Self::Reader(context, pool, memory) => reader::run(context, pool, memory),
+        }
+    }
+}
+
+/// Who runs jobs.
+pub(crate) trait Spawn: Send {
+    /// Begins a job. Without a thread nobody can be waited for: whoever runs it
+    /// does so by itself.
+    fn spawn(&self, name: String, job: Job) -> std::io::Result<Option<JoinHandle<()>>>;
+}
+
+/// Runs each job on a thread of the operating system.
+pub(crate) struct OnThreads;
+
+impl Spawn for OnThreads {
+    fn spawn(&self, name: String, job: Job) -> std::io::Result<Option<JoinHandle<()>>> {
+        let builder = std::thread::Builder::new().name(name);
+        builder.spawn(move || job.run()).map(Some)
+    }
 }
 
 struct WorkerThread {
     mailbox: Arc<Mailbox>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// The worker threads that run, by number. Dropped while some run, which only
@@ -63,17 +101,11 @@ impl WorkerThreads {
     pub(crate) fn start(&mut self, worker: usize, restarts: u32) -> std::io::Result<()> {
         let context = self.context(worker, restarts);
         let mailbox = Arc::clone(&context.mailbox);
-        let pool = self.common.pool.clone();
-        let name = format!("keepup-worker-{worker}");
-        let thread = std::thread::Builder::new()
-            .name(name)
-            .spawn(move || match pool {
-                Some(pool) => hands::run(context, &pool),
-                None => run(context),
-            })?;
-        self.running
-            .insert(worker, WorkerThread { mailbox, thread });
-        Ok(())
+        let job = match &self.common.pool {
+            Some(pool) => Job::Hands(context, Arc::clone(pool)),
+            None => Job::Worker(context),
+        };
+        self.spawn(worker, mailbox, format!("keepup-worker-{worker}"), job)
     }
 
     /// Starts the thread that fetches, where the workers share all partitions.
@@ -84,11 +116,20 @@ impl WorkerThreads {
         let context = self.context(READER, 0);
         let mailbox = Arc::clone(&context.mailbox);
         let memory = Arc::clone(&self.common.memory);
-        let thread = std::thread::Builder::new()
-            .name("keepup-reader".into())
-            .spawn(move || reader::run(context, &pool, &memory))?;
+        let job = Job::Reader(context, pool, memory);
+        self.spawn(READER, mailbox, "keepup-reader".into(), job)
+    }
+
+    fn spawn(
+        &mut self,
+        worker: usize,
+        mailbox: Arc<Mailbox>,
+        name: String,
+        job: Job,
+    ) -> std::io::Result<()> {
+        let thread = self.common.spawn.spawn(name, job)?;
         self.running
-            .insert(READER, WorkerThread { mailbox, thread });
+            .insert(worker, WorkerThread { mailbox, thread });
         Ok(())
     }
 
@@ -111,7 +152,7 @@ impl WorkerThreads {
     /// A worker has reported its exit: its thread has nothing left to do.
     pub(crate) fn join(&mut self, worker: usize) {
         if let Some(ended) = self.running.remove(&worker)
-            && ended.thread.join().is_err()
+            && ended.thread.is_some_and(|thread| thread.join().is_err())
         {
             tracing::error!(worker, "a worker's thread panicked after its last report");
         }
@@ -178,8 +219,8 @@ impl WorkerThreads {
             .into_iter()
             .filter_map(|(worker, ended)| {
                 ended.mailbox.stop();
-                if ended.thread.is_finished() {
-                    let _ = ended.thread.join();
+                if ended.thread.as_ref().is_some_and(JoinHandle::is_finished) {
+                    let _ = ended.thread.map(JoinHandle::join);
                     return None;
                 }
                 // It waits for one of the others, which are named.

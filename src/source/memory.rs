@@ -384,7 +384,7 @@ impl Source for MemorySource {
             }
             let was_woken = self.woken.swap(false, std::sync::atomic::Ordering::AcqRel);
             let now = self.clock.now();
-            if was_woken || now >= deadline || matches!(self.clock, Clock::Manual(_)) {
+            if was_woken || now >= deadline || self.clock.stands_still() {
                 return Pulled::Nothing;
             }
             // A partition that is held back comes without anybody's notice.

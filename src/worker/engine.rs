@@ -137,6 +137,8 @@ pub(crate) struct HandTurn<'a> {
     pub(crate) gate: &'a Gate,
     pub(crate) mailbox: &'a Mailbox,
     pub(crate) seat: &'a Seat,
+    /// Of the partition that the records in the hand are of.
+    pub(crate) tracker: &'a Tracker,
     pub(crate) batches: &'a [Arc<Batch>],
     pub(crate) times: &'a HandlerTimes,
     /// Bytes of what was done.
@@ -148,7 +150,7 @@ pub(crate) struct HandTurn<'a> {
 pub(crate) enum HandEnd {
     /// Nothing is left in the hand.
     Empty,
-    /// The member wants something.
+    /// The member wants something, or the partition is not ours any more.
     Interrupted,
     /// No record may be started before the group has answered again.
     GateShut,
@@ -282,7 +284,7 @@ impl<H: Handler> RecordEngine for RecordLoop<H> {
         let mut now = turn.clock.coarse();
         let mut look_at = *handled;
         loop {
-            let is_wished = turn.mailbox.has_wishes();
+            let is_wished = turn.mailbox.has_wishes() || turn.tracker.is_given_up();
             let mut is_shut = false;
             if *handled >= look_at {
                 now = turn.clock.coarse();

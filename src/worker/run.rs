@@ -261,7 +261,10 @@ impl Worker {
     }
 
     /// Ends: gives the lanes that it still has, with what failed in them.
-    fn finish(mut self, exit: WorkerExit) -> (WorkerExit, Vec<(AssignmentEpoch, Option<Failed>)>) {
+    pub(crate) fn finish(
+        mut self,
+        exit: WorkerExit,
+    ) -> (WorkerExit, Vec<(AssignmentEpoch, Option<Failed>)>) {
         // A handler that ended the run in an orderly way is told goodbye by its
         // hook. One that panicked is not called again.
         if let WorkerExit::EndsRun(_, WorkerStop::HandlerStop | WorkerStop::RetriesExhausted) = exit

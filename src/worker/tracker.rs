@@ -299,6 +299,12 @@ impl Tracker {
         self.given_up_at.store(completed, Ordering::Relaxed);
     }
 
+    /// Whether nobody commits what is completed: nothing more is to be started.
+    #[inline]
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up_at.load(Ordering::Relaxed) != NOT_GIVEN_UP
+    }
+
     pub(crate) fn set_worker(&self, worker: Option<usize>) {
         if let Some(worker) = worker {
             self.last_worker.store(worker, Ordering::Relaxed);

@@ -22,7 +22,7 @@ use crate::member::group::{Group, GroupEvent};
 use crate::record::{Record, TopicPartition};
 use crate::report::{Report, StopReason};
 use crate::runtime::events::EventThread;
-use crate::runtime::threads::{Common, WorkerThreads};
+use crate::runtime::threads::{Common, OnThreads, WorkerThreads};
 use crate::source::memory::{MemoryFactory, MemoryLog, MemoryRecord};
 use crate::source::{MemoryBudget, ReadError};
 use crate::worker::engine::EngineFactory;
@@ -349,6 +349,7 @@ impl Scene {
             count: None,
             memory: Arc::new(MemoryBudget::new(1 << 20)),
             pool: None,
+            spawn: Box::new(OnThreads),
         });
         let starts = ScriptedStarts {
             group: group.clone(),

@@ -31,75 +31,82 @@ const MOST: usize = 1_024;
 pub(crate) fn run(context: WorkerContext, pool: &Arc<Pool>) {
     let worker = context.info.worker;
     let reports = context.reports.clone();
-    let exit = catch_unwind(AssertUnwindSafe(|| work(context, pool))).unwrap_or_else(|panic| {
+    let work = || match Hands::open(context, Arc::clone(pool)) {
+        Err(exit) => exit,
+        Ok(mut hands) => loop {
+            if let Some(exit) = hands.step() {
+                break hands.finish(exit);
+            }
+        },
+    };
+    let exit = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let message = format!("outside of the handler: {}", panic_message(panic.as_ref()));
         WorkerExit::Failed(WorkerStop::HandlerPanicked(message))
     });
+    // The member is gone only where the whole run is.
+    let _ = reports.send(exited(worker, exit, pool));
+}
+
+/// A worker's last report, once it takes part no longer.
+pub(crate) fn exited(worker: usize, exit: WorkerExit, pool: &Pool) -> FromWorker {
     let mut schedule = pool.enter();
     schedule.dismiss_worker(worker);
     pool.leave(schedule);
-    // The member is gone only where the whole run is.
-    let _ = reports.send(FromWorker::Exited {
+    FromWorker::Exited {
         worker,
         exit,
         lanes: Vec::new(),
-    });
-}
-
-fn work(context: WorkerContext, pool: &Arc<Pool>) -> WorkerExit {
-    let engines = Arc::clone(&context.engines);
-    let info = context.info;
-    let engine = match catch_unwind(AssertUnwindSafe(move || engines.make(info))) {
-        Ok(engine) => engine,
-        Err(panic) => return hook_panicked("factory", panic.as_ref()),
-    };
-    let mailbox = Arc::clone(&context.mailbox);
-    mailbox.set_waker(pool.waker());
-    context
-        .events
-        .send(Some(info.worker), EventKind::WorkerStarted);
-    let seat = WorkerSeat {
-        worker: info.worker,
-        mailbox: &mailbox,
-        seat: pool.enter().enlist_worker(info.worker),
-        tracker: None,
-        bytes: Cell::new(0),
-    };
-    Hands {
-        context,
-        pool,
-        engine,
-        seat,
-        times: HandlerTimes::new(),
-        most: 1,
     }
-    .work()
 }
 
-struct Hands<'a> {
+/// A worker between two steps of its loop.
+pub(crate) struct Hands {
     context: WorkerContext,
-    pool: &'a Arc<Pool>,
+    pool: Arc<Pool>,
     engine: Engine,
-    seat: WorkerSeat<'a>,
+    seat: WorkerSeat,
     /// Of the calls that no account was given of.
     times: HandlerTimes,
     /// Records that are taken at a time.
     most: usize,
 }
 
-impl Hands<'_> {
-    fn work(mut self) -> WorkerExit {
-        loop {
-            let told = self.pool.next(&self.seat, &self.times, self.most);
-            let exit = match told {
-                Told::Work(work) => self.work_on(&work),
-                Told::Goodbyes(goodbyes) => self.say_goodbye(&goodbyes),
-                Told::Nothing => None,
-                Told::Stop => Some(WorkerExit::Asked),
-            };
-            if let Some(exit) = exit {
-                return self.finish(exit);
-            }
+impl Hands {
+    /// Makes the handler and takes a seat.
+    pub(crate) fn open(context: WorkerContext, pool: Arc<Pool>) -> Result<Self, WorkerExit> {
+        let engines = Arc::clone(&context.engines);
+        let info = context.info;
+        let engine = catch_unwind(AssertUnwindSafe(move || engines.make(info)))
+            .map_err(|panic| hook_panicked("factory", panic.as_ref()))?;
+        context.mailbox.set_waker(pool.waker());
+        context
+            .events
+            .send(Some(info.worker), EventKind::WorkerStarted);
+        let seat = WorkerSeat {
+            worker: info.worker,
+            mailbox: Arc::clone(&context.mailbox),
+            seat: pool.enter().enlist_worker(info.worker),
+            tracker: None,
+            bytes: Cell::new(0),
+        };
+        Ok(Self {
+            context,
+            pool,
+            engine,
+            seat,
+            times: HandlerTimes::new(),
+            most: 1,
+        })
+    }
+
+    /// Does one thing: works off a hand, or says goodbye. Waits where there is
+    /// nothing, as [`Pool::next`] does.
+    pub(crate) fn step(&mut self) -> Option<WorkerExit> {
+        match self.pool.next(&self.seat, &self.times, self.most) {
+            Told::Work(work) => self.work_on(&work),
+            Told::Goodbyes(goodbyes) => self.say_goodbye(&goodbyes),
+            Told::Nothing => None,
+            Told::Stop => Some(WorkerExit::Asked),
         }
     }
 
@@ -121,6 +128,7 @@ impl Hands<'_> {
                 gate: &self.context.gate,
                 mailbox: &self.context.mailbox,
                 seat: &self.seat.seat,
+                tracker: &work.tracker,
                 batches: &work.batches,
                 times: &self.times,
                 bytes: &self.seat.bytes,
@@ -191,7 +199,7 @@ impl Hands<'_> {
     }
 
     /// Ends: a handler that did not panic is told goodbye by its hook.
-    fn finish(mut self, exit: WorkerExit) -> WorkerExit {
+    pub(crate) fn finish(mut self, exit: WorkerExit) -> WorkerExit {
         let is_orderly = matches!(
             exit,
             WorkerExit::Asked

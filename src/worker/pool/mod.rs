@@ -121,9 +121,11 @@ impl Pool {
 
     /// Gives account of a worker's hand and fills it again with up to `most`
     /// records. Waits where there are none, for [`MAX_PULL_WAIT`] at most.
-    fn next(&self, seat: &WorkerSeat<'_>, times: &HandlerTimes, most: usize) -> Told {
+    fn next(&self, seat: &WorkerSeat, times: &HandlerTimes, most: usize) -> Told {
         let mut schedule = self.enter();
         seat.settle(&mut schedule, times);
+        // What was interrupted is not its own any more.
+        schedule.relieve(seat.worker);
         let deadline = self.clock.now() + MAX_PULL_WAIT;
         loop {
             if seat.mailbox.has_wishes() && seat.mailbox.take().1 {
@@ -141,13 +143,13 @@ impl Pool {
                 self.leave(schedule);
                 return Told::Work(work);
             }
-            if now >= deadline {
-                self.leave(schedule);
-                return Told::Nothing;
-            }
             let has_some = schedule.relieve_the_slow(self.clock.coarse());
             if schedule.has_more() {
                 continue;
+            }
+            if now >= deadline || self.clock.stands_still() {
+                self.leave(schedule);
+                return Told::Nothing;
             }
             let until = schedule
                 .next_due()
@@ -177,7 +179,7 @@ impl Pool {
     /// A handler said something else than done.
     fn outcome(
         &self,
-        seat: &WorkerSeat<'_>,
+        seat: &WorkerSeat,
         times: &HandlerTimes,
         outcome: Outcome,
     ) -> Option<WorkerExit> {
@@ -194,9 +196,9 @@ fn wait_until(something: &Condvar, schedule: &mut MutexGuard<'_, Schedule>, unti
 }
 
 /// A worker's place in the pool while it runs.
-struct WorkerSeat<'a> {
+struct WorkerSeat {
     worker: usize,
-    mailbox: &'a Mailbox,
+    mailbox: Arc<Mailbox>,
     seat: Arc<Seat>,
     /// Of whose records it has something in hand.
     tracker: Option<Arc<Tracker>>,
@@ -204,7 +206,7 @@ struct WorkerSeat<'a> {
     bytes: Cell<u64>,
 }
 
-impl WorkerSeat<'_> {
+impl WorkerSeat {
     fn settle(&self, schedule: &mut Schedule, times: &HandlerTimes) {
         if let Some(tracker) = &self.tracker {
             // Under the lock of the schedule: it is the only one who writes.

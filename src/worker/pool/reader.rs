@@ -46,16 +46,31 @@ const OPEN_AGAIN_AT_MOST: Duration = Duration::from_secs(5);
 
 /// Runs the reader until it is told to stop. The last thing it does is to
 /// report its exit.
-pub(crate) fn run(context: WorkerContext, pool: &Arc<Pool>, memory: &MemoryBudget) {
+pub(crate) fn run(context: WorkerContext, pool: Arc<Pool>, memory: Arc<MemoryBudget>) {
     let reports = context.reports.clone();
-    let (exit, lanes) = catch_unwind(AssertUnwindSafe(|| read(context, pool, memory)))
+    let read = move || {
+        let Some(mut reader) = Reader::open(context, pool, memory) else {
+            return (WorkerExit::Asked, Vec::new());
+        };
+        loop {
+            if let Some(exit) = reader.step() {
+                return (exit, reader.lanes());
+            }
+        }
+    };
+    let (exit, lanes) = catch_unwind(AssertUnwindSafe(read))
         .unwrap_or_else(|panic| (broke(panic.as_ref()), Vec::new()));
     // The member is gone only where the whole run is.
-    let _ = reports.send(FromWorker::Exited {
+    let _ = reports.send(exited(exit, lanes));
+}
+
+/// The reader's last report.
+pub(crate) fn exited(exit: WorkerExit, lanes: Vec<AssignmentEpoch>) -> FromWorker {
+    FromWorker::Exited {
         worker: READER,
         exit,
         lanes: lanes.into_iter().map(|epoch| (epoch, None)).collect(),
-    });
+    }
 }
 
 /// It runs no code of the user's, so this is a mistake of ours, and nothing that
@@ -67,37 +82,6 @@ fn broke(panic: &(dyn Any + Send)) -> WorkerExit {
     );
     let stop = WorkerStop::HandlerPanicked(message.clone());
     WorkerExit::EndsRun(StopReason::FatalClientError { message }, stop)
-}
-
-fn read(
-    context: WorkerContext,
-    pool: &Arc<Pool>,
-    memory: &MemoryBudget,
-) -> (WorkerExit, Vec<AssignmentEpoch>) {
-    let Some(source) = open(&context) else {
-        return (WorkerExit::Asked, Vec::new());
-    };
-    context.mailbox.set_waker(source.waker());
-    pool.set_reader(source.waker());
-    let shown = context.clock.coarse();
-    let mut reader = Reader {
-        context,
-        pool,
-        memory,
-        source,
-        epochs: HashMap::new(),
-        slots: Vec::new(),
-        stopping: false,
-        leaving: 0,
-        shown,
-        consumed_reported: shown,
-    };
-    loop {
-        if let Some(exit) = reader.step() {
-            let lanes = reader.epochs.keys().copied().collect();
-            return (exit, lanes);
-        }
-    }
 }
 
 /// Opens the source, again and again where the system refuses; `None` where it
@@ -125,10 +109,10 @@ fn open(context: &WorkerContext) -> Option<Box<dyn Source>> {
 }
 
 /// The reader between two steps of its loop.
-pub(crate) struct Reader<'a> {
+pub(crate) struct Reader {
     context: WorkerContext,
-    pool: &'a Arc<Pool>,
-    memory: &'a MemoryBudget,
+    pool: Arc<Pool>,
+    memory: Arc<MemoryBudget>,
     source: Box<dyn Source>,
     epochs: HashMap<AssignmentEpoch, TopicPartition>,
     slots: Vec<u16>,
@@ -139,10 +123,40 @@ pub(crate) struct Reader<'a> {
     consumed_reported: Coarse,
 }
 
-impl Reader<'_> {
+impl Reader {
+    /// Opens the source; `None` where it was told to stop before that could be
+    /// done.
+    pub(crate) fn open(
+        context: WorkerContext,
+        pool: Arc<Pool>,
+        memory: Arc<MemoryBudget>,
+    ) -> Option<Self> {
+        let source = open(&context)?;
+        context.mailbox.set_waker(source.waker());
+        pool.set_reader(source.waker());
+        let shown = context.clock.coarse();
+        Some(Self {
+            context,
+            pool,
+            memory,
+            source,
+            epochs: HashMap::new(),
+            slots: Vec::new(),
+            stopping: false,
+            leaving: 0,
+            shown,
+            consumed_reported: shown,
+        })
+    }
+
+    /// The lanes that it has still.
+    pub(crate) fn lanes(&self) -> Vec<AssignmentEpoch> {
+        self.epochs.keys().copied().collect()
+    }
+
     /// Does one thing: takes wishes, or pulls and passes on. Waits for
     /// [`MAX_PULL_WAIT`] at most.
-    fn step(&mut self) -> Option<WorkerExit> {
+    pub(crate) fn step(&mut self) -> Option<WorkerExit> {
         if self.context.mailbox.has_wishes() && !self.stopping {
             let (wishes, stop) = self.context.mailbox.take();
             for wish in wishes {

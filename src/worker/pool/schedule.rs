@@ -118,9 +118,16 @@ struct Part {
 impl Part {
     fn is_eligible(&self) -> bool {
         match self.leaving {
+            _ if self.tracker.is_given_up() => false,
             None => self.backlog.ready() > 0 && !self.paused,
             Some(leaving) => self.backlog.has_ready(leaving.below),
         }
+    }
+
+    /// It is to be given back, or the member has given it up already, which the
+    /// reader will hear of.
+    fn is_leaving(&self) -> bool {
+        self.leaving.is_some() || self.tracker.is_given_up()
     }
 
     /// Numbers at or after that are not taken.
@@ -131,7 +138,8 @@ impl Part {
     /// It leaves, and nobody has or takes anything of it any more.
     fn is_drained(&self) -> bool {
         self.leaving.is_some_and(|leaving| {
-            self.backlog.in_hand() == 0 && !self.backlog.has_ready(leaving.below)
+            let is_over = self.tracker.is_given_up();
+            self.backlog.in_hand() == 0 && (is_over || !self.backlog.has_ready(leaving.below))
         })
     }
 
@@ -534,7 +542,7 @@ impl Schedule {
                 );
                 None
             }
-            _ if part.leaving.is_some() => None,
+            _ if part.is_leaving() => None,
             Next::Again { not_before } => {
                 self.due
                     .push(Reverse((not_before.unwrap_or(now), epoch, seq)));
@@ -783,7 +791,7 @@ impl Schedule {
             let Some(part) = self.parts.get_mut(&epoch) else {
                 continue;
             };
-            if part.leaving.is_some() {
+            if part.is_leaving() {
                 // Whoever has the partition next begins with it anew.
                 continue;
             }
@@ -824,7 +832,7 @@ impl Schedule {
         let (offset, bytes) = part.backlog.measure(task.seq)?;
         part.position = part.position.max(offset + 1);
         let partition = part.partition.clone();
-        let is_leaving = part.leaving.is_some();
+        let is_leaving = part.is_leaving();
         if let Outcome::Skip { reason } = outcome {
             let done = part.backlog.done(task.seq);
             part.tracker.skipped(1);
