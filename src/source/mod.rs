@@ -166,9 +166,10 @@ pub(crate) trait Source {
     /// that epoch is given afterwards. An unknown epoch is ignored.
     fn stop(&mut self, epoch: AssignmentEpoch);
 
-    /// Drops what is buffered of a partition and reads it again from `offset`,
-    /// not before the moment `not_before`. Holding a partition back this way
-    /// buffers nothing of it and delays no other partition.
+    /// Goes on with a partition from `offset`, not before the moment
+    /// `not_before`. What is buffered of it from there on may be kept for then,
+    /// as long as no other partition needs the memory; the rest is dropped.
+    /// Holding a partition back this way delays no other.
     fn rewind(&mut self, epoch: AssignmentEpoch, offset: i64, not_before: Option<Instant>);
 
     /// Stops (or resumes) giving batches of a partition. What is buffered of a

@@ -5,8 +5,8 @@
 //! is told by its [`Mailbox`], looks there after every record, and answers by
 //! [`FromWorker`]. It handles what it pulled in place, on its own thread; a
 //! lane that has to wait for a retry, or for a dead letter to be written, is
-//! given back to the source, which reads it again later, so that nothing is held
-//! in memory meanwhile and the other lanes go on.
+//! given back to the source, which keeps it as long as nobody else needs the
+//! memory, and the other lanes go on.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -543,7 +543,8 @@ impl Worker {
                     self.source.put_back(batch);
                     return None;
                 }
-                self.source.recycle(batch);
+                // It goes on there, sooner or later.
+                self.source.put_back(batch);
                 self.failed(epoch, Span::one(offset), attempt, outcome)
             }
             Err(message) => {
@@ -830,10 +831,9 @@ impl Worker {
                 if let Some(count) = &self.context.count {
                     count.give_back(allowed);
                 }
-                // The whole window is read again: what waits for a retry holds
-                // no memory.
+                // The whole window comes again.
                 for piece in lane.window.clear() {
-                    self.source.recycle(piece);
+                    self.source.put_back(piece);
                 }
                 match other {
                     Ok(outcome) => self.failed(epoch, span, attempt, outcome),

@@ -16,6 +16,9 @@
 //! - A partition that is full is left out of a request, and then the broker
 //!   must not wait for records: its long poll would stall the full one, whose
 //!   turn to be asked for comes much sooner (measured: half the throughput).
+//! - A partition that is held back (its record waits for a retry) keeps what is
+//!   held of it, and is not asked for; where memory is short, what is held back
+//!   goes first and is read again.
 //! - No request goes out while its answer might not fit into the share of the
 //!   memory, unless nothing at all is held. A quarter of the share is kept for
 //!   partitions of which nothing is there, so that one with a slow handler does
@@ -163,6 +166,8 @@ pub(super) struct Plan {
     slots: BTreeMap<AssignmentEpoch, Slot>,
     /// Partitions that have something to give, in turn.
     turn: VecDeque<AssignmentEpoch>,
+    /// Partitions that are held back, by the moment at which that ends.
+    held_back: BTreeSet<(Instant, AssignmentEpoch)>,
     brokers: BTreeMap<i32, Broker>,
     /// Brokers that have an address.
     reachable: BTreeSet<i32>,
@@ -246,6 +251,7 @@ impl Plan {
             rack,
             slots: BTreeMap::new(),
             turn: VecDeque::new(),
+            held_back: BTreeSet::new(),
             brokers: BTreeMap::new(),
             reachable: BTreeSet::new(),
             leaders_only: None,
@@ -265,8 +271,11 @@ impl Plan {
     }
 
     pub(super) fn stop(&mut self, epoch: AssignmentEpoch) {
-        if self.slots.remove(&epoch).is_some() {
+        if let Some(slot) = self.slots.remove(&epoch) {
             self.turn.retain(|&other| other != epoch);
+            if let Some(moment) = slot.not_before {
+                self.held_back.remove(&(moment, epoch));
+            }
         }
     }
 
@@ -279,7 +288,13 @@ impl Plan {
         let Some(slot) = self.slots.get_mut(&epoch) else {
             return;
         };
+        if let Some(moment) = slot.not_before {
+            self.held_back.remove(&(moment, epoch));
+        }
         slot.rewind(offset, not_before);
+        if let Some(moment) = not_before {
+            self.held_back.insert((moment, epoch));
+        }
         self.enlist(epoch);
     }
 
@@ -394,7 +409,10 @@ impl Plan {
         if wanted.hungry.is_empty() && wanted.fed.is_empty() {
             return None;
         }
-        let max_bytes = self.room_for(&mut wanted, room)?;
+        let Some(max_bytes) = self.room_for(&mut wanted, room) else {
+            self.drop_held_back(now);
+            return None;
+        };
         let mut slots = wanted.hungry;
         slots.append(&mut wanted.fed);
         slots.sort_unstable();
@@ -458,6 +476,18 @@ impl Plan {
                 Arc::default()
             },
         })
+    }
+
+    /// What is held of partitions that wait is read again when their time comes:
+    /// others could use the memory now.
+    fn drop_held_back(&mut self, now: Instant) {
+        for slot in self.slots.values_mut() {
+            if slot.is_held_back(now) && slot.held() > 0 {
+                let offset = slot.resume_offset();
+                slot.drop_held(offset);
+                self.has_room = true;
+            }
+        }
     }
 
     fn wanted(&mut self, broker: i32, now: Instant) -> Wanted {
@@ -988,13 +1018,20 @@ impl Plan {
 
     /// The next batch or failure of the partition whose turn it is.
     pub(super) fn give(&mut self, kit: &mut Kit, now: Instant) -> Option<Pulled> {
+        while let Some(&(moment, epoch)) = self.held_back.first() {
+            if moment > now {
+                break;
+            }
+            self.held_back.pop_first();
+            self.enlist(epoch);
+        }
         while let Some(epoch) = self.turn.pop_front() {
             let random = self.random.f64();
             let Some(slot) = self.slots.get_mut(&epoch) else {
                 continue;
             };
             slot.is_in_turn = false;
-            if slot.from.paused {
+            if slot.from.paused || slot.is_held_back(now) {
                 continue;
             }
             let held = slot.answers.len();
@@ -1014,6 +1051,7 @@ impl Plan {
             .values()
             .filter(|slot| slot.wants())
             .filter_map(Slot::waits_until)
+            .chain(self.held_back.first().map(|&(moment, _)| moment))
             .chain(self.brokers.values().filter_map(Broker::free_at))
             .filter(|&moment| moment > now)
             .min()

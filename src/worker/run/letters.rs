@@ -75,7 +75,7 @@ impl Worker {
             failed.offset = offset;
             self.writing.push(epoch);
         }
-        self.source.recycle(batch);
+        self.source.put_back(batch);
         self.source.rewind(epoch, offset, Some(now + UNTIL_TOLD));
     }
 

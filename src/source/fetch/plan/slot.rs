@@ -280,8 +280,14 @@ impl Slot {
         self.returned.front().map_or(self.position, first_left)
     }
 
-    /// Goes to where it was told to go.
+    /// Goes to where it was told to go. Where that is in what is held, or right
+    /// before it, that is kept: a record that is tried again is not fetched
+    /// again.
     pub(super) fn rewind(&mut self, offset: i64, not_before: Option<Instant>) {
+        if self.keeps(offset) {
+            self.not_before = not_before;
+            return;
+        }
         match &mut self.trouble {
             // Still so: what lies before the offset is not what was read.
             Trouble::Untold(ReadError::Truncated {
@@ -294,6 +300,29 @@ impl Slot {
         self.corrupt = 0;
         self.not_before = not_before;
         self.told = None;
+    }
+
+    /// Takes off what is held below `offset`, where the rest begins there.
+    fn keeps(&mut self, offset: i64) -> bool {
+        let begins_at = self.resume_offset();
+        if !matches!(self.trouble, Trouble::None) || !(begins_at..=self.position).contains(&offset)
+        {
+            return false;
+        }
+        while let Some(batch) = self.returned.front_mut() {
+            if batch.next_offset > offset {
+                let left = &batch.entries[batch.cursor.min(batch.entries.len())..];
+                batch.cursor += left.partition_point(|entry| entry.offset < offset);
+                break;
+            }
+            self.returned.pop_front();
+        }
+        true
+    }
+
+    /// Whether it is held back at that moment, with something to give.
+    pub(super) fn is_held_back(&self, now: Instant) -> bool {
+        self.not_before.is_some_and(|moment| moment > now)
     }
 
     /// The broker's log differs from what was read, somewhere below what was

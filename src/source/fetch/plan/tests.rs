@@ -758,6 +758,68 @@ fn a_batch_put_back_while_paused_is_read_again_after_it() {
     assert_eq!(asked_for(&stage.ask(1).unwrap()), [(0, 4)]);
 }
 
+/// A partition of which record 4 of 10 waits for a second, and another.
+fn one_waits() -> Stage {
+    let mut stage = Stage::with(&[1, 1]);
+    stage.ask(1).unwrap();
+    let records = |index| fetched(index, &[TestBatch::of(0, 10)], 20);
+    stage.answer(1, vec![records(0), records(1)]);
+    let mut batch = stage.batch();
+    batch.cursor = 4;
+    stage.plan.put_back(batch);
+    let later = stage.now + Duration::from_secs(1);
+    stage.plan.rewind(epoch(0), 4, Some(later));
+    assert_eq!(stage.batch().epoch, epoch(1), "the other goes on");
+    assert!(stage.give().is_none());
+    stage
+}
+
+#[test]
+fn what_waits_is_kept_and_given_when_its_time_comes_without_being_asked_for_again() {
+    let mut stage = one_waits();
+    let request = stage.ask(1).unwrap();
+    assert_eq!(
+        asked_for(&request),
+        [(1, 10)],
+        "only the other is asked for"
+    );
+    let at = stage.plan.next_moment(stage.now).unwrap();
+    stage.now = at;
+    let batch = stage.batch();
+    assert_eq!((batch.epoch, batch.cursor), (epoch(0), 4));
+    assert!(stage.give().is_none());
+    // It fails again, and is skipped then.
+    stage.plan.put_back(batch);
+    stage
+        .plan
+        .rewind(epoch(0), 4, Some(at + Duration::from_secs(9)));
+    assert!(stage.give().is_none());
+    stage.plan.rewind(epoch(0), 5, None);
+    let batch = stage.batch();
+    assert_eq!((batch.cursor, batch.entries[batch.cursor].offset), (5, 5));
+    // To before what is held is another matter.
+    stage.plan.put_back(batch);
+    stage.plan.rewind(epoch(0), 3, None);
+    assert!(stage.give().is_none());
+    stage.answer(1, vec![fetched(1, &[], 20)]);
+    assert!(asked_for(&stage.ask(1).unwrap()).contains(&(0, 3)));
+}
+
+#[test]
+fn what_waits_makes_room_for_others_and_is_read_again_when_its_time_comes() {
+    let mut stage = one_waits();
+    stage.room.held = stage.room.share;
+    assert!(stage.ask(1).is_none());
+    assert!(stage.plan.take_has_room(), "it is not held any more");
+    stage.room.held = 0;
+    assert_eq!(asked_for(&stage.ask(1).unwrap()), [(1, 10)]);
+    stage.answer(1, vec![fetched(1, &[], 20)]);
+    stage.pass(Duration::from_secs(1));
+    assert!(stage.give().is_none());
+    let asked = asked_for(&stage.ask(1).unwrap());
+    assert!(asked.contains(&(0, 4)), "{asked:?}");
+}
+
 #[test]
 fn a_broker_that_holds_us_back_is_left_alone_as_long_as_it_says() {
     let mut stage = Stage::with(&[1, 2]);
