@@ -492,3 +492,29 @@ fn batches_with_another_order_than_the_partitions_are_refused_at_the_start() {
         .expect_err("it is refused");
     assert!(refused.to_string().contains("order = key"), "{refused}");
 }
+
+#[test]
+fn a_count_ends_the_run_exactly_and_workers_that_have_no_leave_wait() {
+    let kafka = kafka!(shared);
+    let name = "order-count";
+    topic_of_numbers(kafka, name, 2, 5_000);
+    let (events, tally) = (Events::default(), Tally::default());
+    let handle = builder(kafka, name, name, &events)
+        .order(Order::Unordered)
+        .workers(Workers::Fixed(16))
+        .count(1_234)
+        .start({
+            let tally = tally.clone();
+            move |_| {
+                let tally = tally.clone();
+                move |record: &Record<'_>| {
+                    work_for(Duration::from_millis(2));
+                    tally.note(record);
+                }
+            }
+        })
+        .expect("the run starts");
+    let (report, _) = end_of(handle, PATIENT);
+    assert_eq!((report.exit_code(), report.records), (0, 1_234));
+    assert_eq!(tally.times().len(), 1_234, "each once, and no more");
+}

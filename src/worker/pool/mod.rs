@@ -27,7 +27,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -143,8 +143,9 @@ impl Pool {
                 self.leave(schedule);
                 return Told::Work(work);
             }
-            let has_some = schedule.relieve_the_slow(self.clock.coarse());
-            if schedule.has_more() {
+            let is_counted_out = schedule.take_counted_out();
+            let (did, has_some) = schedule.relieve_the_slow(self.clock.coarse());
+            if did && !is_counted_out {
                 continue;
             }
             if now >= deadline || self.clock.stands_still() {
@@ -154,13 +155,15 @@ impl Pool {
             let until = schedule
                 .next_due()
                 .map_or(deadline, |due| due.min(deadline));
-            let until = if has_some {
-                until.min(now + SLOW)
-            } else {
-                until
+            // Who has no leave gets it when something is given back, which is
+            // told to nobody.
+            let until = match (is_counted_out, has_some) {
+                (true, _) => until.min(now + HELD_BACK),
+                (false, true) => until.min(now + SLOW),
+                (false, false) => until,
             };
             self.tell_others(&mut schedule);
-            wait_until(&self.something, &mut schedule, until);
+            self.something.wait_until(&mut schedule, until);
         }
     }
 
@@ -189,10 +192,6 @@ impl Pool {
         self.leave(schedule);
         exit
     }
-}
-
-fn wait_until(something: &Condvar, schedule: &mut MutexGuard<'_, Schedule>, until: Instant) {
-    something.wait_until(schedule, until);
 }
 
 /// A worker's place in the pool while it runs.

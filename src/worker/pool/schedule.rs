@@ -206,6 +206,8 @@ pub(crate) struct Schedule {
     is_news: bool,
     /// Workers have to say goodbye.
     is_parting: bool,
+    /// Somebody had no leave to take what there was.
+    is_counted_out: bool,
     spare: Vec<Batch>,
     /// Batches that are done with, for a moment.
     batches: Vec<Arc<Batch>>,
@@ -228,6 +230,7 @@ impl Schedule {
             thirsty: Vec::new(),
             is_news: false,
             is_parting: false,
+            is_counted_out: false,
             spare: Vec::new(),
             batches: Vec::new(),
             taken: Taken::default(),
@@ -712,8 +715,9 @@ impl Schedule {
     }
 
     /// Takes from workers that are slow what they have not started. Says
-    /// whether somebody has something that may have to be taken later.
-    pub(crate) fn relieve_the_slow(&mut self, now: Coarse) -> bool {
+    /// whether it did, and whether somebody has something that may have to be
+    /// taken later.
+    pub(crate) fn relieve_the_slow(&mut self, now: Coarse) -> (bool, bool) {
         let mut has_some = false;
         let mut slow = Vec::new();
         for (&worker, seat) in &self.seats {
@@ -728,10 +732,11 @@ impl Schedule {
             }
             has_some |= unstarted;
         }
+        let did = !slow.is_empty();
         for worker in slow {
             self.relieve(worker);
         }
-        has_some
+        (did, has_some)
     }
 
     /// Fills a worker's empty hand with up to `most` records of one partition;
@@ -770,10 +775,20 @@ impl Schedule {
             });
             self.enlist(epoch);
             self.look_for_thirst(epoch);
-            // Without leave to take anything (the count) there is nothing to do.
+            if work.is_none() {
+                // Without leave to take anything (the count) there is nothing to
+                // do, here or elsewhere.
+                self.is_counted_out = true;
+            }
             return work;
         }
         None
+    }
+
+    /// Whether the count of the run was all that kept somebody from taking
+    /// something, since the last call.
+    pub(crate) fn take_counted_out(&mut self) -> bool {
+        std::mem::take(&mut self.is_counted_out)
     }
 
     /// Whether somebody else could take something now.
