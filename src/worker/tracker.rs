@@ -540,6 +540,12 @@ impl CountBudget {
         usize::try_from(granted).unwrap_or(0)
     }
 
+    /// Whether nothing may be handed over any more, unless something is given
+    /// back.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.left.load(Ordering::Relaxed) <= 0
+    }
+
     /// Gives back permission for records that were not completed.
     pub(crate) fn give_back(&self, records: usize) {
         self.left

@@ -389,7 +389,17 @@ impl Schedule {
 
     /// Ends the work on partitions that have had the time they may have.
     fn end_drains(&mut self, now: Instant) {
-        let drain = self.rules.drain;
+        // Without leave to hand anything over there is nothing to wait for.
+        let is_spent = self
+            .rules
+            .count
+            .as_ref()
+            .is_some_and(|count| count.is_spent());
+        let drain = if is_spent {
+            Duration::ZERO
+        } else {
+            self.rules.drain
+        };
         let mut over = Vec::new();
         for (&epoch, part) in &mut self.parts {
             if let Some(leaving) = &mut part.leaving
