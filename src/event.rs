@@ -152,6 +152,27 @@ pub struct ConsumedRange {
     pub max_offset: i64,
 }
 
+impl ConsumedRange {
+    /// Adds records to what was noted of a partition.
+    pub(crate) fn note(
+        noted: &mut Option<Self>,
+        partition: &TopicPartition,
+        count: u64,
+        min_offset: i64,
+        max_offset: i64,
+    ) {
+        let range = noted.get_or_insert_with(|| Self {
+            partition: partition.clone(),
+            count: 0,
+            min_offset,
+            max_offset,
+        });
+        range.count += count;
+        range.min_offset = range.min_offset.min(min_offset);
+        range.max_offset = range.max_offset.max(max_offset);
+    }
+}
+
 impl EventKind {
     /// The event's name as the command prints it.
     pub fn name(&self) -> &'static str {

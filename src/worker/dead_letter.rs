@@ -209,6 +209,19 @@ impl Dead {
         }
     }
 
+    /// Begins to write the record's letter, about which `waker`'s worker wants to
+    /// know.
+    pub(crate) fn send(&mut self, record: Record<'_>, letters: &dyn DeadLetters, waker: Waker) {
+        let delivery = Arc::new(Delivery::new(waker));
+        let letter = Letter {
+            record,
+            error: &self.error,
+            any_partition: self.any_partition,
+        };
+        letters.send(&letter, &delivery);
+        self.delivery = Some(delivery);
+    }
+
     /// Takes over what became of the letter that was under way. Writing is tried
     /// as often as handling was, with the same waits.
     pub(crate) fn sent(

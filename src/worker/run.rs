@@ -869,21 +869,8 @@ impl Worker {
 }
 
 fn note_consumed(lane: &mut Lane, count: u64, min_offset: i64, max_offset: i64) {
-    match &mut lane.consumed {
-        Some(range) => {
-            range.count += count;
-            range.min_offset = range.min_offset.min(min_offset);
-            range.max_offset = range.max_offset.max(max_offset);
-        }
-        none => {
-            *none = Some(ConsumedRange {
-                partition: lane.start.partition.clone(),
-                count,
-                min_offset,
-                max_offset,
-            });
-        }
-    }
+    let partition = &lane.start.partition;
+    ConsumedRange::note(&mut lane.consumed, partition, count, min_offset, max_offset);
 }
 
 pub(crate) fn hook_panicked(hook: &'static str, panic: &(dyn Any + Send)) -> WorkerExit {

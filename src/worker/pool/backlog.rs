@@ -596,15 +596,10 @@ impl Backlog {
     }
 
     fn make_next_ready(&mut self, next: u64) {
-        let number = self.piece_of(next);
-        let Some(piece) = self.pieces.get_mut(number) else {
-            return;
-        };
-        let index = piece.at(next);
         // Where it was taken together with the one that is done, it is in hand.
-        if !piece.follows.get(index) {
-            self.ready += usize::from(piece.make_ready(index));
-            self.look_from = self.look_from.min(next);
+        let piece = self.pieces.get(self.piece_of(next));
+        if piece.is_some_and(|piece| !piece.follows.get(piece.at(next))) {
+            self.make_ready(next);
         }
     }
 

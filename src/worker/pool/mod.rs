@@ -64,7 +64,6 @@ pub(crate) struct Pool {
     schedule: Mutex<Schedule>,
     /// There is something for workers.
     something: Condvar,
-    reader: Mutex<Option<Waker>>,
     clock: Clock,
     by_key: bool,
 }
@@ -75,7 +74,6 @@ impl Pool {
             by_key: rules.by_key,
             schedule: Mutex::new(Schedule::new(rules, seed)),
             something: Condvar::new(),
-            reader: Mutex::new(None),
             clock,
         }
     }
@@ -88,23 +86,28 @@ impl Pool {
 
     /// Wakes who may have something to do now.
     fn leave(&self, mut schedule: MutexGuard<'_, Schedule>) {
-        let is_news = schedule.take_news();
-        if schedule.take_parting() {
-            self.something.notify_all();
-        } else if schedule.has_more() {
+        let reader = self.call_others(&mut schedule);
+        if schedule.has_more() {
             // It wakes the next in turn, should there be more than it can take.
             self.something.notify_one();
         }
         drop(schedule);
-        if is_news && let Some(reader) = &*self.reader.lock() {
+        if let Some(reader) = reader {
             reader.wake();
         }
     }
 
+    /// Calls workers that have to say goodbye; gives whom else to wake.
+    fn call_others(&self, schedule: &mut Schedule) -> Option<Waker> {
+        if schedule.take_parting() {
+            self.something.notify_all();
+        }
+        schedule.take_news()
+    }
+
     /// Whom to wake when partitions may be read on or are free.
     fn set_reader(&self, waker: Waker) {
-        self.enter().set_waker(waker.clone());
-        *self.reader.lock() = Some(waker);
+        self.enter().set_waker(waker);
     }
 
     /// Something that wakes all workers.
@@ -162,20 +165,11 @@ impl Pool {
                 (false, true) => until.min(now + SLOW),
                 (false, false) => until,
             };
-            self.tell_others(&mut schedule);
+            // The reader must not wait for a worker that waits itself.
+            if let Some(reader) = self.call_others(&mut schedule) {
+                reader.wake();
+            }
             self.something.wait_until(&mut schedule, until);
-        }
-    }
-
-    /// The reader must not wait for a worker that waits itself.
-    fn tell_others(&self, schedule: &mut Schedule) {
-        if schedule.take_parting() {
-            self.something.notify_all();
-        }
-        if schedule.take_news()
-            && let Some(reader) = &*self.reader.lock()
-        {
-            reader.wake();
         }
     }
 

@@ -10,8 +10,9 @@
 //! - A record that waits for a retry, or for its dead letter, holds up its lane
 //!   and nothing else.
 //! - A partition is given back only once nobody has a record of it and every
-//!   worker that knew of it has said goodbye. Nothing of it is started once that
-//!   was asked for.
+//!   worker that knew of it has said goodbye. Once that was asked for, only what
+//!   lies before the last record that somebody had is started, for a while, and
+//!   nothing once the member has given it up.
 //! - What is read ahead of a partition has a bound in records, in bytes and in
 //!   distance from the watermark.
 //! - Partitions take turns.
@@ -31,9 +32,7 @@ use crate::record::{AssignmentEpoch, Batch, TopicPartition};
 use crate::report::{StopReason, WorkerStop};
 use crate::runtime::events::EventSink;
 use crate::source::Waker;
-use crate::worker::dead_letter::{
-    Dead, DeadLetters, Delivery, Letter, Next, Sent, refused, unwritten,
-};
+use crate::worker::dead_letter::{Dead, DeadLetters, Next, Sent, refused, unwritten};
 use crate::worker::lane::{LaneStart, ReleaseCause};
 use crate::worker::retry::{self, Verdict};
 use crate::worker::run::WorkerExit;
@@ -46,7 +45,7 @@ const MOST_UNTAKEN: usize = 16_384;
 /// How far a partition is read beyond its watermark: so many records may be
 /// delivered again after a crash, and that far a lane that waits lets the others
 /// get ahead of it.
-pub(crate) const MOST_AHEAD: u64 = 1_048_576;
+const MOST_AHEAD: u64 = 1_048_576;
 
 /// A worker that has been at one record for that long is relieved of the others
 /// that it took with it.
@@ -145,21 +144,7 @@ impl Part {
 
     /// Notes that records are done, `bytes` long altogether.
     fn completed(&mut self, records: u64, first: i64, last: i64, bytes: u64) {
-        match &mut self.consumed {
-            Some(range) => {
-                range.count += records;
-                range.min_offset = range.min_offset.min(first);
-                range.max_offset = range.max_offset.max(last);
-            }
-            none => {
-                *none = Some(ConsumedRange {
-                    partition: self.partition.clone(),
-                    count: records,
-                    min_offset: first,
-                    max_offset: last,
-                });
-            }
-        }
+        ConsumedRange::note(&mut self.consumed, &self.partition, records, first, last);
         self.stands(records, bytes);
     }
 
@@ -213,7 +198,7 @@ pub(crate) struct Schedule {
     batches: Vec<Arc<Batch>>,
     taken: Taken,
     most_bytes: usize,
-    /// Wakes the reader: letters tell it what became of them.
+    /// Wakes the reader, to whom letters tell what became of them too.
     waker: Waker,
     random: fastrand::Rng,
 }
@@ -242,7 +227,7 @@ impl Schedule {
 
     // The reader's part.
 
-    /// Who is to be woken when a letter was written.
+    /// Who is to be woken when there is news, or a letter was written.
     pub(crate) fn set_waker(&mut self, waker: Waker) {
         self.waker = waker;
     }
@@ -316,9 +301,10 @@ impl Schedule {
         std::mem::take(&mut self.spare)
     }
 
-    /// Whether the reader has something to look at since the last call.
-    pub(crate) fn take_news(&mut self) -> bool {
-        std::mem::take(&mut self.is_news)
+    /// The reader's waker, where it has something to look at since the last
+    /// call.
+    pub(crate) fn take_news(&mut self) -> Option<Waker> {
+        std::mem::take(&mut self.is_news).then(|| self.waker.clone())
     }
 
     /// Whether workers have to say goodbye since the last call.
@@ -858,17 +844,19 @@ impl Schedule {
         part.position = part.position.max(offset + 1);
         let partition = part.partition.clone();
         let is_leaving = part.is_leaving();
+        let failed = Failed {
+            worker,
+            epoch,
+            task,
+            offset,
+            bytes,
+        };
         if let Outcome::Skip { reason } = outcome {
-            let done = part.backlog.done(task.seq);
-            part.tracker.skipped(1);
-            part.completed(1, offset, offset, bytes);
             seat.with(|hand| {
                 hand.finished += 1;
                 hand.settled = hand.finished;
             });
-            self.keep_shared(done);
-            self.enlist(epoch);
-            self.skipped(worker, partition, offset, task.attempt, reason);
+            self.skip(&failed, reason);
             return None;
         }
         // Its lane stands still: what was taken of it with this record goes back.
@@ -903,20 +891,11 @@ impl Schedule {
         };
         if is_leaving {
             // Whoever has the partition next begins with it anew.
-            let done = part.backlog.wait(task.seq, Failure::new(task.attempt));
-            part.stands(0, 0);
+            self.set_aside(epoch, task.seq, Failure::new(task.attempt));
             self.enlist(epoch);
             self.give_back_count(1);
-            self.keep_shared(done);
             return None;
         }
-        let failed = Failed {
-            worker,
-            epoch,
-            task,
-            offset,
-            bytes,
-        };
         if is_dead {
             return self.dead_letter(&failed, error);
         }
@@ -936,7 +915,7 @@ impl Schedule {
             epoch,
             task,
             offset,
-            bytes,
+            ..
         } = failed;
         let part = self.parts.get_mut(&epoch)?;
         let partition = part.partition.clone();
@@ -944,11 +923,9 @@ impl Schedule {
         match retry::decide(policy, task.attempt, after, now, self.random.f64()) {
             Verdict::Again { not_before } => {
                 part.tracker.retried();
-                let done = part.backlog.wait(task.seq, Failure::new(task.attempt));
-                part.stands(0, 0);
+                self.set_aside(epoch, task.seq, Failure::new(task.attempt));
                 self.due.push(Reverse((not_before, epoch, task.seq)));
                 self.give_back_count(1);
-                self.keep_shared(done);
                 self.rules.events.send(
                     Some(worker),
                     EventKind::RecordRetried {
@@ -963,41 +940,53 @@ impl Schedule {
             Verdict::Exhausted => match policy.on_exhausted {
                 OnExhausted::DeadLetter => self.dead_letter(failed, error),
                 OnExhausted::Stop => {
-                    let done = part.backlog.wait(task.seq, Failure::new(task.attempt));
-                    part.stands(0, 0);
-                    self.keep_shared(done);
+                    self.set_aside(epoch, task.seq, Failure::new(task.attempt));
                     Some(exhausted(partition, offset, task.attempt, error))
                 }
                 OnExhausted::Skip => {
-                    let done = part.backlog.done(task.seq);
-                    part.tracker.skipped(1);
-                    part.completed(1, offset, offset, bytes);
-                    self.keep_shared(done);
-                    self.enlist(epoch);
-                    self.skipped(worker, partition, offset, task.attempt, error);
+                    self.skip(failed, error);
                     None
                 }
             },
         }
     }
 
-    fn skipped(
-        &mut self,
-        worker: usize,
-        partition: TopicPartition,
-        offset: i64,
-        attempt: u32,
-        error: String,
-    ) {
+    /// A record is completed without having been worked on.
+    fn skip(&mut self, failed: &Failed, error: String) {
+        let &Failed {
+            worker,
+            epoch,
+            task,
+            offset,
+            bytes,
+        } = failed;
+        let Some(part) = self.parts.get_mut(&epoch) else {
+            return;
+        };
+        let partition = part.partition.clone();
+        let done = part.backlog.done(task.seq);
+        part.tracker.skipped(1);
+        part.completed(1, offset, offset, bytes);
+        self.keep_shared(done);
+        self.enlist(epoch);
         self.rules.events.send(
             Some(worker),
             EventKind::RecordSkipped {
                 partition,
                 offset,
-                attempt,
+                attempt: task.attempt,
                 error,
             },
         );
+    }
+
+    /// A record that failed waits from now on, its lane with it.
+    fn set_aside(&mut self, epoch: AssignmentEpoch, seq: u64, failure: Failure) {
+        if let Some(part) = self.parts.get_mut(&epoch) {
+            let done = part.backlog.wait(seq, failure);
+            part.stands(0, 0);
+            self.keep_shared(done);
+        }
     }
 
     fn dead_letter(&mut self, failed: &Failed, error: String) -> Option<WorkerExit> {
@@ -1014,9 +1003,7 @@ impl Schedule {
         } else {
             failure.dead = Some(Dead::new(failed.offset, error));
         }
-        let done = part.backlog.wait(seq, failure);
-        part.stands(0, 0);
-        self.keep_shared(done);
+        self.set_aside(epoch, seq, failure);
         if exit.is_none() {
             self.send_letter(epoch, seq);
         }
@@ -1038,14 +1025,7 @@ impl Schedule {
         };
         let attempts = failure.attempts;
         if let (Some(dead), Some(record)) = (&mut failure.dead, batch.record(index, attempts)) {
-            let delivery = Arc::new(Delivery::new(self.waker.clone()));
-            let letter = Letter {
-                record,
-                error: &dead.error,
-                any_partition: dead.any_partition,
-            };
-            letters.send(&letter, &delivery);
-            dead.delivery = Some(delivery);
+            dead.send(record, letters.as_ref(), self.waker.clone());
             part.writing += 1;
             self.writing.push((epoch, seq));
         }

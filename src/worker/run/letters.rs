@@ -1,12 +1,10 @@
 //! A worker's part in writing dead letters: what is sent when, and what follows
 //! from what became of it.
 
-use std::sync::Arc;
-
 use super::{Lane, Span, UNTIL_TOLD, Worker, WorkerExit};
 use crate::event::EventKind;
 use crate::record::{AssignmentEpoch, Batch, TopicPartition};
-use crate::worker::dead_letter::{Dead, Delivery, Letter, Next, Sent, refused, unwritten};
+use crate::worker::dead_letter::{Dead, Next, Sent, refused, unwritten};
 use crate::worker::lane::Failed;
 
 impl Worker {
@@ -64,14 +62,7 @@ impl Worker {
         if let Some(failed) = &mut lane.failed
             && let Some(dead) = &mut failed.dead
         {
-            let delivery = Arc::new(Delivery::new(self.source.waker()));
-            let letter = Letter {
-                record,
-                error: &dead.error,
-                any_partition: dead.any_partition,
-            };
-            letters.send(&letter, &delivery);
-            dead.delivery = Some(delivery);
+            dead.send(record, letters.as_ref(), self.source.waker());
             failed.offset = offset;
             self.writing.push(epoch);
         }
