@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use keepup::testing::EmbeddedCluster;
-use keepup::{BatchHandler, Outcome, Records, TopicPartition, Workers};
+use keepup::{BatchHandler, BatchOutcome, Outcome, Records, TopicPartition, Workers};
 
 /// Stands for a connection to a store that takes many rows at once.
 struct Store {
@@ -21,18 +21,18 @@ struct Store {
 }
 
 impl BatchHandler for Store {
-    fn handle(&mut self, records: &Records<'_>) -> Outcome {
+    fn handle(&mut self, records: &Records<'_>) -> BatchOutcome {
         let bytes: usize = records
             .iter()
             .filter_map(|record| record.value())
             .map(<[u8]>::len)
             .sum();
         if bytes == 0 {
-            return Outcome::skip("nothing to store");
+            return Outcome::skip("nothing to store").into();
         }
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.rows.fetch_add(records.len() as u64, Ordering::Relaxed);
-        Outcome::Done
+        BatchOutcome::done()
     }
 
     fn on_revoked(&mut self, partitions: &[TopicPartition]) {

@@ -184,17 +184,181 @@ where
     }
 }
 
+/// What becomes of the records of a batch after the handler returned: one
+/// [`Outcome`] of all of them, or of one that is named by its index.
+///
+/// With an index, the records before it are completed, the outcome is that of
+/// the one record, by the same policy as a single record's, and those behind it
+/// come again, in order. This is what Spring Kafka does after a
+/// `BatchListenerFailedException`.
+///
+/// ```
+/// use keepup::{BatchOutcome, Outcome, Records};
+///
+/// fn store(row: &[u8]) -> Result<(), String> {
+///     # let _ = row;
+///     Ok(())
+/// }
+///
+/// fn handle(records: &Records<'_>) -> BatchOutcome {
+///     for (index, record) in records.iter().enumerate() {
+///         let Some(row) = record.value() else { continue };
+///         if let Err(error) = store(row) {
+///             return BatchOutcome::at(index, Outcome::retry(error));
+///         }
+///     }
+///     BatchOutcome::done()
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchOutcome {
+    /// The record that the outcome is of; all of them where there is none.
+    index: Option<usize>,
+    outcome: Outcome,
+}
+
+impl BatchOutcome {
+    /// All records are completed.
+    pub fn done() -> Self {
+        Self::all(Outcome::Done)
+    }
+
+    /// All records have this outcome.
+    pub fn all(outcome: Outcome) -> Self {
+        Self {
+            index: None,
+            outcome,
+        }
+    }
+
+    /// The record at `index`, from 0, has this outcome, and those before it are
+    /// completed. After [`Outcome::Done`], it is completed as well, and those
+    /// behind it come again without having failed.
+    ///
+    /// An index that the batch does not have counts as a failure of the whole
+    /// batch, with a reason that says so.
+    pub fn at(index: usize, outcome: Outcome) -> Self {
+        Self {
+            index: Some(index),
+            outcome,
+        }
+    }
+
+    /// What that means for a batch of `len` records.
+    pub(crate) fn parts(self, len: usize) -> BatchParts {
+        match (self.index, self.outcome) {
+            (None, Outcome::Done) => BatchParts {
+                done: len,
+                concerned: 0,
+                outcome: Outcome::Done,
+            },
+            (None, outcome) => BatchParts {
+                done: 0,
+                concerned: len,
+                outcome,
+            },
+            (Some(index), _) if index >= len => BatchParts {
+                done: 0,
+                concerned: len,
+                outcome: Outcome::retry(format!(
+                    "the handler names record {index} of a batch of {len}; indices count from 0"
+                )),
+            },
+            (Some(index), Outcome::Done) => BatchParts {
+                done: index + 1,
+                concerned: 0,
+                outcome: Outcome::Done,
+            },
+            (Some(index), outcome) => BatchParts {
+                done: index,
+                concerned: 1,
+                outcome,
+            },
+        }
+    }
+}
+
+impl From<Outcome> for BatchOutcome {
+    #[inline]
+    fn from(outcome: Outcome) -> Self {
+        Self::all(outcome)
+    }
+}
+
+/// A batch, cut by what its handler said of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct BatchParts {
+    /// So many of the first records are completed.
+    pub(crate) done: usize,
+    /// So many of those behind them have the outcome; none after
+    /// [`Outcome::Done`].
+    pub(crate) concerned: usize,
+    pub(crate) outcome: Outcome,
+}
+
+/// What a closure over a batch may return in place of a [`BatchOutcome`].
+///
+/// | returned | means |
+/// |---|---|
+/// | `()` | all are done |
+/// | `Outcome` | what it says, of all |
+/// | `BatchOutcome` | what it says |
+/// | `Result<T, E>` | what `T` says, or a retry of all with the error's text as reason |
+/// | `Result<T, BatchOutcome>` | what either says |
+pub trait IntoBatchOutcome {
+    /// The outcome this value stands for.
+    fn into_batch_outcome(self) -> BatchOutcome;
+}
+
+impl IntoBatchOutcome for () {
+    #[inline]
+    fn into_batch_outcome(self) -> BatchOutcome {
+        BatchOutcome::done()
+    }
+}
+
+impl IntoBatchOutcome for Outcome {
+    #[inline]
+    fn into_batch_outcome(self) -> BatchOutcome {
+        self.into()
+    }
+}
+
+impl IntoBatchOutcome for BatchOutcome {
+    #[inline]
+    fn into_batch_outcome(self) -> BatchOutcome {
+        self
+    }
+}
+
+impl<T: IntoBatchOutcome, E: fmt::Display> IntoBatchOutcome for Result<T, E> {
+    #[inline]
+    fn into_batch_outcome(self) -> BatchOutcome {
+        match self {
+            Ok(value) => value.into_batch_outcome(),
+            Err(error) => Outcome::retry(error.to_string()).into(),
+        }
+    }
+}
+
+impl<T: IntoBatchOutcome> IntoBatchOutcome for Result<T, BatchOutcome> {
+    #[inline]
+    fn into_batch_outcome(self) -> BatchOutcome {
+        self.map_or_else(|failed| failed, IntoBatchOutcome::into_batch_outcome)
+    }
+}
+
 /// Handles up to `max_records` records of one partition at a time.
 ///
-/// The whole batch has one outcome: after [`Outcome::Done`] all of its records
-/// are completed, after [`Outcome::Retry`] all of them come again, after
-/// [`Outcome::DeadLetter`] each of them is written to the dead-letter topic. A
-/// closure
-/// `FnMut(&Records<'_>) -> impl IntoOutcome` is a batch handler. Hooks and
-/// panics are as for [`Handler`].
+/// It says what became of them by one [`BatchOutcome`]: all of them are
+/// completed, or all have one [`Outcome`] (after [`Outcome::Retry`] all come
+/// again, after [`Outcome::DeadLetter`] each of them is written to the
+/// dead-letter topic), or one of them has it, named by its index. A closure
+/// `FnMut(&Records<'_>) -> impl IntoBatchOutcome` is a batch handler. Hooks and
+/// panics are as for [`Handler`]; after a panic all records come again.
 pub trait BatchHandler {
     /// Works on a batch: at least one record, all of one partition, in order.
-    fn handle(&mut self, records: &Records<'_>) -> Outcome;
+    fn handle(&mut self, records: &Records<'_>) -> BatchOutcome;
 
     /// As [`Handler::on_assigned`].
     fn on_assigned(&mut self, partitions: &[TopicPartition]) {
@@ -216,11 +380,11 @@ pub trait BatchHandler {
 impl<F, R> BatchHandler for F
 where
     F: FnMut(&Records<'_>) -> R,
-    R: IntoOutcome,
+    R: IntoBatchOutcome,
 {
     #[inline]
-    fn handle(&mut self, records: &Records<'_>) -> Outcome {
-        self(records).into_outcome()
+    fn handle(&mut self, records: &Records<'_>) -> BatchOutcome {
+        self(records).into_batch_outcome()
     }
 }
 
@@ -243,8 +407,8 @@ impl<'a> Records<'a> {
         self.len == 0
     }
 
-    /// How often these records have been handed over in this run, this time
-    /// included.
+    /// How often the first of these records has been handed over in this run,
+    /// this time included. The others may have been so less often.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }

@@ -49,7 +49,10 @@ pub use config::{
 };
 pub use error::{CommandError, Error, Problem};
 pub use event::{ConsumedRange, Event, EventKind, ResetReason};
-pub use handler::{BatchHandler, Handler, IntoOutcome, Outcome, Records, WorkerInfo};
+pub use handler::{
+    BatchHandler, BatchOutcome, Handler, IntoBatchOutcome, IntoOutcome, Outcome, Records,
+    WorkerInfo,
+};
 pub use lag::{
     ConnectionErrors, Health, LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals, WorkerState,
     WorkerStatus,

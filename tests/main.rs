@@ -19,6 +19,7 @@
 #[macro_use]
 mod support;
 
+mod batches;
 mod client_source;
 mod command_codes;
 mod command_run;

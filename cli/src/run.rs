@@ -9,7 +9,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepup::{BatchHandler, Builder, Handler, Outcome, Record, Records, Report, WorkerInfo};
+use keepup::{
+    BatchHandler, BatchOutcome, Builder, Handler, Outcome, Record, Records, Report, WorkerInfo,
+};
 
 use crate::exec::{Children, Exec};
 use crate::exit::{Ending, Failure};
@@ -157,8 +159,8 @@ impl Printer {
 }
 
 impl BatchHandler for Printer {
-    fn handle(&mut self, records: &Records<'_>) -> Outcome {
-        self.print(records.iter())
+    fn handle(&mut self, records: &Records<'_>) -> BatchOutcome {
+        self.print(records.iter()).into()
     }
 }
 

@@ -25,7 +25,7 @@ use crate::report::{StopReason, WorkerStop};
 use crate::runtime::events::EventSink;
 use crate::source::{MAX_PULL_WAIT, Pulled, ReadError, ReadFrom, Source, SourceFactory};
 use crate::worker::dead_letter::{Dead, DeadLetters, Delivery};
-use crate::worker::engine::{BatchLimits, Engine, EngineFactory, Turn, TurnEnd, Window};
+use crate::worker::engine::{Engine, EngineFactory, Turn, TurnEnd, Window};
 use crate::worker::gate::Gate;
 use crate::worker::lane::{Failed, LaneStart, ReleaseCause};
 use crate::worker::mailbox::{Mailbox, Wish};
@@ -690,159 +690,6 @@ impl Worker {
         }
     }
 
-    fn cross_empty_window(&mut self, epoch: AssignmentEpoch) {
-        let Some(lane) = self.lanes.get_mut(&epoch) else {
-            return;
-        };
-        for piece in lane.window.clear() {
-            lane.start.tracker.crossed(piece.next_offset);
-            self.source.recycle(piece);
-        }
-    }
-
-    /// Hands over the windows whose time has come, and one more where the
-    /// source cannot read on because windows hold its memory.
-    fn due_windows(&mut self) -> Option<WorkerExit> {
-        let limits = self.context.engines.batch_limits()?;
-        let now = self.context.clock.coarse();
-        let mut due: Vec<AssignmentEpoch> = self
-            .lanes
-            .iter()
-            .filter(|(_, lane)| lane.window.is_due(limits, now))
-            .map(|(epoch, _)| *epoch)
-            .collect();
-        if due.is_empty() && self.source.is_starved() {
-            due.extend(
-                self.lanes
-                    .iter()
-                    .filter(|(_, lane)| lane.window.records() > 0)
-                    .max_by_key(|(_, lane)| lane.window.records())
-                    .map(|(epoch, _)| *epoch),
-            );
-            return due
-                .first()
-                .and_then(|&epoch| self.hand_over_window(epoch, limits));
-        }
-        due.into_iter()
-            .find_map(|epoch| self.batch_turn(epoch, limits))
-    }
-
-    /// One turn of a lane in batches.
-    fn batch_turn(&mut self, epoch: AssignmentEpoch, limits: BatchLimits) -> Option<WorkerExit> {
-        let ends_at = self.context.clock.coarse().after(TURN);
-        loop {
-            let now = self.context.clock.coarse();
-            let lane = self.lanes.get(&epoch)?;
-            if !lane.window.is_due(limits, now)
-                || now > ends_at
-                || self.context.mailbox.has_wishes()
-            {
-                return None;
-            }
-            if let Some(exit) = self.hand_over_window(epoch, limits) {
-                return Some(exit);
-            }
-        }
-    }
-
-    fn hand_over_window(
-        &mut self,
-        epoch: AssignmentEpoch,
-        limits: BatchLimits,
-    ) -> Option<WorkerExit> {
-        if !self.context.gate.allows(self.context.clock.coarse()) {
-            Self::hold_back();
-            return None;
-        }
-        let Engine::PerBatch(handler) = &mut self.engine else {
-            return None;
-        };
-        let lane = self.lanes.get_mut(&epoch)?;
-        let wanted = lane.window.records().min(limits.max_records.max(1));
-        let allowed = self
-            .context
-            .count
-            .as_ref()
-            .map_or(wanted, |count| count.take(wanted));
-        let (Some((first, timestamp)), Some(last)) =
-            (lane.window.first(), lane.window.last_offset(allowed))
-        else {
-            // Nothing is allowed any more: the count is reached.
-            Self::hold_back();
-            return None;
-        };
-        let attempt = match &lane.failed {
-            Some(failed) if failed.offset == first => failed.attempts.saturating_add(1),
-            _ => 1,
-        };
-        lane.start.tracker.turn_begins();
-        lane.start
-            .tracker
-            .batch_handed_over(allowed, timestamp, last);
-        let records = lane.window.front(allowed, attempt);
-        let began = self.context.clock.now();
-        let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&records)))
-            .map_err(|panic| panic_message(panic.as_ref()));
-        lane.start.tracker.batch_returned();
-        let took = self.context.clock.now() - began;
-        let times = &lane.start.tracker.times;
-        match &outcome {
-            Ok(Outcome::Done) => times.done.add(1, took),
-            Ok(Outcome::Skip { .. }) => times.skipped.add(1, took),
-            Ok(Outcome::Retry { .. }) => times.retried.add(1, took),
-            Ok(Outcome::DeadLetter { .. }) => times.dead_lettered.add(1, took),
-            Ok(Outcome::Stop { .. }) | Err(_) => {}
-        }
-        match outcome {
-            Ok(outcome @ (Outcome::Done | Outcome::Skip { .. })) => {
-                let bytes = lane.window.bytes(allowed);
-                let (done_up_to, used) = lane.window.complete(allowed, self.context.clock.coarse());
-                lane.start.tracker.batch_completed(allowed as u64, last);
-                if let Some(next) = done_up_to {
-                    lane.start.tracker.crossed(next);
-                }
-                if matches!(outcome, Outcome::Skip { .. }) {
-                    lane.start.tracker.skipped(allowed as u64);
-                }
-                lane.start.tracker.turn_ends(bytes);
-                lane.failed = None;
-                note_consumed(lane, allowed as u64, first, last);
-                let partition = lane.start.partition.clone();
-                for piece in used {
-                    self.source.recycle(piece);
-                }
-                if let Outcome::Skip { reason } = outcome {
-                    self.event(EventKind::RecordSkipped {
-                        partition,
-                        offset: first,
-                        attempt,
-                        error: reason,
-                    });
-                }
-                None
-            }
-            other => {
-                let span = Span {
-                    first,
-                    last,
-                    records: allowed as u64,
-                };
-                lane.start.tracker.turn_ends(0);
-                if let Some(count) = &self.context.count {
-                    count.give_back(allowed);
-                }
-                // The whole window comes again.
-                for piece in lane.window.clear() {
-                    self.source.put_back(piece);
-                }
-                match other {
-                    Ok(outcome) => self.failed(epoch, span, attempt, outcome),
-                    Err(message) => Some(self.panicked(epoch, span, message)),
-                }
-            }
-        }
-    }
-
     /// Waits a little where no record may be started.
     fn hold_back() {
         std::thread::park_timeout(HELD_BACK);
@@ -894,7 +741,10 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
 }
 
 mod letters;
+mod windows;
 
+#[cfg(test)]
+mod batch_tests;
 #[cfg(test)]
 mod exhausted_tests;
 

@@ -18,31 +18,31 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A letter as it was sent.
 #[derive(Clone, Debug)]
-struct Posted {
+pub(super) struct Posted {
     place: (i32, i64),
     attempts: u32,
     error: String,
     any_partition: bool,
-    delivery: Arc<Delivery>,
+    pub(super) delivery: Arc<Delivery>,
 }
 
 /// Keeps letters until the test says what becomes of them.
 #[derive(Default)]
-struct PostOffice {
+pub(super) struct PostOffice {
     posted: Mutex<Vec<Posted>>,
     recalls: Mutex<u32>,
 }
 
 impl PostOffice {
-    fn all(&self) -> Vec<Posted> {
+    pub(super) fn all(&self) -> Vec<Posted> {
         self.posted.lock().clone()
     }
 
-    fn places(&self) -> Vec<(i32, i64)> {
+    pub(super) fn places(&self) -> Vec<(i32, i64)> {
         self.all().iter().map(|posted| posted.place).collect()
     }
 
-    fn tell_last(&self, sent: Sent) {
+    pub(super) fn tell_last(&self, sent: Sent) {
         let all = self.all();
         all.last().expect("a letter").delivery.tell(sent);
     }
@@ -73,22 +73,22 @@ impl DeadLetters for PostOffice {
 }
 
 /// Two partitions of five records, and how often each was handed over.
-struct Bench {
-    clock: Clock,
+pub(super) struct Bench {
+    pub(super) clock: Clock,
     log: MemoryLog,
-    office: Arc<PostOffice>,
+    pub(super) office: Arc<PostOffice>,
     handed: Arc<Mutex<BTreeMap<(i32, i64), u32>>>,
-    trackers: [Arc<Tracker>; 2],
+    pub(super) trackers: [Arc<Tracker>; 2],
 }
 
-struct Running {
-    worker: Worker,
+pub(super) struct Running {
+    pub(super) worker: Worker,
     mailbox: Arc<Mailbox>,
     reports: Receiver<FromWorker>,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let log = MemoryLog::new();
         let trackers = [1, 2].map(|epoch| Arc::new(Tracker::new(AssignmentEpoch(epoch))));
         for number in 0..2 {
@@ -107,7 +107,7 @@ impl Bench {
         }
     }
 
-    fn context(
+    pub(super) fn context(
         &self,
         retry: RetryPolicy,
         engines: EngineFactory,
@@ -159,7 +159,7 @@ impl Bench {
     }
 
     /// A worker that has both lanes.
-    fn open(&self, context: WorkerContext, reports: Receiver<FromWorker>) -> Running {
+    pub(super) fn open(&self, context: WorkerContext, reports: Receiver<FromWorker>) -> Running {
         let mailbox = Arc::clone(&context.mailbox);
         let mut running = Running {
             worker: Worker::open(context).expect("it opens"),
@@ -171,13 +171,13 @@ impl Bench {
         running
     }
 
-    fn watermarks(&self) -> [Option<i64>; 2] {
+    pub(super) fn watermarks(&self) -> [Option<i64>; 2] {
         [self.trackers[0].watermark(), self.trackers[1].watermark()]
     }
 }
 
 impl Running {
-    fn hand(&mut self, bench: &Bench, number: usize, failed: Option<Failed>) {
+    pub(super) fn hand(&mut self, bench: &Bench, number: usize, failed: Option<Failed>) {
         let tracker = Arc::clone(&bench.trackers[number]);
         let lane = LaneStart {
             partition: TopicPartition::new(TOPIC, i32::try_from(number).expect("small")),
@@ -192,25 +192,25 @@ impl Running {
     }
 
     /// Asks for lanes back, by the numbers of their partitions.
-    fn ask_back(&self, numbers: &[u64], cause: ReleaseCause) {
+    pub(super) fn ask_back(&self, numbers: &[u64], cause: ReleaseCause) {
         let epochs = numbers.iter().map(|number| AssignmentEpoch(number + 1));
         drop(self.mailbox.release(epochs.collect(), cause));
     }
 
     /// As many steps as everything takes that can be done now.
-    fn work(&mut self) -> Option<WorkerExit> {
+    pub(super) fn work(&mut self) -> Option<WorkerExit> {
         (0..100).find_map(|_| self.worker.step())
     }
 
     /// As many retries as there are.
-    fn work_through_waits(&mut self, bench: &Bench) -> Option<WorkerExit> {
+    pub(super) fn work_through_waits(&mut self, bench: &Bench) -> Option<WorkerExit> {
         (0..20).find_map(|_| {
             bench.clock.advance(Duration::from_mins(1));
             self.work()
         })
     }
 
-    fn released(&self) -> Vec<(AssignmentEpoch, Option<Failed>)> {
+    pub(super) fn released(&self) -> Vec<(AssignmentEpoch, Option<Failed>)> {
         self.reports
             .try_iter()
             .flat_map(|report| match report {
@@ -221,7 +221,7 @@ impl Running {
     }
 }
 
-fn policy(attempts: u32, on_exhausted: OnExhausted) -> RetryPolicy {
+pub(super) fn policy(attempts: u32, on_exhausted: OnExhausted) -> RetryPolicy {
     RetryPolicy {
         attempts,
         on_exhausted,
@@ -422,36 +422,6 @@ fn a_record_whose_handler_panics_is_written_by_the_successor() {
     bench.office.tell_last(Sent::Written);
     assert_eq!(second.work(), None);
     assert_eq!(bench.watermarks(), [Some(5), Some(5)]);
-}
-
-#[test]
-fn each_record_of_a_batch_that_failed_is_written_in_order() {
-    let bench = Bench::new();
-    let limits = BatchLimits {
-        max_records: 3,
-        max_wait: Duration::from_millis(1),
-    };
-    let engines = EngineFactory::per_batch(limits, |_| {
-        |records: &crate::handler::Records<'_>| {
-            let first = records.iter().next().expect("not empty");
-            if (first.partition(), first.offset()) == (0, 0) {
-                Outcome::retry("no")
-            } else {
-                Outcome::Done
-            }
-        }
-    });
-    let (context, reports) = bench.context(policy(2, OnExhausted::DeadLetter), engines);
-    let mut running = bench.open(context, reports);
-    assert_eq!(running.work_through_waits(&bench), None);
-    for written in 1..=3 {
-        assert_eq!(bench.office.places().len(), written);
-        bench.office.tell_last(Sent::Written);
-        assert_eq!(running.work_through_waits(&bench), None);
-    }
-    assert_eq!(bench.office.places(), [(0, 0), (0, 1), (0, 2)]);
-    assert_eq!(bench.watermarks(), [Some(5), Some(5)]);
-    assert_eq!(bench.trackers[0].dead_lettered_records(), 3);
 }
 
 #[test]
