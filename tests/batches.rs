@@ -84,7 +84,7 @@ fn s38_the_record_at_the_index_goes_by_policy_and_the_others_are_handled_once() 
         let name = match policy {
             OnExhausted::DeadLetter => "s38-dead-letter",
             OnExhausted::Skip => "s38-skip",
-            _ => "s38-stop",
+            OnExhausted::Stop => "s38-stop",
         };
         topic_of_numbers(kafka, name, 1, 100);
         let dead = format!("{name}-dead");

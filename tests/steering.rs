@@ -130,6 +130,33 @@ fn a_pause_in_the_middle_of_a_batch_takes_effect_after_the_record_in_hand() {
 }
 
 #[test]
+fn a_seek_backwards_outlives_the_process() {
+    let kafka = kafka!(shared);
+    let name = "seeks-for-good";
+    topic_of_numbers(kafka, name, 1, 100);
+    let partition = TopicPartition::new(name, 0);
+    let (handle, _, finished) = noting(kafka, name, Workers::Fixed(1), Duration::ZERO);
+    finished.await_len(SOON, 100);
+    kafka.await_committed(name, name, &[Some(100)]);
+    handle
+        .pause(std::slice::from_ref(&partition))
+        .expect("it is ours");
+    handle.seek(&partition, 30).expect("it is ours");
+    kafka.await_committed(name, name, &[Some(30)]);
+    // As good as killed: nothing was handled since.
+    handle.stop();
+    let (report, _) = end_of(handle, SOON);
+    assert_eq!((report.exit_code(), report.left_uncommitted), (0, 0));
+    assert_eq!(kafka.committed(name, name), [Some(30)]);
+
+    let (handle, _, again) = noting(kafka, name, Workers::Fixed(1), Duration::ZERO);
+    again.await_len(SOON, 70);
+    handle.stop();
+    end_of(handle, SOON);
+    assert_eq!(again.of(0), (30..100).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_seek_goes_forward_and_back() {
     let kafka = kafka!(shared);
     topic_of_numbers(kafka, "seeks", 2, 100);

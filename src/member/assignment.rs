@@ -589,12 +589,26 @@ impl Assignment {
         fresh.confirmed = lane.confirmed;
         fresh.has_moved = true;
         fresh.is_void = lane.is_void;
+        // What the group has, or is about to have.
+        let ceiling = lane.ceiling.max(lane.stored).max(lane.confirmed);
         if let Some(offset) = offset {
-            fresh.tracker.begin(offset);
-            fresh.state = State::Free;
+            // A crash before that is passed again must not go on from there; nor
+            // from what the group has where that is not known yet.
+            if ceiling.is_none_or(|ceiling| ceiling > offset) {
+                fresh.ceiling = ceiling;
+                fresh.state = State::AwaitingRewind {
+                    offset,
+                    until: fresh.until,
+                    again: Again::Asked,
+                };
+                actions.push(rewind(partition, &fresh, offset));
+            } else {
+                fresh.tracker.begin(offset);
+                fresh.state = State::Free;
+            }
         } else {
             fresh.stranded = lane.stranded;
-            fresh.ceiling = lane.ceiling.max(lane.stored).max(lane.confirmed);
+            fresh.ceiling = ceiling;
             actions.push(Action::Resolve(vec![Resolve {
                 partition: partition.clone(),
                 epoch,

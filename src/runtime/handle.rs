@@ -178,9 +178,10 @@ impl Handle {
     /// Goes on reading a partition from `offset`, after the record in hand.
     ///
     /// What was read and not handed over is dropped. A seek forwards is
-    /// committed as usual. After a seek backwards the committed offset stays
-    /// where it is until the records up to it were handled again: a crash
-    /// before that does not go back to `offset`.
+    /// committed as usual. At a seek backwards the commit comes down to
+    /// `offset` first, and is read back: the first record is handed over then,
+    /// and whoever has the partition next, after a crash too, goes on from what
+    /// was handled since. While the group cannot be asked the partition waits.
     ///
     /// # Errors
     ///

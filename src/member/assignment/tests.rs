@@ -784,6 +784,9 @@ fn a_seek_works_in_every_state_of_a_partition() {
         .expect("ours");
     assert!(asked.cancelled.load(Ordering::Relaxed));
     bench.resolved(asked.epoch, at(3));
+    assert_eq!(bench.tracker_of(0).watermark(), None);
+    // What the group has is not known yet, so it may be more.
+    bench.read_back(0);
     assert_eq!(bench.tracker_of(0).watermark(), Some(40));
     bench.check();
     // Leaving for another worker, or for another position: the last word counts.
@@ -809,6 +812,7 @@ fn a_seek_works_in_every_state_of_a_partition() {
         .act(|assignment, _, actions| assignment.seek(&tp(0), 2, actions))
         .expect("ours");
     bench.check();
+    bench.read_back(0);
     assert_eq!(bench.worker_of(0), Some(0));
     // Not ours.
     let refused = bench.act(|assignment, _, actions| assignment.seek(&tp(9), 2, actions));
@@ -834,12 +838,57 @@ fn a_reset_asks_anew_and_does_not_undo_a_seek() {
     // The worker reports that the old position is out of range when the seek away from it is under way.
     let epoch = bench.epoch_of(0);
     bench
-        .act(|assignment, _, actions| assignment.seek(&tp(0), 40, actions))
+        .act(|assignment, _, actions| assignment.seek(&tp(0), 140, actions))
         .expect("ours");
     bench.reset(epoch);
     bench.obey_all();
-    assert_eq!(bench.tracker_of(0).watermark(), Some(40));
+    assert_eq!(bench.tracker_of(0).watermark(), Some(140));
     assert!(bench.resolving.is_empty());
+    bench.check();
+}
+
+#[test]
+fn after_a_seek_backwards_nothing_is_handed_over_before_the_commit_has_come_down() {
+    let mut bench = Bench::running(1);
+    bench.complete(0);
+    bench.store();
+    bench.commit();
+    bench
+        .act(|assignment, _, actions| assignment.seek(&tp(0), 4, actions))
+        .expect("ours");
+    bench.obey_all();
+    assert_eq!(bench.worker_of(0), None);
+    assert!(bench.assignment.unstored().is_empty());
+    let (_, offset) = bench.rewinding.last().expect("a commit");
+    assert_eq!(*offset, 4);
+    // A word on the commit of before, which was on its way.
+    bench.commit();
+    assert_eq!(bench.worker_of(0), None);
+    bench.read_back(1);
+    assert_eq!(bench.worker_of(0), None, "the group still has more");
+    bench.tick(Duration::ZERO);
+    bench.tick(REWIND_AGAIN);
+    bench.read_back(0);
+    assert_eq!(bench.worker_of(0), Some(0));
+    assert_eq!(bench.tracker_of(0).watermark(), Some(4));
+    assert_eq!(bench.tracker_of(0).committed(), Some(4));
+    bench.check();
+}
+
+#[test]
+fn a_seek_to_what_is_committed_does_not_wait() {
+    let mut bench = Bench::running(1);
+    bench.complete(0);
+    bench.store();
+    bench.commit();
+    for offset in [11, 40] {
+        bench
+            .act(|assignment, _, actions| assignment.seek(&tp(0), offset, actions))
+            .expect("ours");
+        bench.obey_all();
+        assert_eq!(bench.worker_of(0), Some(0));
+        assert!(bench.rewinding.is_empty());
+    }
     bench.check();
 }
 
