@@ -39,6 +39,7 @@ mod out_of_range;
 mod page;
 mod prometheus;
 mod rebalance;
+mod remembered;
 mod security;
 mod signals;
 mod steering;

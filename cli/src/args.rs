@@ -168,6 +168,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "POLICY")]
     pub(crate) on_exhausted: Option<String>,
 
+    /// With --order key or unordered: note what is done beyond the committed offset in the
+    /// commit's metadata, so that a crash repeats only what was not done
+    #[arg(long)]
+    pub(crate) remember_completed: bool,
+
     /// Without the group protocol: take partitions p where p mod N = I
     #[arg(long, value_name = "static")]
     pub(crate) assign: Option<String>,
@@ -365,6 +370,7 @@ impl RunArgs {
             retry_backoff: self.retry_backoff.or(file.retry_backoff),
             dead_letter: self.dead_letter.or(file.dead_letter),
             on_exhausted: self.on_exhausted.or(file.on_exhausted),
+            remember_completed: self.remember_completed || file.remember_completed,
             assign: self.assign.or(file.assign),
             index: self.index.or(file.index),
             of: self.of.or(file.of),

@@ -41,6 +41,7 @@ struct Effective<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     dead_letter: Option<&'a str>,
     on_exhausted: &'static str,
+    remember_completed: bool,
     drain: String,
     timeout: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -122,6 +123,7 @@ impl<'a> From<&'a RunPlan> for Effective<'a> {
             retry_backoff: show_duration(settings.retry.backoff),
             dead_letter: settings.dead_letter.as_deref(),
             on_exhausted: settings.retry.on_exhausted.name(),
+            remember_completed: settings.remember_completed,
             drain: show_duration(settings.stop_deadline),
             timeout: show_duration(settings.contact_timeout),
             count: settings.count,

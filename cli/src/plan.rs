@@ -127,6 +127,7 @@ pub(crate) fn run(cluster: &ClusterArgs, args: &RunArgs) -> Result<RunPlan, Vec<
         settings.retry.backoff,
     );
     settings.dead_letter.clone_from(&args.dead_letter);
+    settings.remember_completed = args.remember_completed;
     settings.retry.on_exhausted = reader.on_exhausted(args);
     settings.stop_deadline =
         reader.duration("drain", args.drain.as_deref(), settings.stop_deadline);

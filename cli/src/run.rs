@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keepup::{
-    BatchHandler, BatchOutcome, Builder, Handler, Outcome, Record, Records, Report, WorkerInfo,
+    BatchHandler, BatchOutcome, Builder, Handler, Order, Outcome, Record, Records, Report,
+    WorkerInfo,
 };
 
 use crate::exec::{Children, Exec};
@@ -85,6 +86,15 @@ fn work(
             });
             children.kill_all();
             report
+        }
+        // Batches have the order of their partition.
+        (HandlerKind::Discard | HandlerKind::Print, Some(_))
+            if plan.settings.order != Order::Partition =>
+        {
+            builder.run(move |worker| Sleeper {
+                sleep: Duration::ZERO,
+                printer: printer(worker),
+            })
         }
         (HandlerKind::Discard | HandlerKind::Print, Some(_)) => {
             builder.run_batches(BATCH, Duration::ZERO, printer)

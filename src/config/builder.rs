@@ -130,6 +130,15 @@ impl Builder {
         self
     }
 
+    /// Notes what is completed beyond the committed offset in the commit's
+    /// metadata, so that a crash repeats only what was not done; see
+    /// [`Settings::remember_completed`]. Without effect in partition order, in
+    /// which nothing is. Default false.
+    pub fn remember_completed(mut self, remember: bool) -> Self {
+        self.settings.remember_completed = remember;
+        self
+    }
+
     /// How often a worker may be replaced in a minute. Default 5.
     pub fn restart_budget(mut self, restarts: u32) -> Self {
         self.settings.restart_budget = restarts;

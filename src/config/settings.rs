@@ -367,6 +367,12 @@ pub struct Settings {
     /// [`OnExhausted::DeadLetter`], or because the handler said so. Default:
     /// none.
     pub dead_letter: Option<String>,
+    /// In key order and without order: what is completed beyond the committed
+    /// offset is noted in the commit's metadata, so that a crash repeats only
+    /// what was not done. At most 4 KiB per partition; what does not fit is
+    /// repeated. Whoever reads the group's commits sees the text, and text of
+    /// somebody else's there is overwritten. Default false.
+    pub remember_completed: bool,
     /// How often a worker may be replaced in a minute. Default 5.
     pub restart_budget: u32,
     /// How long a revoke waits for the record in hand. Default 5 s.
@@ -418,6 +424,7 @@ impl fmt::Debug for Settings {
             .field("source", &self.source)
             .field("retry", &self.retry)
             .field("dead_letter", &self.dead_letter)
+            .field("remember_completed", &self.remember_completed)
             .field("restart_budget", &self.restart_budget)
             .field("revoke_deadline", &self.revoke_deadline)
             .field("stop_deadline", &self.stop_deadline)
@@ -449,6 +456,7 @@ impl Settings {
             source: Source::default(),
             retry: RetryPolicy::default(),
             dead_letter: None,
+            remember_completed: false,
             restart_budget: 5,
             revoke_deadline: Duration::from_secs(5),
             stop_deadline: Duration::from_secs(25),

@@ -365,6 +365,8 @@ impl Askable for CommittedRequest {
             error,
             // Not told.
             leader_epoch: -1,
+            // Not asked for: the client's interface panics where it is not UTF-8.
+            metadata: None,
             offset: match offset {
                 Offset::Offset(offset) => offset,
                 // How librdkafka says that there is none.

@@ -36,7 +36,7 @@ use crate::config::{Assignment, Settings};
 use crate::error::Error;
 use crate::kafka::client::{self, list};
 use crate::kafka::properties;
-use crate::member::group::{Group, GroupEvent};
+use crate::member::group::{Group, GroupEvent, Mark};
 use crate::record::TopicPartition;
 
 /// Writes down what librdkafka says, in order.
@@ -128,6 +128,28 @@ fn partitions(list: &TopicPartitionList) -> Vec<TopicPartition> {
         .iter()
         .map(|element| TopicPartition::new(element.topic(), element.partition()))
         .collect()
+}
+
+/// What is to be committed, and what cannot be said so.
+fn offsets(marks: &[Mark]) -> (List, Vec<(TopicPartition, String)>) {
+    let mut list = List::with_capacity(marks.len());
+    let mut refused = Vec::new();
+    for Mark {
+        partition,
+        watermark,
+        note,
+        ..
+    } in marks
+    {
+        let mut element = list.add_partition(partition.topic(), partition.partition());
+        if let Some(note) = note {
+            element.set_metadata(&**note);
+        }
+        if let Err(error) = element.set_offset(Offset::Offset(*watermark)) {
+            refused.push((partition.clone(), error.to_string()));
+        }
+    }
+    (list, refused)
 }
 
 /// The membership over librdkafka.
@@ -250,16 +272,8 @@ impl Group for KafkaGroup {
         self.consumer.assignment_lost()
     }
 
-    fn store(&mut self, watermarks: &[(TopicPartition, i64)]) -> Vec<(TopicPartition, String)> {
-        let mut list = List::with_capacity(watermarks.len());
-        let mut refused = Vec::new();
-        for (partition, watermark) in watermarks {
-            let (topic, number) = (partition.topic(), partition.partition());
-            if let Err(error) = list.add_partition_offset(topic, number, Offset::Offset(*watermark))
-            {
-                refused.push((partition.clone(), error.to_string()));
-            }
-        }
+    fn store(&mut self, marks: &[Mark]) -> Vec<(TopicPartition, String)> {
+        let (list, mut refused) = offsets(marks);
         // Success means that at least one was stored: the truth is in the
         // elements.
         let stored = self.consumer.store_offsets(&list);
@@ -277,20 +291,18 @@ impl Group for KafkaGroup {
         refused
     }
 
-    fn commit_back(&mut self, partition: &TopicPartition, offset: i64) -> Result<(), String> {
+    /// Commits of one client are carried out in the order in which they were
+    /// asked for, also those that wait for a coordinator, and nothing higher was
+    /// stored before: so this one takes nothing back that is committed later.
+    fn commit_now(&mut self, marks: &[Mark]) -> Result<(), String> {
         // Stored first: the committer would otherwise find that more is stored
         // than committed, and undo it.
-        if let Some((_, why)) = self.store(&[(partition.clone(), offset)]).pop() {
-            return Err(why);
+        if let Some((partition, why)) = self.store(marks).pop() {
+            return Err(format!("{partition}: {why}"));
         }
-        let mut list = List::with_capacity(1);
-        list.add_partition_offset(
-            partition.topic(),
-            partition.partition(),
-            Offset::Offset(offset),
-        )
-        .and_then(|()| self.consumer.commit(&list, CommitMode::Async))
-        .map_err(|error| error.to_string())
+        self.consumer
+            .commit(&offsets(marks).0, CommitMode::Async)
+            .map_err(|error| error.to_string())
     }
 
     fn begin_close(&mut self) {

@@ -21,7 +21,7 @@ use super::board::Outdated;
 use super::estimate::is_stale;
 use super::health::{Phase, judge};
 use super::partition::{Moment, Watched};
-use super::snapshot::{LagSnapshot, WorkerState, WorkerStatus};
+use super::snapshot::{CommitNotes, LagSnapshot, WorkerState, WorkerStatus};
 use super::topics::TopicBook;
 use crate::clock::Clock;
 use crate::config::Isolation;
@@ -304,6 +304,12 @@ impl Reporter {
         into.commits_retried = read(&counters.commits_retried);
         into.commits_refused = read(&counters.commits_refused);
         into.commits_failed = read(&counters.commits_failed);
+        into.commit_notes = CommitNotes {
+            restored: read(&counters.notes_restored),
+            foreign: read(&counters.notes_foreign),
+            broken: read(&counters.notes_broken),
+            cut: read(&counters.notes_cut),
+        };
         into.end_offset_errors = self.end_offset_errors;
         into.clamped = self.clamped;
         into.member_stalls = self.member_stalls;

@@ -41,6 +41,9 @@ pub struct LagSnapshot {
     pub commits_refused: u64,
     /// Commits that failed for good.
     pub commits_failed: u64,
+    /// What became of metadata of commits
+    /// ([`remember_completed`](crate::Builder::remember_completed)).
+    pub commit_notes: CommitNotes,
     /// Questions for end offsets that were not answered.
     pub end_offset_errors: u64,
     /// Observed lags below zero, shown as zero: the log was truncated, or the
@@ -52,6 +55,23 @@ pub struct LagSnapshot {
     pub connection_errors: ConnectionErrors,
     /// Whether the process works, and why not.
     pub health: Health,
+}
+
+/// What became of what is noted in the metadata of commits: records that are
+/// completed beyond the offset, by
+/// [`remember_completed`](crate::Builder::remember_completed).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CommitNotes {
+    /// Read at the start of a partition, and what they name is left out.
+    pub restored: u64,
+    /// Somebody else's, or of an unknown version: not understood, and
+    /// overwritten.
+    pub foreign: u64,
+    /// Ours, and damaged: ignored.
+    pub broken: u64,
+    /// Written without all there is, since that is longer than 4 KiB.
+    pub cut: u64,
 }
 
 /// Connections to brokers that failed, by how. Each was given up and made anew

@@ -28,15 +28,20 @@ use std::time::{Duration, Instant};
 use crate::config::{Order, Workers};
 use crate::error::CommandError;
 use crate::event::EventKind;
+use crate::member::group::Mark;
 use crate::member::placement::place;
 use crate::member::reset::Stranded;
 use crate::record::{AssignmentEpoch, TopicPartition};
+use crate::worker::completed::Completed;
 use crate::worker::lane::{Failed, LaneStart, ReleaseCause};
 use crate::worker::pool::reader::READER;
 use crate::worker::tracker::Tracker;
 
 /// How soon it is looked again whether a commit has come down.
 const REWIND_AGAIN: Duration = Duration::from_millis(250);
+
+/// How soon a note is committed again whose commit may not have arrived.
+const NOTE_AGAIN: Duration = Duration::from_secs(10);
 
 /// What the member's loop has to do.
 #[derive(Debug)]
@@ -75,7 +80,9 @@ pub(crate) enum Action {
     /// assignment was lost meanwhile, and answer the group.
     AnswerRevoke {
         partitions: Vec<TopicPartition>,
-        watermarks: Vec<(TopicPartition, i64)>,
+        watermarks: Vec<Mark>,
+        /// Stored already, and of which something else is to be noted.
+        notes: Vec<Mark>,
     },
     /// Tell the observer.
     Tell(EventKind),
@@ -101,7 +108,7 @@ pub(crate) struct Resolve {
 }
 
 /// Where a lane begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StartAt {
     pub(crate) offset: i64,
     /// What the group had committed; `None` where it had nothing.
@@ -110,6 +117,8 @@ pub(crate) struct StartAt {
     pub(crate) until: Option<i64>,
     /// Hand nothing over before this position is committed.
     pub(crate) commit_first: bool,
+    /// What is completed beyond it already, by what the group's commit says.
+    pub(crate) completed: Option<Arc<Completed>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +176,12 @@ struct Lane {
     stored: Option<i64>,
     /// What the group confirmed, or where the lane began.
     confirmed: Option<i64>,
+    /// The note that was stored or committed last, and since when it may be
+    /// committed again.
+    noted: Option<Arc<str>>,
+    note_again: Option<Instant>,
+    /// What an earlier owner had completed beyond the start.
+    completed: Option<Arc<Completed>>,
     /// Was with a worker before: handing it over again is a local move.
     has_moved: bool,
     /// Its position could not be read, and there is no new one yet.
@@ -190,6 +205,9 @@ impl Lane {
             cancelled: Arc::default(),
             stored: None,
             confirmed: None,
+            noted: None,
+            note_again: None,
+            completed: None,
             has_moved: false,
             stranded: None,
             ceiling: None,
@@ -204,10 +222,53 @@ impl Lane {
     }
 
     /// What is to be stored, where it is not yet.
-    fn unstored(&self) -> Option<i64> {
-        self.tracker
+    fn unstored(&self, partition: &TopicPartition) -> Option<Mark> {
+        let watermark = self
+            .tracker
             .watermark()
-            .filter(|&watermark| self.counts() && self.stored != Some(watermark))
+            .filter(|&watermark| self.counts() && self.stored != Some(watermark))?;
+        Some(self.mark(partition, watermark))
+    }
+
+    fn mark(&self, partition: &TopicPartition, watermark: i64) -> Mark {
+        let completed = self.tracker.completed_beyond();
+        let written = completed.and_then(|completed| completed.write(watermark));
+        let mark = Mark::at(partition.clone(), watermark);
+        match written {
+            Some(written) => Mark {
+                note: Some(written.text.into()),
+                is_cut: written.is_cut,
+                ..mark
+            },
+            None => mark,
+        }
+    }
+
+    /// What is stored already, and says something else than the last commit.
+    fn last_note(&self, partition: &TopicPartition) -> Option<Mark> {
+        let watermark = self.stored.filter(|_| self.counts())?;
+        let mark = self.mark(partition, watermark);
+        (mark.note != self.noted).then_some(mark)
+    }
+
+    /// What is committed already, and says something else or has to be said
+    /// again. Whether such a commit arrives is not told, so it is repeated.
+    fn unnoted(&mut self, partition: &TopicPartition, now: Instant) -> Option<Mark> {
+        let watermark = self
+            .tracker
+            .watermark()
+            .filter(|_| self.counts() && self.tracker.completed_beyond().is_some())
+            .filter(|&watermark| {
+                (self.stored, self.confirmed) == (Some(watermark), Some(watermark))
+            })?;
+        let mark = self.mark(partition, watermark);
+        let is_news = mark.note != self.noted;
+        if mark.note.is_none() || !(is_news || self.note_again.is_none_or(|again| now >= again)) {
+            return None;
+        }
+        self.noted.clone_from(&mark.note);
+        self.note_again = Some(now + NOTE_AGAIN);
+        Some(mark)
     }
 
     fn worker(&self) -> Option<usize> {
@@ -378,6 +439,7 @@ impl Assignment {
         actions.push(Action::AnswerRevoke {
             partitions: partitions.to_vec(),
             watermarks: Vec::new(),
+            notes: Vec::new(),
         });
         self.place(actions);
     }
@@ -478,6 +540,7 @@ impl Assignment {
             lane.tracker.set_committed(start.committed);
         }
         lane.until = start.until;
+        lane.completed = start.completed;
         lane.confirmed = Some(start.committed.unwrap_or(start.offset));
         // A position that came from the policy is stored like any other, so
         // that the group's first commit does not wait for the first record.
@@ -706,14 +769,16 @@ impl Assignment {
         let Some(pending) = self.pending.take() else {
             return;
         };
-        let mut watermarks = Vec::new();
+        let (mut watermarks, mut notes) = (Vec::new(), Vec::new());
         for partition in &pending.partitions {
             let Some(lane) = self.remove(partition) else {
                 continue;
             };
-            if let Some(watermark) = lane.unstored() {
-                watermarks.push((partition.clone(), watermark));
+            let unstored = lane.unstored(partition);
+            if unstored.is_none() {
+                notes.extend(lane.last_note(partition));
             }
+            watermarks.extend(unstored);
             if let (true, Some(worker)) = (pending.waiting.contains(&lane.epoch), lane.worker()) {
                 // Its handler overran the deadline: it keeps the lane until it
                 // returns, and what it returns is not committed.
@@ -733,6 +798,7 @@ impl Assignment {
         actions.push(Action::AnswerRevoke {
             partitions: pending.partitions,
             watermarks,
+            notes,
         });
     }
 
@@ -789,6 +855,7 @@ impl Assignment {
                         // Kept: a worker that ends before it picks the lane up
                         // gives back nothing.
                         failed: lane.failed.clone(),
+                        completed: lane.completed.clone(),
                     };
                     hand.entry((target, lane.has_moved))
                         .or_default()
@@ -1090,18 +1157,33 @@ impl Assignment {
     }
 
     /// Watermarks that have not been stored yet.
-    pub(crate) fn unstored(&self) -> Vec<(TopicPartition, i64)> {
+    pub(crate) fn unstored(&self) -> Vec<Mark> {
         self.lanes
             .iter()
-            .filter_map(|(partition, lane)| Some((partition.clone(), lane.unstored()?)))
+            .filter_map(|(partition, lane)| lane.unstored(partition))
             .collect()
     }
 
-    /// That watermark is stored now.
-    pub(crate) fn mark_stored(&mut self, partition: &TopicPartition, watermark: i64) {
-        if let Some(lane) = self.lanes.get_mut(partition) {
-            lane.stored = Some(watermark);
+    /// That mark is stored now.
+    pub(crate) fn mark_stored(&mut self, mark: &Mark) {
+        if let Some(lane) = self.lanes.get_mut(&mark.partition) {
+            lane.stored = Some(mark.watermark);
+            lane.noted.clone_from(&mark.note);
+            lane.note_again = None;
         }
+    }
+
+    /// Marks that are to be committed for their notes alone: the watermark is
+    /// committed and stands still, and what is completed beyond it has changed.
+    /// None while a revoke is under way, whose answer commits them anyhow.
+    pub(crate) fn take_unnoted(&mut self, now: Instant) -> Vec<Mark> {
+        if self.pending.is_some() {
+            return Vec::new();
+        }
+        self.lanes
+            .iter_mut()
+            .filter_map(|(partition, lane)| lane.unnoted(partition, now))
+            .collect()
     }
 
     /// The run ends: nothing is placed any more, every worker is told to end.

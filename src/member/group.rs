@@ -30,6 +30,30 @@ pub(crate) enum GroupEvent {
     Fatal { message: String },
 }
 
+/// What is to be committed of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) partition: TopicPartition,
+    /// Next offset such that every record below it is completed.
+    pub(crate) watermark: i64,
+    /// The commit's metadata: what is completed beyond that.
+    pub(crate) note: Option<Arc<str>>,
+    /// There is more than fits into it.
+    pub(crate) is_cut: bool,
+}
+
+impl Mark {
+    /// Of an offset, and nothing else.
+    pub(crate) fn at(partition: TopicPartition, watermark: i64) -> Self {
+        Self {
+            partition,
+            watermark,
+            note: None,
+            is_cut: false,
+        }
+    }
+}
+
 /// The membership of this process in its group. Owned and called by the
 /// member's thread only; no method waits longer than it is told to.
 pub(crate) trait Group: Send {
@@ -57,11 +81,12 @@ pub(crate) trait Group: Send {
 
     /// Stores watermarks for the next commit. Gives back those that were
     /// refused (not ours any more), with the reason.
-    fn store(&mut self, watermarks: &[(TopicPartition, i64)]) -> Vec<(TopicPartition, String)>;
+    fn store(&mut self, marks: &[Mark]) -> Vec<(TopicPartition, String)>;
 
-    /// Commits an offset below the one that is committed, which storing it does
-    /// not do. What comes of it is not told: it has to be read back.
-    fn commit_back(&mut self, partition: &TopicPartition, offset: i64) -> Result<(), String>;
+    /// Stores and commits at once what is not committed by being stored: an
+    /// offset below the one that is committed, or the same with another note.
+    /// What comes of it is not told: where that matters it has to be read back.
+    fn commit_now(&mut self, marks: &[Mark]) -> Result<(), String>;
 
     /// Begins to leave: what is stored is committed, what is assigned is
     /// revoked through [`Group::poll`].

@@ -19,7 +19,7 @@ use crate::event::EventKind;
 use crate::lag::health::Phase;
 use crate::lag::snapshot::WorkerState;
 use crate::member::assignment::{Action, Assignment, Resolve, StartAt};
-use crate::member::group::{Group, GroupEvent};
+use crate::member::group::{Group, GroupEvent, Mark};
 use crate::member::reset::{LogRange, Stranded, Verdict, decide};
 use crate::member::zombie::{Change, Watch};
 use crate::record::{AssignmentEpoch, TopicPartition};
@@ -30,6 +30,7 @@ use crate::runtime::shared::{EndsRun, MemberCounters, Shared, WorkerSlot};
 use crate::runtime::stop::{Ladder, Rung, Step};
 use crate::runtime::threads::WorkerThreads;
 use crate::source::ReadError;
+use crate::worker::completed::{Completed, Ignored};
 use crate::worker::gate::Gate;
 use crate::worker::pool::reader::READER;
 use crate::worker::run::{FromWorker, WorkerExit};
@@ -75,10 +76,12 @@ pub(crate) enum ToMember {
 
 /// A start position as it was found; where the range of a partition was asked
 /// for, that: its oldest record and its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) offset: i64,
     pub(crate) committed: Option<i64>,
+    /// The commit's metadata, if it has any.
+    pub(crate) note: Option<Arc<str>>,
     /// Up to where the log agrees with the one that the commit was made over,
     /// where that is less; -1 where the leader does not know.
     pub(crate) truncated_at: Option<i64>,
@@ -278,6 +281,8 @@ impl Member {
             if !self.group.is_lost() {
                 let unstored = self.assignment.unstored();
                 self.store(&unstored);
+                let unnoted = self.assignment.take_unnoted(now);
+                self.commit_notes(&unnoted);
             }
             self.show_workers();
         }
@@ -376,7 +381,7 @@ impl Member {
                     },
                     &mut actions,
                 ) => {}
-                Ok(found) => starts.extend(self.start_at(epoch, found).map(|at| (epoch, at))),
+                Ok(found) => starts.extend(self.start_at(epoch, &found).map(|at| (epoch, at))),
                 Err(message) => self.ask(StopReason::FatalClientError { message }),
             }
         }
@@ -391,11 +396,13 @@ impl Member {
         }
     }
 
-    fn start_at(&mut self, epoch: AssignmentEpoch, found: Found) -> Option<StartAt> {
+    fn start_at(&mut self, epoch: AssignmentEpoch, found: &Found) -> Option<StartAt> {
         let until = found.end_offset.filter(|_| self.settings.until_end);
         let Some(stranded) = self.assignment.take_stranded(epoch) else {
             let is_first = found.committed.is_none();
+            let completed = self.remembered(epoch, found);
             return Some(StartAt {
+                completed,
                 offset: found.offset,
                 committed: found.committed,
                 until,
@@ -405,11 +412,42 @@ impl Member {
         // The group has a commit already, and what it has is not awaited.
         let offset = self.reset_to(epoch, stranded, found)?;
         Some(StartAt {
+            completed: None,
             offset,
             committed: None,
             until,
             commit_first: false,
         })
+    }
+
+    /// What the commit that a lane begins at says of the records beyond it.
+    fn remembered(&self, epoch: AssignmentEpoch, found: &Found) -> Option<Arc<Completed>> {
+        if !self.settings.remember_completed || found.committed != Some(found.offset) {
+            return None;
+        }
+        let counters = &self.shared.counters;
+        let why = match Completed::read(found.note.as_ref()?) {
+            Ok(completed) => {
+                MemberCounters::count(&counters.notes_restored);
+                return Some(Arc::new(completed));
+            }
+            Err(Ignored::Foreign) => {
+                MemberCounters::count(&counters.notes_foreign);
+                "is not ours, and is overwritten"
+            }
+            Err(Ignored::Broken) => {
+                MemberCounters::count(&counters.notes_broken);
+                "is damaged"
+            }
+        };
+        if let Some(partition) = self.assignment.partition_of(epoch) {
+            self.events.warn(format!(
+                "the metadata of the commit of {partition} at {} {why}: what was completed beyond \
+                 it, if anything, is handled again",
+                found.offset
+            ));
+        }
+        None
     }
 
     /// Where a lane goes on whose position could not be read; nowhere where the
@@ -418,7 +456,7 @@ impl Member {
         &mut self,
         epoch: AssignmentEpoch,
         stranded: Stranded,
-        found: Found,
+        found: &Found,
     ) -> Option<i64> {
         let partition = self.assignment.partition_of(epoch)?.clone();
         let range = LogRange {
@@ -461,7 +499,7 @@ impl Member {
         if !self.group.is_lost() {
             let nothing: Vec<_> = partitions
                 .into_iter()
-                .map(|partition| (partition, 0))
+                .map(|partition| Mark::at(partition, 0))
                 .collect();
             for (partition, why) in self.group.store(&nothing) {
                 tracing::debug!(%partition, why, "what was stored could not be taken back");
@@ -807,8 +845,9 @@ impl Member {
             Action::AnswerRevoke {
                 partitions,
                 watermarks,
+                notes,
             } => {
-                self.answer_revoke(&partitions, &watermarks);
+                self.answer_revoke(&partitions, &watermarks, &notes);
             }
             Action::Tell(kind) => self.events.send(None, kind),
         }
@@ -839,12 +878,16 @@ impl Member {
     fn answer_revoke(
         &mut self,
         partitions: &[TopicPartition],
-        watermarks: &[(TopicPartition, i64)],
+        watermarks: &[Mark],
+        notes: &[Mark],
     ) {
         // While workers drained the session may have expired: then somebody
         // else may have committed further already.
-        if !watermarks.is_empty() && !self.group.is_lost() {
+        let has_any = !watermarks.is_empty() || !notes.is_empty();
+        if has_any && !self.group.is_lost() {
             self.store(watermarks);
+            // Sent before the group hears of the answer.
+            self.commit_notes(notes);
         }
         if let Err(error) = self.group.answer_revoke(partitions) {
             self.trouble(&format!("the revoke could not be answered: {error}"));
@@ -857,18 +900,41 @@ impl Member {
         self.starts.forget(gone.into_iter().collect());
     }
 
-    fn store(&mut self, watermarks: &[(TopicPartition, i64)]) {
-        if watermarks.is_empty() {
+    fn store(&mut self, marks: &[Mark]) {
+        if marks.is_empty() {
             return;
         }
-        let refused = self.group.store(watermarks);
-        for (partition, watermark) in watermarks {
+        let refused = self.group.store(marks);
+        for mark in marks {
+            let partition = &mark.partition;
             if let Some((_, why)) = refused.iter().find(|(refused, _)| refused == partition) {
                 MemberCounters::count(&self.shared.counters.commits_refused);
+                let watermark = mark.watermark;
                 tracing::debug!(%partition, watermark, why, "a watermark was refused");
             } else {
-                self.assignment.mark_stored(partition, *watermark);
+                self.assignment.mark_stored(mark);
+                self.count_cut(mark);
             }
+        }
+    }
+
+    /// Has what is completed beyond watermarks that stand still committed:
+    /// librdkafka's committer commits an offset that is higher, and nothing else.
+    fn commit_notes(&mut self, marks: &[Mark]) {
+        if marks.is_empty() {
+            return;
+        }
+        if let Err(error) = self.group.commit_now(marks) {
+            tracing::debug!(error, "what is completed beyond commits was not committed");
+        }
+        for mark in marks {
+            self.count_cut(mark);
+        }
+    }
+
+    fn count_cut(&self, mark: &Mark) {
+        if mark.is_cut {
+            MemberCounters::count(&self.shared.counters.notes_cut);
         }
     }
 
@@ -876,7 +942,9 @@ impl Member {
     fn rewind(&mut self, lane: Resolve, offset: i64) {
         // What is lost is somebody else's to commit; the group says so soon.
         if !self.group.is_lost()
-            && let Err(error) = self.group.commit_back(&lane.partition, offset)
+            && let Err(error) = self
+                .group
+                .commit_now(&[Mark::at(lane.partition.clone(), offset)])
         {
             tracing::debug!(partition = %lane.partition, offset, error, "a commit did not come down");
         }

@@ -44,6 +44,11 @@ pub(crate) struct MemberCounters {
     pub(crate) commits_retried: AtomicU64,
     pub(crate) commits_refused: AtomicU64,
     pub(crate) commits_failed: AtomicU64,
+    /// Of the metadata of commits.
+    pub(crate) notes_restored: AtomicU64,
+    pub(crate) notes_foreign: AtomicU64,
+    pub(crate) notes_broken: AtomicU64,
+    pub(crate) notes_cut: AtomicU64,
 }
 
 impl MemberCounters {

@@ -178,6 +178,7 @@ fn pool(
     let rules = Rules {
         drain: LONGEST_DRAIN.min(settings.revoke_deadline / 2),
         by_key,
+        remember_completed: settings.remember_completed,
         retry: settings.retry,
         dead_letters,
         count,
@@ -383,6 +384,7 @@ fn sinks(to_member: &Sender<ToMember>) -> Sinks {
                 .map(|start| Found {
                     offset: start.offset,
                     committed: start.committed,
+                    note: start.note,
                     truncated_at: start.truncated_at,
                     end_offset: start.end_offset,
                 })

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::lag::{
-    ConnectionErrors, LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals, WorkerState,
-    WorkerStatus,
+    CommitNotes, ConnectionErrors, LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals,
+    WorkerState, WorkerStatus,
 };
 use crate::record::TopicPartition;
 
@@ -25,6 +25,10 @@ pub(crate) fn snapshot(topic: &str, partitions: i32) -> LagSnapshot {
         commits_ok: 40,
         commits_retried: 2,
         commits_refused: 1,
+        commit_notes: CommitNotes {
+            restored: 2,
+            ..CommitNotes::default()
+        },
         connection_errors: ConnectionErrors {
             wire: 4,
             ..ConnectionErrors::default()

@@ -168,6 +168,9 @@ metrics! {
     COMMITS = Counter "keepup_commits_total", Events, BY_RESULT,
         "Commits by how they ended.",
         "keepup";
+    COMMIT_METADATA = Counter "keepup_commit_metadata_total", Events, BY_RESULT,
+        "Metadata of commits by what became of it: restored, foreign, broken, or cut to what fits.",
+        "keepup";
     WORKERS = Gauge "keepup_workers", Workers, BY_CLIENT,
         "Workers that run.",
         "keepup";

@@ -90,7 +90,7 @@ pub(crate) type ClientCounter = (
 );
 
 /// Of the process: counters, those of one metric together.
-pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 15] = [
+pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 19] = [
     (names::REBALANCES, None, |snapshot| snapshot.rebalances),
     (names::COMMITS, Some((names::RESULT, "ok")), |snapshot| {
         snapshot.commits_ok
@@ -109,6 +109,26 @@ pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 15] = [
         names::COMMITS,
         Some((names::RESULT, "failed")),
         |snapshot| snapshot.commits_failed,
+    ),
+    (
+        names::COMMIT_METADATA,
+        Some((names::RESULT, "restored")),
+        |snapshot| snapshot.commit_notes.restored,
+    ),
+    (
+        names::COMMIT_METADATA,
+        Some((names::RESULT, "foreign")),
+        |snapshot| snapshot.commit_notes.foreign,
+    ),
+    (
+        names::COMMIT_METADATA,
+        Some((names::RESULT, "broken")),
+        |snapshot| snapshot.commit_notes.broken,
+    ),
+    (
+        names::COMMIT_METADATA,
+        Some((names::RESULT, "cut")),
+        |snapshot| snapshot.commit_notes.cut,
     ),
     (
         names::REPORTER_ERRORS,

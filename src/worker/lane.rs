@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::record::{AssignmentEpoch, TopicPartition};
+use crate::worker::completed::Completed;
 use crate::worker::dead_letter::Dead;
 use crate::worker::tracker::Tracker;
 
@@ -21,6 +22,8 @@ pub(crate) struct LaneStart {
     /// The record that failed last, so that its attempts are counted on in
     /// another worker.
     pub(crate) failed: Option<Failed>,
+    /// What is completed of it at or after `offset`, and is left out.
+    pub(crate) completed: Option<Arc<Completed>>,
 }
 
 /// A record that failed, and is handed over again or goes to the dead-letter

@@ -189,6 +189,7 @@ mod tests {
             until: None,
             paused: false,
             failed: None,
+            completed: None,
         }
     }
 

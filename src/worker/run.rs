@@ -434,6 +434,10 @@ impl Worker {
         lane.start
             .tracker
             .saw_ends(batch.end_offset, batch.log_start, batch.fetched_at);
+        if let Some(completed) = &lane.start.completed {
+            // An earlier owner, who kept another order, had done it.
+            completed.leave_out_of(&mut batch);
+        }
         if let Some(through) = lane.dead().map(|dead| dead.through) {
             let begins_at = batch.entries.get(batch.cursor).map(|entry| entry.offset);
             if begins_at.unwrap_or(batch.next_offset) <= through {

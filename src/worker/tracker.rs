@@ -17,12 +17,16 @@
 //! 3. the partition comes back: it gets a new epoch and a new `Tracker`, which
 //!    the old worker does not know.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::clock::Coarse;
 use crate::lag::estimate::distance;
 use crate::record::AssignmentEpoch;
+use crate::worker::completed::Completed;
 use crate::worker::samples::Samples;
 use crate::worker::timing::HandlerTimes;
 
@@ -65,6 +69,9 @@ pub(crate) struct Tracker {
     worker: AtomicUsize,
     last_worker: AtomicUsize,
     paused: AtomicBool,
+    /// What is completed beyond the watermark, where that is to be remembered.
+    /// Locked to take or to put the pointer, and for nothing else.
+    completed_beyond: Mutex<Option<Arc<Completed>>>,
     pub(crate) lag_samples: Samples,
     pub(crate) lead_samples: Samples,
     pub(crate) times: HandlerTimes,
@@ -171,6 +178,7 @@ impl Tracker {
             worker: AtomicUsize::new(NO_WORKER),
             last_worker: AtomicUsize::new(NO_WORKER),
             paused: AtomicBool::new(false),
+            completed_beyond: Mutex::new(None),
             lag_samples: Samples::new(),
             lead_samples: Samples::new(),
             times: HandlerTimes::new(),
@@ -274,6 +282,17 @@ impl Tracker {
             NOBODY => Hands::Empty,
             since => Hands::Since(Coarse::from_millis(since)),
         }
+    }
+
+    /// What is completed beyond the watermark, as it was a moment ago.
+    pub(crate) fn set_completed_beyond(&self, completed: Completed) {
+        let completed = (!completed.is_empty()).then(|| Arc::new(completed));
+        *self.completed_beyond.lock() = completed;
+    }
+
+    /// As it was told last; what is below the watermark by now included.
+    pub(crate) fn completed_beyond(&self) -> Option<Arc<Completed>> {
+        self.completed_beyond.lock().clone()
     }
 
     /// What a fetch told of the partition's ends; unknown values change

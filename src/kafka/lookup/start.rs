@@ -58,11 +58,13 @@ pub(crate) struct StartQuery {
 }
 
 /// Where to begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Start {
     pub(crate) offset: i64,
     /// The group's commit, where it was asked for and there is one.
     pub(crate) committed: Option<i64>,
+    /// What was noted beside that, mostly nothing.
+    pub(crate) note: Option<Arc<str>>,
     /// Up to where the log agrees with the one that the commit was made over,
     /// where that is less than what is committed; -1 where the leader does not
     /// know.
@@ -150,6 +152,8 @@ impl fmt::Display for Problem {
 struct Pending {
     query: StartQuery,
     commit: Commit,
+    /// What the commit has beside its offset.
+    note: Option<Arc<str>>,
     /// The epoch of the commit, until the leader has told where that ends.
     unchecked: Option<i32>,
     truncated_at: Option<i64>,
@@ -170,7 +174,7 @@ enum Commit {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
     AskCommit,
     /// Where this epoch ends.
@@ -188,6 +192,7 @@ impl Pending {
         Self {
             query,
             commit,
+            note: None,
             unchecked: None,
             truncated_at: None,
             known: Vec::new(),
@@ -231,6 +236,7 @@ impl Pending {
             Some(offset) if end.is_some() || !want_end => Step::Done(Start {
                 offset,
                 committed,
+                note: self.note.clone().filter(|_| committed.is_some()),
                 truncated_at: self.truncated_at,
                 end_offset: end.filter(|_| want_end),
                 is_reset: committed.is_none(),
@@ -439,9 +445,10 @@ impl Queue {
                 continue;
             };
             match commit_of(partition, pending.query.from, answer) {
-                Ok((commit, epoch)) => {
-                    pending.commit = commit;
-                    pending.unchecked = epoch;
+                Ok(told) => {
+                    pending.commit = told.commit;
+                    pending.note = told.note;
+                    pending.unchecked = told.epoch;
                     pending.failures = 0;
                 }
                 Err(found) => {
@@ -623,13 +630,30 @@ pub(super) fn without_leader(partition: &TopicPartition, snapshot: &ClusterSnaps
     }
 }
 
-/// What an answer says of one partition's commit: the commit, else an error of
-/// Kafka's or a problem.
+/// A commit, with the leader epoch and the note that it carries.
+struct Told {
+    commit: Commit,
+    epoch: Option<i32>,
+    note: Option<Arc<str>>,
+}
+
+impl Told {
+    fn none(siblings: bool) -> Self {
+        Self {
+            commit: Commit::None { siblings },
+            epoch: None,
+            note: None,
+        }
+    }
+}
+
+/// What an answer says of one partition's commit, else an error of Kafka's or a
+/// problem.
 fn commit_of(
     partition: &TopicPartition,
     from: StartRule,
     answer: &CommittedAnswer,
-) -> Result<(Commit, Option<i32>), Result<ErrorCode, Problem>> {
+) -> Result<Told, Result<ErrorCode, Problem>> {
     let topic = answer
         .topics
         .iter()
@@ -646,19 +670,23 @@ fn commit_of(
     match own.offset {
         offset if offset >= 0 => {
             let epoch = Some(own.leader_epoch).filter(|&epoch| epoch >= 0);
-            return Ok((Commit::At(offset), epoch));
+            return Ok(Told {
+                commit: Commit::At(offset),
+                epoch,
+                note: own.metadata.clone(),
+            });
         }
         -1 => {}
         _ => return Err(Err(Problem::Unanswered)),
     }
     if from != StartRule::CommittedElse(ResetPolicy::Latest) {
-        return Ok((Commit::None { siblings: false }, None));
+        return Ok(Told::none(false));
     }
     if others
         .iter()
         .any(|other| other.error == 0 && other.offset >= 0)
     {
-        return Ok((Commit::None { siblings: true }, None));
+        return Ok(Told::none(true));
     }
     // Whether the group has another commit decides here, so an error in its
     // place is not a "no" either.
@@ -667,7 +695,7 @@ fn commit_of(
         .find_map(|other| ErrorCode::from_code(other.error))
     {
         Some(error) => Err(Ok(error)),
-        None => Ok((Commit::None { siblings: false }, None)),
+        None => Ok(Told::none(false)),
     }
 }
 
@@ -726,6 +754,7 @@ mod tests {
                 partitions: partitions
                     .iter()
                     .map(|&(partition, error, offset)| CommittedPartition {
+                        metadata: None,
                         partition,
                         error,
                         offset,
@@ -815,7 +844,7 @@ mod tests {
                     StartAnswer {
                         result: Ok(start), ..
                     },
-                ] => *start,
+                ] => start.clone(),
                 other => panic!("{other:?}"),
             }
         }
@@ -838,6 +867,7 @@ mod tests {
                 assert_eq!(
                     rig.start(),
                     Start {
+                        note: None,
                         offset,
                         committed: Some(offset),
                         truncated_at: None,
@@ -940,6 +970,7 @@ mod tests {
         assert_eq!(
             rig.start(),
             Start {
+                note: None,
                 offset: 12,
                 committed: Some(12),
                 truncated_at: None,

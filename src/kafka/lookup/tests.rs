@@ -214,6 +214,7 @@ fn finds_offsets_by_every_rule(rig: &Rig) {
     }
     // Nobody has committed anything: latest is the end.
     let start = |offset, committed: Option<i64>| Start {
+        note: None,
         offset,
         committed,
         truncated_at: None,

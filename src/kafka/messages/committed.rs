@@ -94,6 +94,13 @@ pub(crate) struct CommittedPartition {
     /// Leader epoch of the record before the offset; -1 where it was not
     /// committed.
     pub(crate) leader_epoch: i32,
+    /// What the consumer noted, mostly nothing.
+    pub(crate) metadata: Option<Arc<str>>,
+}
+
+/// Nothing and an empty text are the same.
+fn noted(metadata: Option<&str>) -> Option<Arc<str>> {
+    metadata.filter(|text| !text.is_empty()).map(Arc::from)
 }
 
 impl Request for CommittedRequest {
@@ -162,6 +169,7 @@ impl Request for CommittedRequest {
                                 error: partition.error_code,
                                 offset: partition.committed_offset,
                                 leader_epoch: partition.committed_leader_epoch,
+                                metadata: noted(partition.metadata.as_deref()),
                             })
                             .collect(),
                     })
@@ -193,6 +201,7 @@ impl Request for CommittedRequest {
                             error: partition.error_code,
                             offset: partition.committed_offset,
                             leader_epoch: partition.committed_leader_epoch,
+                            metadata: noted(partition.metadata.as_deref()),
                         })
                         .collect(),
                 })

@@ -597,6 +597,7 @@ fn offsets_commits_and_coordinators_read_the_same_in_every_version() {
                     error: 0,
                     offset: 17,
                     leader_epoch: if version >= 5 { 1 } else { -1 },
+                    metadata: Some(Arc::from("note")),
                 }],
             }]
         );

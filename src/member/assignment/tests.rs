@@ -1,6 +1,7 @@
 //! The assignment against a bench that plays the group, the workers and the
 //! lookup, and refuses every action that would break a promise.
 
+use crate::member::group::Mark;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,12 +34,18 @@ const STRANDED: Stranded = Stranded {
     truncated_at: None,
 };
 
+fn offsets(marks: Vec<Mark>) -> Vec<(TopicPartition, i64)> {
+    let marks = marks.into_iter();
+    marks.map(|mark| (mark.partition, mark.watermark)).collect()
+}
+
 fn at(offset: i64) -> StartAt {
     StartAt {
         offset,
         committed: Some(offset),
         until: None,
         commit_first: false,
+        completed: None,
     }
 }
 
@@ -158,7 +165,10 @@ impl Bench {
             Action::AnswerRevoke {
                 partitions,
                 watermarks,
+                notes,
             } => {
+                assert!(notes.is_empty(), "nothing is remembered: {notes:?}");
+                let watermarks = offsets(watermarks);
                 for (partition, _) in &watermarks {
                     assert!(
                         self.owned.contains(partition) && self.revoking.contains(partition),
@@ -335,15 +345,21 @@ impl Bench {
 
     // The commits.
 
+    /// What is not stored yet.
+    fn unstored(&self) -> Vec<(TopicPartition, i64)> {
+        offsets(self.assignment.unstored())
+    }
+
     fn store(&mut self) {
-        for (partition, watermark) in self.assignment.unstored() {
+        for mark in self.assignment.unstored() {
+            let (partition, watermark) = (&mark.partition, mark.watermark);
             assert!(
-                self.owned.contains(&partition),
+                self.owned.contains(partition),
                 "{partition} is stored and not ours"
             );
-            let lane = &self.assignment.lanes[&partition];
+            let lane = &self.assignment.lanes[partition];
             assert_eq!(lane.tracker.watermark(), Some(watermark));
-            self.assignment.mark_stored(&partition, watermark);
+            self.assignment.mark_stored(&mark);
         }
     }
 
@@ -441,7 +457,7 @@ fn every_partition_gets_a_worker_once_its_start_is_known() {
         .collect();
     assert_eq!(workers.len(), 3);
     assert!(
-        bench.assignment.unstored().is_empty(),
+        bench.unstored().is_empty(),
         "what is committed is not stored again"
     );
 }
@@ -464,10 +480,11 @@ fn a_start_by_the_policy_is_stored_and_under_latest_waits_for_its_commit() {
         committed: None,
         until: None,
         commit_first: true,
+        completed: None,
     };
     bench.resolved(bench.epoch_of(0), start);
     assert_eq!(bench.worker_of(0), None);
-    assert_eq!(bench.assignment.unstored(), [(tp(0), 50)]);
+    assert_eq!(bench.unstored(), [(tp(0), 50)]);
     bench.store();
     bench.act(|assignment, _, actions| assignment.committed(&[(tp(0), 49)], actions));
     assert_eq!(bench.worker_of(0), None, "that was not it");
@@ -485,6 +502,7 @@ fn s33_a_start_that_awaits_its_commit_is_committed_by_a_revoke() {
         committed: None,
         until: None,
         commit_first: true,
+        completed: None,
     };
     bench.resolved(bench.epoch_of(0), start);
     bench.revoke(&[0]);
@@ -571,7 +589,7 @@ fn s02_an_overrunning_handler_does_not_hold_up_the_answer_and_its_result_is_not_
     assert_eq!(bench.warnings, 1);
     bench.complete(0);
     assert_eq!(late.watermark(), Some(11), "the late result");
-    assert!(bench.assignment.unstored().is_empty());
+    assert!(bench.unstored().is_empty());
     bench.check();
     bench.obey_all();
     assert_eq!(bench.answers.len(), 1);
@@ -598,10 +616,7 @@ fn s04_a_partition_that_comes_back_waits_for_its_old_worker_and_begins_anew() {
     }
     old.handed_over(10, 0);
     old.completed(10);
-    assert!(
-        bench.assignment.unstored().is_empty(),
-        "the old life stores nothing"
-    );
+    assert!(bench.unstored().is_empty(), "the old life stores nothing");
     bench.obey_all();
     assert_eq!(bench.worker_of(0), Some(0));
     assert!(!Arc::ptr_eq(&old, &bench.tracker_of(0)));
@@ -624,7 +639,7 @@ fn s05_a_partition_that_an_eager_rebalance_gives_back_starts_at_its_commit_even_
     assert_eq!(bench.tracker_of(0).watermark(), Some(3));
     bench.complete(0);
     assert_eq!(
-        bench.assignment.unstored(),
+        bench.unstored(),
         [(tp(0), 4)],
         "the old watermark does not stick"
     );
@@ -643,19 +658,16 @@ fn s09_what_is_lost_is_given_up_at_once_and_nothing_of_it_is_stored() {
             watermarks: vec![]
         }]
     );
-    assert!(bench.assignment.unstored().is_empty());
+    assert!(bench.unstored().is_empty());
     bench.assign(&[0, 1]);
     bench.resolve_all(10);
     bench.complete(0);
-    assert!(
-        bench.assignment.unstored().is_empty(),
-        "the old handler's result"
-    );
+    assert!(bench.unstored().is_empty(), "the old handler's result");
     bench.obey_all();
     assert_eq!(bench.workers.len(), 2);
     bench.check();
     bench.complete(0);
-    assert_eq!(bench.assignment.unstored(), [(tp(0), 11)]);
+    assert_eq!(bench.unstored(), [(tp(0), 11)]);
 }
 
 #[test]
@@ -769,7 +781,7 @@ fn a_seek_drops_what_the_old_position_did_and_starts_a_new_life() {
     bench.obey_all();
     assert_eq!(old.watermark(), Some(11));
     assert_eq!(bench.tracker_of(0).watermark(), Some(40));
-    assert_eq!(bench.assignment.unstored(), [(tp(0), 40)]);
+    assert_eq!(bench.unstored(), [(tp(0), 40)]);
     bench.check();
 }
 
@@ -858,7 +870,7 @@ fn after_a_seek_backwards_nothing_is_handed_over_before_the_commit_has_come_down
         .expect("ours");
     bench.obey_all();
     assert_eq!(bench.worker_of(0), None);
-    assert!(bench.assignment.unstored().is_empty());
+    assert!(bench.unstored().is_empty());
     let (_, offset) = bench.rewinding.last().expect("a commit");
     assert_eq!(*offset, 4);
     // A word on the commit of before, which was on its way.
@@ -929,7 +941,7 @@ fn a_lane_that_begins_below_its_commit_waits_until_that_has_come_down() {
     );
     assert_eq!(bench.worker_of(0), None);
     assert_eq!(bench.rewinding.len(), 1);
-    assert!(bench.assignment.unstored().is_empty());
+    assert!(bench.unstored().is_empty());
     // The group still has more.
     bench.read_back(1);
     assert_eq!(bench.worker_of(0), None);
@@ -975,7 +987,7 @@ fn a_revoke_that_meets_a_reset_does_not_store_what_the_log_may_have_lost() {
     bench.complete(0);
     let epoch = bench.epoch_of(0);
     bench.reset(epoch);
-    assert_eq!(bench.assignment.unstored(), []);
+    assert_eq!(bench.unstored(), []);
     bench.revoke(&[0]);
     bench.obey_all();
     assert_eq!(bench.answers[0].watermarks, []);
@@ -988,7 +1000,7 @@ fn of_a_topic_that_is_another_nothing_is_stored_and_nothing_awaited() {
     bench.complete(0);
     bench.complete(1);
     assert_eq!(bench.assignment.void("t"), tps(&[0, 1]));
-    assert_eq!(bench.assignment.unstored(), []);
+    assert_eq!(bench.unstored(), []);
     assert!(!bench.assignment.has_unconfirmed());
     bench.revoke(&[0]);
     bench.obey_all();

@@ -30,7 +30,7 @@ use crate::clock::Clock;
 use crate::config::{OnExhausted, Order, RetryPolicy, Settings, Workers};
 use crate::handler::{Handler, Outcome};
 use crate::member::assignment::{Ask, Resolve};
-use crate::member::group::{Group, GroupEvent};
+use crate::member::group::{Group, GroupEvent, Mark};
 use crate::record::{AssignmentEpoch, Batch, Record, TopicPartition};
 use crate::report::StopReason;
 use crate::runtime::events::EventSink;
@@ -38,6 +38,7 @@ use crate::runtime::stop::Rung;
 use crate::runtime::threads::{Common, Job, Spawn, WorkerThreads};
 use crate::source::memory::{MemoryFactory, MemoryLog, MemoryRecord};
 use crate::source::{MemoryBudget, Pulled, ReadFrom, Source, SourceFactory, Waker};
+use crate::worker::completed::Completed;
 use crate::worker::dead_letter::{DeadLetters, Delivery, Letter, Sent};
 use crate::worker::engine::EngineFactory;
 use crate::worker::gate::Gate;
@@ -77,6 +78,8 @@ enum Fault {
     RetryLost,
     /// Two records change places on their way.
     OrderSwapped,
+    /// A commit says of a record that it is done, and it is not.
+    NotedTooEarly,
 }
 
 /// One partition as one process has it, from the group's giving it to its
@@ -107,6 +110,8 @@ struct Checker {
     /// The lanes of all records.
     lanes: BTreeMap<(i32, i64), u64>,
     starts: u64,
+    /// Records that were left out, since a commit said that they are done.
+    remembered: usize,
     violations: Vec<String>,
 }
 
@@ -133,9 +138,23 @@ impl Checker {
         self.current.remove(&(process, partition));
     }
 
-    fn begins_at(&mut self, process: Process, partition: i32, offset: i64) {
+    /// What the commit says is done beyond `offset` must be so, and is not to be
+    /// handled again.
+    fn begins_at(&mut self, process: Process, partition: i32, offset: i64, noted: &Completed) {
+        let beyond = self.lanes.range((partition, offset)..(partition, i64::MAX));
+        let beyond: Vec<i64> = beyond.map(|(&(_, offset), _)| offset).collect();
+        let noted = beyond.into_iter().filter(|&offset| noted.has(offset));
+        let noted: BTreeSet<i64> = noted.collect();
+        let done = self.done.entry(partition).or_default();
+        let untrue: Vec<i64> = noted.difference(done).copied().collect();
+        if !untrue.is_empty() {
+            self.violated(format!("{partition}: {untrue:?} noted, and not done"));
+        }
         if let Some(&number) = self.current.get(&(process, partition)) {
-            self.ownerships[number].start = Some(offset);
+            self.remembered += noted.len();
+            let ownership = &mut self.ownerships[number];
+            ownership.start = Some(offset);
+            ownership.done.extend(noted);
         }
     }
 
@@ -237,8 +256,8 @@ struct Coordinator {
     owners: BTreeMap<i32, Process>,
     /// Partitions that are on their way, and to which process number.
     moving: BTreeMap<i32, usize>,
-    stored: BTreeMap<(Process, i32), i64>,
-    committed: BTreeMap<i32, i64>,
+    stored: BTreeMap<(Process, i32), Mark>,
+    committed: BTreeMap<i32, Mark>,
     lost: BTreeSet<Process>,
     closing: BTreeSet<Process>,
     closed: BTreeSet<Process>,
@@ -273,6 +292,8 @@ struct Running {
 struct World {
     random: RefCell<fastrand::Rng>,
     order: Order,
+    /// What is completed beyond the commits is in their metadata.
+    remember_completed: bool,
     fault: Option<Fault>,
     clock: Clock,
     log: MemoryLog,
@@ -343,6 +364,7 @@ impl World {
         settings.revoke_deadline = Duration::from_millis(500);
         settings.stop_deadline = Duration::from_secs(2);
         settings.restart_budget = u32::MAX;
+        settings.remember_completed = self.remember_completed;
         let retry = RetryPolicy {
             attempts: ATTEMPTS,
             backoff: Duration::from_millis(50),
@@ -356,6 +378,7 @@ impl World {
             let rules = Rules {
                 drain: Duration::from_millis(200),
                 by_key: self.order == Order::Key,
+                remember_completed: self.remember_completed,
                 retry,
                 dead_letters: dead_letters.clone(),
                 count: None,
@@ -641,8 +664,9 @@ impl World {
     fn commit(&self) {
         let mut coordinator = self.coordinator.borrow_mut();
         let stored = std::mem::take(&mut coordinator.stored);
-        for ((process, partition), offset) in stored {
-            coordinator.committed.insert(partition, offset);
+        for ((process, partition), mark) in stored {
+            let offset = mark.watermark;
+            coordinator.committed.insert(partition, mark);
             let says = coordinator.says.entry(process).or_default();
             says.push_back(GroupEvent::Committed {
                 offsets: vec![(tp(partition), offset)],
@@ -763,7 +787,8 @@ impl World {
         let coordinator = self.coordinator.borrow();
         (0..PARTITIONS).all(|partition| {
             let end = self.log.end(&tp(partition));
-            end == 0 || coordinator.committed.get(&partition) == Some(&end)
+            let committed = coordinator.committed.get(&partition);
+            end == 0 || committed.is_some_and(|mark| mark.watermark == end)
         })
     }
 
@@ -965,32 +990,49 @@ impl Group for SimGroup {
         world().coordinator.borrow().lost.contains(&self.process)
     }
 
-    fn store(&mut self, watermarks: &[(TopicPartition, i64)]) -> Vec<(TopicPartition, String)> {
+    fn store(&mut self, marks: &[Mark]) -> Vec<(TopicPartition, String)> {
         let world = world();
         let mut coordinator = world.coordinator.borrow_mut();
         let mut checker = world.checker.borrow_mut();
         let mut refused = Vec::new();
-        for (partition, watermark) in watermarks {
-            let mut watermark = *watermark;
+        for mark in marks {
+            let mut mark = mark.clone();
+            let partition = &mark.partition;
+            let watermark = &mut mark.watermark;
             let number = number_of(partition);
             if world.fault == Some(Fault::CommitAtDelivery) {
                 let handed = world.in_handlers.borrow();
                 let of_it = handed
                     .keys()
                     .filter(|at| (at.0, at.1) == (self.process, number));
-                watermark = of_it.map(|at| at.2 + 1).max().unwrap_or(0).max(watermark);
+                *watermark = of_it.map(|at| at.2 + 1).max().unwrap_or(0).max(*watermark);
             }
             if coordinator.owners.get(&number) != Some(&self.process) {
                 refused.push((partition.clone(), "not assigned".to_owned()));
                 continue;
             }
-            checker.stored(self.process, number, watermark);
-            coordinator.stored.insert((self.process, number), watermark);
+            if world.fault == Some(Fault::NotedTooEarly) {
+                let untrue = Completed::between([*watermark], *watermark + 20);
+                mark.note = untrue.write(*watermark).map(|written| written.text.into());
+            }
+            checker.stored(self.process, number, *watermark);
+            coordinator.stored.insert((self.process, number), mark);
         }
         refused
     }
 
-    fn commit_back(&mut self, _: &TopicPartition, _: i64) -> Result<(), String> {
+    /// Arrives, or does not: nobody is told.
+    fn commit_now(&mut self, marks: &[Mark]) -> Result<(), String> {
+        let refused = self.store(marks);
+        let world = world();
+        let mut coordinator = world.coordinator.borrow_mut();
+        for mark in marks {
+            let is_refused = refused.iter().any(|(other, _)| *other == mark.partition);
+            if !is_refused && !coordinator.lost.contains(&self.process) && world.below(4) > 0 {
+                let number = number_of(&mark.partition);
+                coordinator.committed.insert(number, mark.clone());
+            }
+        }
         Ok(())
     }
 
@@ -1037,15 +1079,21 @@ impl StartFinder for SimStarts {
         for lane in lanes {
             assert_eq!(lane.ask, Ask::Start);
             let number = number_of(&lane.partition);
-            let committed = world.coordinator.borrow().committed.get(&number).copied();
+            let mark = world.coordinator.borrow().committed.get(&number).cloned();
+            let committed = mark.as_ref().map(|mark| mark.watermark);
+            let note = mark.and_then(|mark| mark.note);
             let offset = committed.unwrap_or(0);
+            let noted = note.as_deref().map_or_else(Completed::default, |note| {
+                Completed::read(note).expect("ours")
+            });
             world
                 .checker
                 .borrow_mut()
-                .begins_at(self.process, number, offset);
+                .begins_at(self.process, number, offset, &noted);
             let found = Found {
                 offset,
                 committed,
+                note,
                 truncated_at: None,
                 end_offset: None,
             };
@@ -1159,13 +1207,24 @@ impl Source for Faulty {
     }
 }
 
-/// Runs one schedule; gives what must not have happened, and how many records
-/// were started.
-fn run_schedule(seed: u64, fault: Option<Fault>) -> (Vec<String>, u64) {
+/// What became of a schedule.
+struct Outcomes {
+    /// What must not have happened.
+    violations: Vec<String>,
+    /// Records that were started, and that were left out since a commit said
+    /// that they are done.
+    starts: u64,
+    remembered: usize,
+}
+
+/// Runs one schedule.
+fn run_schedule(seed: u64, fault: Option<Fault>) -> Outcomes {
     let mut random = fastrand::Rng::with_seed(seed);
     let order = [Order::Partition, Order::Key, Order::Unordered][random.usize(..3)];
+    let remember_completed = random.bool();
     let world = Rc::new(World {
         order,
+        remember_completed,
         fault,
         random: RefCell::new(random),
         clock: Clock::manual(),
@@ -1212,7 +1271,10 @@ fn run_schedule(seed: u64, fault: Option<Fault>) -> (Vec<String>, u64) {
         }
     }
     let violations = world.violations();
-    let starts = world.checker.borrow().starts;
+    let (starts, remembered) = {
+        let checker = world.checker.borrow();
+        (checker.starts, checker.remembered)
+    };
     // Whoever is dropped may want the world.
     for number in 0..PROCESSES {
         let running = world.processes.borrow_mut().remove(&number);
@@ -1222,13 +1284,14 @@ fn run_schedule(seed: u64, fault: Option<Fault>) -> (Vec<String>, u64) {
     drop(actors);
     WORLD.set(None);
     let order = world.order;
-    (
-        violations
+    Outcomes {
+        violations: violations
             .into_iter()
             .map(|what| format!("seed {seed} ({order}): {what}"))
             .collect(),
         starts,
-    )
+        remembered,
+    }
 }
 
 /// Runs the schedule of `KEEPUP_TEST_SEED` alone where that is set.
@@ -1248,7 +1311,7 @@ fn in_no_schedule_is_anything_lost_shared_out_of_order_or_committed_before_it_is
         for seeds in seeds.chunks(some) {
             threads.spawn(move || {
                 for &seed in seeds {
-                    let (violations, _) = run_schedule(seed, None);
+                    let Outcomes { violations, .. } = run_schedule(seed, None);
                     assert!(violations.is_empty(), "{}", violations.join("\n"));
                 }
             });
@@ -1263,11 +1326,22 @@ fn the_simulation_finds_faults_that_are_planted() {
         Fault::EpochIgnored,
         Fault::RetryLost,
         Fault::OrderSwapped,
+        Fault::NotedTooEarly,
     ] {
-        let found = (0..300).find(|&seed| !run_schedule(seed, Some(fault)).0.is_empty());
+        let is_found = |seed: &u64| !run_schedule(*seed, Some(fault)).violations.is_empty();
+        let found = (0..300).find(is_found);
         assert!(found.is_some(), "{fault:?} was not found");
     }
     // They look at something: a schedule in which nothing happens holds all that is promised.
-    let starts: u64 = (0..300).map(|seed| run_schedule(seed, None).1).sum();
+    let (mut starts, mut remembered) = (0, 0);
+    for seed in 0..300 {
+        let outcomes = run_schedule(seed, None);
+        starts += outcomes.starts;
+        remembered += outcomes.remembered;
+    }
     assert!(starts > 10_000, "{starts} records in 300 schedules");
+    assert!(
+        remembered > 100,
+        "{remembered} records left out in 300 schedules"
+    );
 }

@@ -18,6 +18,7 @@ use crate::handler::{Handler, Outcome};
 use crate::lag::health::Phase;
 use crate::lag::reporter::{EndFinder, Reporter, ReporterParts, ToldEnds};
 use crate::member::assignment::{Ask, Resolve};
+use crate::member::group::Mark;
 use crate::member::group::{Group, GroupEvent};
 use crate::record::{Record, TopicPartition};
 use crate::report::{Report, StopReason};
@@ -134,10 +135,15 @@ impl Group for ScriptedGroup {
         self.0.lock().is_lost
     }
 
-    fn store(&mut self, watermarks: &[(TopicPartition, i64)]) -> Vec<(TopicPartition, String)> {
+    fn store(&mut self, marks: &[Mark]) -> Vec<(TopicPartition, String)> {
         let mut script = self.0.lock();
         let mut refused = Vec::new();
-        for (partition, watermark) in watermarks {
+        for Mark {
+            partition,
+            watermark,
+            ..
+        } in marks
+        {
             if !script.owned.contains(partition) {
                 refused.push((partition.clone(), "not assigned".to_owned()));
                 continue;
@@ -151,8 +157,12 @@ impl Group for ScriptedGroup {
         refused
     }
 
-    fn commit_back(&mut self, partition: &TopicPartition, offset: i64) -> Result<(), String> {
+    fn commit_now(&mut self, marks: &[Mark]) -> Result<(), String> {
         let mut script = self.0.lock();
+        let [mark] = marks else {
+            panic!("{marks:?}");
+        };
+        let (partition, offset) = (&mark.partition, mark.watermark);
         script.stored.remove(partition);
         script
             .did
@@ -210,6 +220,7 @@ impl StartFinder for ScriptedStarts {
                     let committed = script.committed.get(&lane.partition).copied();
                     let cut_off = script.cut_off.get(&lane.partition).copied();
                     Found {
+                        note: None,
                         offset: committed.unwrap_or(0),
                         committed,
                         truncated_at: cut_off.filter(|&at| Some(at) < committed),
@@ -217,6 +228,7 @@ impl StartFinder for ScriptedStarts {
                     }
                 }
                 Ask::Range => Found {
+                    note: None,
                     offset: self.log.start(&lane.partition),
                     committed: None,
                     truncated_at: None,

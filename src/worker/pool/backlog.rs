@@ -35,6 +35,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::record::{Batch, Entry, Record};
+use crate::worker::completed::Completed;
 use crate::worker::dead_letter::Dead;
 
 /// Lanes of a partition in key order.
@@ -527,6 +528,47 @@ impl Backlog {
             Some(entry) => (entry.offset, Some(entry.timestamp)),
             None => (self.watermark, None),
         }
+    }
+
+    /// What is completed of what was read, beyond the first record that is not.
+    /// At most `most` runs of it.
+    pub(crate) fn completed(&self, most: usize) -> Completed {
+        let mut open = Vec::new();
+        let mut runs = 0;
+        let mut end = self.next_offset;
+        'pieces: for piece in &self.pieces {
+            let waiting = || {
+                let last = piece.first_seq + piece.len as u64;
+                let failures = self.failures.range(piece.first_seq..last);
+                failures.filter_map(|(_, failure)| failure.copy.as_ref()?.entries.first())
+            };
+            let in_batch = |batch: &'_ Arc<Batch>| {
+                let mut from = piece.head;
+                let batch = Arc::clone(batch);
+                std::iter::from_fn(move || {
+                    let index = piece.done.first_clear(from).filter(|&i| i < piece.len)?;
+                    from = index + 1;
+                    batch
+                        .entries
+                        .get(piece.first_index + index)
+                        .map(|entry| entry.offset)
+                })
+            };
+            let offsets: &mut dyn Iterator<Item = i64> = match &piece.batch {
+                Some(batch) => &mut in_batch(batch),
+                // What is left of it was copied when it was given back.
+                None => &mut waiting().map(|entry| entry.offset),
+            };
+            for offset in offsets {
+                runs += usize::from(open.last().is_some_and(|&last| last + 1 < offset));
+                if runs > most {
+                    end = offset;
+                    break 'pieces;
+                }
+                open.push(offset);
+            }
+        }
+        Completed::between(open, end)
     }
 
     /// The offset after everything that was read.

@@ -20,6 +20,7 @@ use crate::record::{AssignmentEpoch, Batch, TopicPartition};
 use crate::report::StopReason;
 use crate::report::WorkerStop;
 use crate::source::{MAX_PULL_WAIT, MemoryBudget, Pulled, ReadFrom, Source};
+use crate::worker::completed::Completed;
 use crate::worker::lane::{LaneStart, ReleaseCause};
 use crate::worker::mailbox::Wish;
 use crate::worker::run::{
@@ -115,6 +116,8 @@ pub(crate) struct Reader {
     memory: Arc<MemoryBudget>,
     source: Box<dyn Source>,
     epochs: HashMap<AssignmentEpoch, TopicPartition>,
+    /// What is left out of what is read, until that is read past.
+    left_out: HashMap<AssignmentEpoch, Arc<Completed>>,
     slots: Vec<u16>,
     stopping: bool,
     /// Partitions that are being given back.
@@ -141,6 +144,7 @@ impl Reader {
             memory,
             source,
             epochs: HashMap::new(),
+            left_out: HashMap::new(),
             slots: Vec::new(),
             stopping: false,
             leaving: 0,
@@ -219,6 +223,7 @@ impl Reader {
         if coarse.since(self.shown) >= SHOW_INTERVAL {
             self.shown = coarse;
             schedule.show_hands();
+            schedule.note_completed();
         }
         // What is news for the reader is what it is looking at.
         schedule.take_news();
@@ -233,10 +238,16 @@ impl Reader {
         exit
     }
 
-    fn got(&mut self, batch: Batch) {
+    fn got(&mut self, mut batch: Batch) {
         let (epoch, next_offset) = (batch.epoch, batch.next_offset);
         if !self.epochs.contains_key(&epoch) {
             return self.source.recycle(batch);
+        }
+        if let Some(completed) = self.left_out.get(&epoch) {
+            completed.leave_out_of(&mut batch);
+            if completed.end() <= next_offset {
+                self.left_out.remove(&epoch);
+            }
         }
         self.slots.clear();
         if self.pool.by_key {
@@ -284,6 +295,9 @@ impl Reader {
             // Until somebody takes something of it, it is with nobody in
             // particular, but it is looked after.
             start.tracker.set_worker(Some(0));
+            if let Some(completed) = start.completed {
+                self.left_out.insert(start.epoch, completed);
+            }
             self.epochs.insert(start.epoch, start.partition.clone());
             self.source.start(ReadFrom {
                 partition: start.partition,
@@ -320,6 +334,7 @@ impl Reader {
         } in released
         {
             self.epochs.remove(&epoch);
+            self.left_out.remove(&epoch);
             lanes.push((epoch, None));
             match cause {
                 ReleaseCause::Revoked => revoked.push(partition),

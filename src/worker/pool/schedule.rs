@@ -32,6 +32,7 @@ use crate::record::{AssignmentEpoch, Batch, TopicPartition};
 use crate::report::{StopReason, WorkerStop};
 use crate::runtime::events::EventSink;
 use crate::source::Waker;
+use crate::worker::completed::{Completed, MOST_RUNS};
 use crate::worker::dead_letter::{Dead, DeadLetters, Next, Sent, refused, unwritten};
 use crate::worker::lane::{LaneStart, ReleaseCause};
 use crate::worker::retry::{self, Verdict};
@@ -62,6 +63,8 @@ pub(crate) struct Rules {
     pub(crate) drain: Duration,
     /// Records of one key keep their order; else none do.
     pub(crate) by_key: bool,
+    /// What is completed beyond the watermarks is told to the trackers.
+    pub(crate) remember_completed: bool,
     pub(crate) retry: RetryPolicy,
     pub(crate) dead_letters: Option<Arc<dyn DeadLetters>>,
     pub(crate) count: Option<Arc<CountBudget>>,
@@ -112,6 +115,9 @@ struct Part {
     writing: usize,
     consumed: Option<ConsumedRange>,
     position: i64,
+    /// What an earlier owner had completed and is left out of what is read;
+    /// until that is read past.
+    left_out: Option<Arc<Completed>>,
 }
 
 impl Part {
@@ -146,6 +152,15 @@ impl Part {
     fn completed(&mut self, records: u64, first: i64, last: i64, bytes: u64) {
         ConsumedRange::note(&mut self.consumed, &self.partition, records, first, last);
         self.stands(records, bytes);
+    }
+
+    /// Tells the tracker what is completed beyond the watermark.
+    fn note_completed(&self) {
+        let mut completed = self.backlog.completed(MOST_RUNS);
+        if let Some(left_out) = &self.left_out {
+            completed.extend(left_out, self.backlog.next_offset());
+        }
+        self.tracker.set_completed_beyond(completed);
     }
 
     /// Tells the tracker where the partition stands.
@@ -246,6 +261,7 @@ impl Schedule {
             writing: 0,
             consumed: None,
             position: start.offset,
+            left_out: start.completed.clone(),
         };
         self.parts.insert(start.epoch, part);
     }
@@ -256,10 +272,21 @@ impl Schedule {
         self.most_bytes = bytes / (2 * self.parts.len().max(1));
     }
 
+    /// Tells the trackers what is completed beyond the watermarks, where that is
+    /// to be remembered.
+    pub(crate) fn note_completed(&self) {
+        if self.rules.remember_completed {
+            for part in self.parts.values() {
+                part.note_completed();
+            }
+        }
+    }
+
     /// Takes in what was fetched. Says whether the partition has enough for now;
     /// it is named by [`Schedule::take_thirsty`] when it has not any more.
     pub(crate) fn push(&mut self, batch: Batch, slots: &[u16]) -> bool {
         let epoch = batch.epoch;
+        let next_offset = batch.next_offset;
         let most_bytes = self.most_bytes;
         let Some(part) = self
             .parts
@@ -273,6 +300,8 @@ impl Schedule {
             .saw_ends(batch.end_offset, batch.log_start, batch.fetched_at);
         part.backlog.push(batch, slots);
         part.stands(0, 0);
+        part.left_out
+            .take_if(|left_out| left_out.end() <= next_offset);
         let backlog = &part.backlog;
         part.is_full = backlog.untaken() >= MOST_UNTAKEN
             || backlog.bytes() >= most_bytes
@@ -451,6 +480,10 @@ impl Schedule {
             .filter_map(|epoch| {
                 let part = self.parts.remove(&epoch)?;
                 part.tracker.set_worker(None);
+                if self.rules.remember_completed {
+                    // For the last commit of it.
+                    part.note_completed();
+                }
                 Some(Goodbye {
                     epoch,
                     partition: part.partition,

@@ -187,6 +187,7 @@ impl Running {
             until: None,
             paused: false,
             failed,
+            completed: None,
         };
         self.mailbox.take_lanes(vec![lane], false);
     }
