@@ -71,13 +71,16 @@ impl fmt::Debug for TopicPartition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct AssignmentEpoch(pub(crate) u64);
 
+/// What Kafka writes for the time of a record that has none.
+pub(crate) const NO_TIMESTAMP: i64 = -1;
+
 /// Where a record's parts lie in its batch's buffer.
 ///
 /// A length of -1 stands for an absent key or value, as on the wire.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Entry {
     pub(crate) offset: i64,
-    /// Milliseconds since 1970, or -1 where the producer gave none.
+    /// Milliseconds since 1970, negative before, or [`NO_TIMESTAMP`].
     pub(crate) timestamp: i64,
     pub(crate) key_start: u32,
     pub(crate) key_len: i32,
@@ -186,9 +189,11 @@ impl<'a> Record<'a> {
     }
 
     /// Milliseconds since 1970, set by the producer or, where the topic says
-    /// so, by the broker. `None` where the record has no timestamp.
+    /// so, by the broker. `None` where the record has no timestamp, which Kafka
+    /// writes as -1; other negative ones are times before 1970. A producer may
+    /// claim any time, also one that is still to come.
     pub fn timestamp_ms(&self) -> Option<i64> {
-        (self.entry.timestamp >= 0).then_some(self.entry.timestamp)
+        (self.entry.timestamp != NO_TIMESTAMP).then_some(self.entry.timestamp)
     }
 
     /// The key, or `None` where the record has none.

@@ -19,6 +19,7 @@
 #[macro_use]
 mod support;
 
+mod bad_input;
 mod batches;
 mod client_source;
 mod command_codes;

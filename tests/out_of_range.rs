@@ -58,7 +58,7 @@ const LOG_START: i64 = 60;
 const BELOW: i64 = 10;
 const ABOVE: i64 = 500;
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 11] = [
     Case {
         name: "below-default",
         committed: BELOW,
@@ -114,6 +114,20 @@ const CASES: [Case; 9] = [
         committed: ABOVE,
         arguments: &["--on-out-of-range", "latest"],
         goes_on: Some((RECORDS, "latest")),
+        reason: "above-end",
+    },
+    Case {
+        name: "below-client",
+        committed: BELOW,
+        arguments: &["--source", "client"],
+        goes_on: Some((LOG_START, "earliest")),
+        reason: "below-log-start",
+    },
+    Case {
+        name: "above-client",
+        committed: ABOVE,
+        arguments: &["--source", "client"],
+        goes_on: Some((LOG_START, "earliest")),
         reason: "above-end",
     },
     Case {

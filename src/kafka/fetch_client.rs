@@ -44,6 +44,10 @@ const RECORD_OVERHEAD: usize = 512;
 /// Events of the client that are looked at in one go.
 const EVENTS: usize = 8;
 
+/// Why a record cannot be told, and what reads it all the same.
+const NOT_UTF8: &str = "the name of one of its headers is not UTF-8, which librdkafka's interface \
+                        for Rust does not tell; --source fetch reads it";
+
 /// What a client that is dropped gets to come to its end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -123,7 +127,7 @@ impl Delivered<'_> {
         for index in 0..headers.count() {
             // Nothing is half done when it panics: it has only been read.
             let header = catch_unwind(AssertUnwindSafe(|| headers.try_get(index)))
-                .map_err(|_| "the name of a header is not UTF-8".to_owned())?;
+                .map_err(|_| NOT_UTF8.to_owned())?;
             if let Some(header) = header {
                 take(header.key, header.value);
             }

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 
 use crate::clock::Coarse;
 use crate::lag::estimate::distance;
-use crate::record::AssignmentEpoch;
+use crate::record::{AssignmentEpoch, NO_TIMESTAMP};
 use crate::worker::completed::Completed;
 use crate::worker::samples::Samples;
 use crate::worker::timing::HandlerTimes;
@@ -72,6 +72,8 @@ pub(crate) struct Tracker {
     /// What is completed beyond the watermark, where that is to be remembered.
     /// Locked to take or to put the pointer, and for nothing else.
     completed_beyond: Mutex<Option<Arc<Completed>>>,
+    /// A batch of it came, be it an empty one.
+    was_read: AtomicBool,
     pub(crate) lag_samples: Samples,
     pub(crate) lead_samples: Samples,
     pub(crate) times: HandlerTimes,
@@ -159,7 +161,7 @@ impl Tracker {
                 position: AtomicI64::new(UNKNOWN),
                 watermark: AtomicI64::new(UNKNOWN),
                 completed: AtomicU64::new(0),
-                timestamp: AtomicI64::new(UNKNOWN),
+                timestamp: AtomicI64::new(NO_TIMESTAMP),
             },
             owned_since,
             committed: AtomicI64::new(UNKNOWN),
@@ -179,6 +181,7 @@ impl Tracker {
             last_worker: AtomicUsize::new(NO_WORKER),
             paused: AtomicBool::new(false),
             completed_beyond: Mutex::new(None),
+            was_read: AtomicBool::new(false),
             lag_samples: Samples::new(),
             lead_samples: Samples::new(),
             times: HandlerTimes::new(),
@@ -295,10 +298,11 @@ impl Tracker {
         self.completed_beyond.lock().clone()
     }
 
-    /// What a fetch told of the partition's ends; unknown values change
-    /// nothing. The worker's part.
+    /// What a batch told of the partition's ends; unknown values change
+    /// nothing, but that something came. The worker's part.
     pub(crate) fn saw_ends(&self, end_offset: i64, log_start: i64, at: Coarse) {
         self.fetched.tell(end_offset, log_start, at);
+        self.was_read.store(true, Ordering::Relaxed);
     }
 
     /// What a broker answered to the reporter's question. The reporter's part.
@@ -413,7 +417,7 @@ impl Tracker {
     /// Whether anything of the partition was read, be it only that there is
     /// nothing. Until then it is not certain that it can be read from there.
     pub(crate) fn was_read(&self) -> bool {
-        known(self.fetched.end_offset.load(Ordering::Relaxed)).is_some()
+        self.was_read.load(Ordering::Relaxed)
     }
 
     pub(crate) fn end_offset(&self) -> Option<i64> {
@@ -445,7 +449,8 @@ impl Tracker {
     /// The timestamp of the record that was handed over last, in milliseconds
     /// since 1970.
     pub(crate) fn timestamp(&self) -> Option<i64> {
-        known(self.hot.timestamp.load(Ordering::Relaxed))
+        let timestamp = self.hot.timestamp.load(Ordering::Relaxed);
+        (timestamp != NO_TIMESTAMP).then_some(timestamp)
     }
 
     pub(crate) fn completed_records(&self) -> u64 {

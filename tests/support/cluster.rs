@@ -255,6 +255,12 @@ impl Cluster {
         self.directory.path.join(format!("broker-{id}/log"))
     }
 
+    /// Where broker `id` has the files of a partition.
+    pub(crate) fn partition(&self, id: i32, topic: &str, partition: i32) -> PathBuf {
+        let data = self.directory.path.join(format!("broker-{id}/data"));
+        data.join(format!("{topic}-{partition}"))
+    }
+
     /// Sends a signal to the process of broker `id`.
     pub(crate) fn signal(&mut self, id: i32, signal: Signal) {
         let index = self.index(id);

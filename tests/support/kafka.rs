@@ -1,6 +1,7 @@
 //! A real Apache Kafka: started, asked, broken and stopped by tests.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -202,6 +203,11 @@ impl Kafka {
         if let Err((words, _)) = self.await_brokers(&BTreeSet::from([id])) {
             panic!("broker {id} did not come back: {words}");
         }
+    }
+
+    /// Where the first broker has the files of a partition.
+    pub(crate) fn files_of(&self, topic: &str, partition: i32) -> PathBuf {
+        self.cluster().partition(1, topic, partition)
     }
 
     /// The broker that leads a partition, if one does.

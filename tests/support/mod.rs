@@ -17,6 +17,7 @@ pub(crate) mod keepup;
 pub(crate) mod members;
 pub(crate) mod process;
 pub(crate) mod prometheus;
+pub(crate) mod raw;
 pub(crate) mod records;
 pub(crate) mod run;
 pub(crate) mod secure;

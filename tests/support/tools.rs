@@ -1,11 +1,14 @@
 //! Kafka's own command line tools, run from the same jars.
 
+use std::fmt;
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::cluster;
 use super::kafka::{Isolation, Kafka};
-use super::process::{Finished, run, script};
+use super::process::{Finished, repository, run, script};
 
 /// One line of the console consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +35,70 @@ pub(crate) struct GroupRow {
     pub(crate) client: Option<String>,
 }
 
+/// A record with all that a consumer sees of it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Whole {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// -1 where it has none.
+    pub(crate) timestamp: i64,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    /// Names as Java has them: what is not UTF-8 is U+FFFD.
+    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+/// Bytes as a failure's message can have them: a megabyte would hide everything else.
+fn short(bytes: Option<&[u8]>) -> String {
+    match bytes {
+        None => "null".to_owned(),
+        Some(bytes) if bytes.len() <= 40 => format!("b\"{}\"", bytes.escape_ascii()),
+        Some(bytes) => format!("{} bytes", bytes.len()),
+    }
+}
+
+impl fmt::Debug for Whole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = format!("{}-{}@{}", self.topic, self.partition, self.offset);
+        let headers = self.headers.iter().take(5);
+        f.debug_struct(&place)
+            .field("timestamp", &self.timestamp)
+            .field("key", &short(self.key.as_deref()))
+            .field("value", &short(self.value.as_deref()))
+            .field("headers", &self.headers.len())
+            .field(
+                "first",
+                &headers
+                    .map(|(name, value)| (name, short(value.as_deref())))
+                    .collect::<Vec<_>>(),
+            )
+            .finish()
+    }
+}
+
 impl Kafka {
+    /// Everything in these topics as a Java consumer of that isolation level sees it, partition after partition.
+    pub(crate) fn java_reader(&self, isolation: Isolation, topics: &[&str]) -> Vec<Whole> {
+        let source = repository().join("tests/kafka/Reader.java");
+        let source = source.to_str().expect("a path in UTF-8");
+        let arguments = [&[isolation.level()], topics].concat();
+        let output = self.tool(source, &arguments, Duration::from_mins(2));
+        assert_eq!(
+            output.code,
+            Some(0),
+            "it needs a JDK, not only a runtime: {}",
+            output.stderr
+        );
+        let mut lines: Vec<&str> = output.stdout.lines().collect();
+        let read = lines.len() - 1;
+        assert_eq!(lines.pop(), Some(format!("{{\"done\":{read}}}").as_str()));
+        let mut records: Vec<Whole> = lines.into_iter().map(whole_record).collect();
+        // Stable: within a partition they stay as they came.
+        records.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+        records
+    }
+
     /// Runs a class of Kafka's tools.
     pub(crate) fn tool(&self, class: &str, arguments: &[&str], within: Duration) -> Finished {
         let home = cluster::home(class).expect("there is a broker, so there are jars");
@@ -111,6 +177,38 @@ fn console_record(line: &str) -> ConsoleRecord {
         key: key.to_owned(),
         value: value.to_owned(),
     }
+}
+
+fn whole_record(line: &str) -> Whole {
+    let line: Value = serde_json::from_str(line).expect("a line of JSON");
+    let number = |field: &str| line[field].as_i64().expect("a number");
+    let headers = line["headers"].as_array().expect("a list").iter();
+    Whole {
+        topic: line["topic"].as_str().expect("a topic").to_owned(),
+        partition: i32::try_from(number("partition")).expect("a partition"),
+        offset: number("offset"),
+        timestamp: number("timestamp"),
+        key: hexadecimal(&line["key"]),
+        value: hexadecimal(&line["value"]),
+        headers: headers
+            .map(|header| {
+                let name = hexadecimal(&header["name"]).expect("a header has a name");
+                let name = String::from_utf8(name).expect("Java has made it UTF-8");
+                (name, hexadecimal(&header["value"]))
+            })
+            .collect(),
+    }
+}
+
+/// Bytes as `Reader.java` prints them; `None` for null.
+fn hexadecimal(text: &Value) -> Option<Vec<u8>> {
+    let digit = |digit: u8| char::from(digit).to_digit(16).expect("a digit");
+    let pairs = text.as_str()?.as_bytes().chunks_exact(2);
+    Some(
+        pairs
+            .map(|pair| u8::try_from(digit(pair[0]) << 4 | digit(pair[1])).expect("eight bits"))
+            .collect(),
+    )
 }
 
 fn group_row(line: &str) -> Option<GroupRow> {

@@ -125,7 +125,15 @@ impl Lanes {
             Lane {
                 partition: from.partition,
                 position: from.offset,
-                until: from.until,
+                // Above it the log may have lost what is there, and only
+                // reading tells.
+                until: from.until.map(|until| {
+                    if from.offset > until {
+                        from.offset.saturating_add(1)
+                    } else {
+                        until
+                    }
+                }),
                 is_paused: from.paused,
                 not_before: None,
                 is_read: false,
@@ -620,6 +628,23 @@ mod tests {
             matches!(lanes.turn(ONE), Turn::Nothing),
             "told by its records"
         );
+    }
+
+    #[test]
+    fn an_offset_above_until_is_read_since_the_log_may_have_lost_it() {
+        let now = Clock::manual().now();
+        let mut lanes = Lanes::default();
+        lanes.start(ReadFrom {
+            until: Some(5),
+            ..from(0, 1, 9)
+        });
+        assert_eq!(told(&mut lanes, now), (vec![], vec![(0, 9)]));
+        lanes.has_trouble(ONE, ClientTrouble::OutOfRange, now);
+        lanes.has_trouble(ONE, ClientTrouble::OutOfRange, now);
+        assert!(matches!(
+            lanes.turn(ONE),
+            Turn::Failed(9, ReadError::OutOfRange { .. })
+        ));
     }
 
     #[test]

@@ -573,6 +573,9 @@ struct Open {
     end: usize,
     records_left: u32,
     base_offset: i64,
+    /// What records' times are counted from. They are whatever the producer
+    /// claims, and the sum wraps, as in Java: nobody is kept from reading a
+    /// record by its time.
     base_timestamp: i64,
     append_time: Option<i64>,
     last_offset: i64,
@@ -690,7 +693,7 @@ impl Open {
             offset: self.base_offset.checked_add(offset_delta.into())?,
             timestamp: match self.append_time {
                 Some(timestamp) => timestamp,
-                None => self.base_timestamp.checked_add(timestamp_delta.into())?,
+                None => self.base_timestamp.wrapping_add(timestamp_delta.into()),
             },
             key_start: position(key_at)?,
             key_len: key_len.max(-1),
@@ -728,7 +731,7 @@ impl Open {
             offset: self.base_offset.checked_add(offset_delta)?,
             timestamp: match self.append_time {
                 Some(timestamp) => timestamp,
-                None => self.base_timestamp.checked_add(timestamp_delta)?,
+                None => self.base_timestamp.wrapping_add(timestamp_delta),
             },
             key_start,
             key_len,

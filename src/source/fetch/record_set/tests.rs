@@ -395,6 +395,36 @@ fn the_brokers_timestamp_holds_for_all_records_of_its_batch() {
 }
 
 #[test]
+fn times_before_1970_are_times_and_sums_that_overflow_wrap_as_in_java() {
+    let header = || vec![("name".to_owned(), None)];
+    for (base, delta, expected) in [
+        (-1, 0, None),
+        (0, -1, None),
+        (-1_000, 0, Some(-1_000)),
+        (-1, -1, Some(-2)),
+        (i64::MIN, 0, Some(i64::MIN)),
+        (i64::MAX, 1, Some(i64::MIN)),
+        (-1, i64::MIN, Some(i64::MAX)),
+    ] {
+        // The usual way and the general one.
+        for headers in [Vec::new(), header()] {
+            let record = TestRecord {
+                timestamp_delta: delta,
+                value: Some(vec![0; 20]),
+                headers,
+                ..TestRecord::default()
+            };
+            let mut batch = TestBatch::new(0, vec![record]);
+            batch.base_timestamp = base;
+            let (batches, result) = read(set_of(&[batch]), 0);
+            assert_eq!(result, Ok(()), "{base} {delta}");
+            let record = batches[0].record(0, 1).unwrap();
+            assert_eq!(record.timestamp_ms(), expected, "{base} {delta}");
+        }
+    }
+}
+
+#[test]
 fn what_is_fine_is_given_before_the_flaw_behind_it_is_told() {
     for codec in CODECS {
         let mut broken = TestBatch::of(3, 3).compressed(codec).encode();
