@@ -6,14 +6,12 @@ use keepup::{
     Builder, EventKind, Handle, OutOfRange, Outcome, Record, Report, ResetReason, StartFrom,
     StopReason, TopicPartition, Workers,
 };
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 
 use crate::support::kafka::Kafka;
 use crate::support::keepup::Keepup;
 use crate::support::run::{Door, Events, Tally, builder, end_of, topic_of_numbers};
-use crate::support::{PATIENT, SOON, wait_for, wait_until};
+use crate::support::{PATIENT, SOON, wait_for};
 
 /// Records of each topic of this file, all in partition 0.
 const RECORDS: i64 = 100;
@@ -23,18 +21,6 @@ fn tp(topic: &str) -> TopicPartition {
 }
 
 impl Kafka {
-    /// Commits an offset for a group without members.
-    fn commit_for(&self, group: &str, topic: &str, offset: i64) {
-        let mut config = self.client();
-        let member: BaseConsumer = config.set("group.id", group).create().expect("a client");
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, 0, Offset::Offset(offset))
-            .expect("a valid offset");
-        wait_until(PATIENT, "a commit", || {
-            member.commit(&list, CommitMode::Sync)
-        });
-    }
-
     /// A topic of one partition with the numbers below [`RECORDS`], of which retention has left `from` and later.
     fn topic_from(&self, topic: &str, from: i64) {
         topic_of_numbers(self, topic, 1, RECORDS.unsigned_abs());

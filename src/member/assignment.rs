@@ -328,6 +328,8 @@ pub(crate) struct Assignment {
     rescale: bool,
     stopping: bool,
     last_words: Vec<LastWord>,
+    /// What the group had committed of the partitions that were lost last.
+    lost_commits: BTreeMap<TopicPartition, i64>,
     completed_by_gone: u64,
 }
 
@@ -349,6 +351,7 @@ impl Assignment {
             rescale: matches!(wanted, Workers::Fixed(_)),
             stopping: false,
             last_words: Vec::new(),
+            lost_commits: BTreeMap::new(),
             completed_by_gone: 0,
         }
     }
@@ -431,6 +434,17 @@ impl Assignment {
 
     /// The group has given these partitions to somebody else already.
     pub(crate) fn lost(&mut self, partitions: &[TopicPartition], actions: &mut Vec<Action>) {
+        let commits: BTreeMap<_, _> = partitions
+            .iter()
+            .filter_map(|partition| {
+                let lane = self.lanes.get(partition)?;
+                Some((partition.clone(), lane.tracker.committed()?))
+            })
+            .collect();
+        // Only those of the last time: there are no more than partitions.
+        if !commits.is_empty() {
+            self.lost_commits = commits;
+        }
         for partition in partitions {
             self.give_up(partition, ReleaseCause::Lost, actions);
         }
@@ -1081,6 +1095,14 @@ impl Assignment {
             cancelled: Arc::clone(&lane.cancelled),
         }]));
         true
+    }
+
+    /// What the group had committed of a partition that was lost and is back.
+    /// As long as this process was a member nobody could take that away. Gives
+    /// it once.
+    pub(crate) fn take_lost_commit(&mut self, epoch: AssignmentEpoch) -> Option<i64> {
+        let partition = self.by_epoch.get(&epoch)?;
+        self.lost_commits.remove(partition)
     }
 
     /// The position that could not be read, where what the partition has was

@@ -48,6 +48,17 @@ pub(crate) enum Verdict {
     },
 }
 
+/// What is told where the group had committed `had`, and has nothing now. Where
+/// a group begins says nothing of one that has begun: by the earliest offset
+/// everything would come again, by the latest what nobody has read be skipped.
+pub(crate) fn commit_is_gone(partition: &TopicPartition, had: i64) -> String {
+    format!(
+        "what the group had committed of {partition}, offset {had}, is gone: while this process was \
+         no member the group was deleted, or its offsets were. To go on there reset the group's \
+         offsets to {had} and start again; started without that, it begins as a new group does"
+    )
+}
+
 /// Decides what becomes of `partition`.
 pub(crate) fn decide(
     partition: &TopicPartition,

@@ -20,7 +20,7 @@ use crate::lag::health::Phase;
 use crate::lag::snapshot::WorkerState;
 use crate::member::assignment::{Action, Assignment, Resolve, StartAt};
 use crate::member::group::{Group, GroupEvent, Mark};
-use crate::member::reset::{LogRange, Stranded, Verdict, decide};
+use crate::member::reset::{self, LogRange, Stranded, Verdict, decide};
 use crate::member::zombie::{Change, Watch};
 use crate::record::{AssignmentEpoch, TopicPartition};
 use crate::report::{Report, StopReason, WorkerReport, WorkerStop};
@@ -400,6 +400,14 @@ impl Member {
         let until = found.end_offset.filter(|_| self.settings.until_end);
         let Some(stranded) = self.assignment.take_stranded(epoch) else {
             let is_first = found.committed.is_none();
+            if let Some(had) = self.assignment.take_lost_commit(epoch)
+                && is_first
+                && let Some(partition) = self.assignment.partition_of(epoch)
+            {
+                let message = reset::commit_is_gone(partition, had);
+                self.ask(StopReason::FatalClientError { message });
+                return None;
+            }
             let completed = self.remembered(epoch, found);
             return Some(StartAt {
                 completed,

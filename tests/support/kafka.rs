@@ -11,7 +11,7 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::metadata::MetadataBroker;
 use rdkafka::{Offset, TopicPartitionList};
@@ -402,6 +402,28 @@ impl Kafka {
             } else {
                 Err(committed)
             }
+        });
+    }
+
+    /// Commits an offset for a group without members.
+    pub(crate) fn commit_for(&self, group: &str, topic: &str, offset: i64) {
+        let mut config = self.client();
+        let member: BaseConsumer = config.set("group.id", group).create().expect("a client");
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, 0, Offset::Offset(offset))
+            .expect("a valid offset");
+        wait_until(PATIENT, "a commit", || {
+            member.commit(&list, CommitMode::Sync)
+        });
+    }
+
+    /// Deletes a group as soon as it has no members any more.
+    pub(crate) fn delete_group_when_empty(&self, group: &str) {
+        wait_until(PATIENT, "a group without members to be deleted", || {
+            let deleted = self.admin.delete_groups(&[group], &options());
+            let results = block_on(PATIENT, "a group to be deleted", deleted);
+            let result = results.expect("the request is answered").remove(0);
+            result.map(drop)
         });
     }
 

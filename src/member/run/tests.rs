@@ -632,6 +632,39 @@ fn s09_of_what_is_lost_nothing_is_stored_and_the_run_goes_on_after_the_rejoin() 
 }
 
 #[test]
+fn s48_a_commit_that_is_gone_after_a_loss_ends_the_run_and_nothing_begins_anew() {
+    let scene = Scene::begin(1);
+    scene.wait_for_store(0, 10);
+    scene.group.0.lock().commit();
+    scene.wait_for("the commit to be known", || {
+        let owned = scene.shared.owned().partitions;
+        owned
+            .iter()
+            .any(|(_, tracker)| tracker.committed() == Some(10))
+    });
+    scene.revokes(&[0], true);
+    scene.wait_for("the answer", || scene.revokes_answered() == 1);
+    // Nobody is a member for a moment, and somebody deletes the group.
+    scene.group.0.lock().committed.clear();
+    append_ten(&scene);
+    scene.says(GroupEvent::Assigned(vec![tp(0)]));
+    let (tally, group) = (scene.tally.clone(), scene.group.clone());
+    let report = scene.ended();
+    assert_eq!(report.exit_code(), 1);
+    let message = message_of(&report);
+    for part in [
+        "t-0",
+        "offset 10",
+        "deleted",
+        "reset the group's offsets to 10",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    assert_eq!(tally.handled.lock().len(), 10, "none again, none beyond");
+    assert_eq!(group.0.lock().committed.get(&tp(0)), None);
+}
+
+#[test]
 fn s10_a_revoke_whose_partitions_turn_out_to_be_lost_while_workers_drain_stores_nothing() {
     let tally = Tally::default();
     tally.holds.lock().extend([(0, 4), (1, 6)]);
