@@ -42,6 +42,7 @@ mod orders;
 mod out_of_range;
 mod page;
 mod prometheus;
+mod promises;
 mod rebalance;
 mod remembered;
 mod security;
