@@ -378,3 +378,114 @@ fn a_handler_that_is_another_program_says_what_becomes_of_each_record() {
     assert_eq!(retried.len(), 4, "{retried:?}");
     assert!(retried[0].2.contains("exit status: 7"), "{retried:?}");
 }
+
+/// A handler in another language: it says `retry` to the first two attempts of each record, whose outcome is its value.
+const STUBBORN: &str = r#"exec=while read -r line; do
+    case "$line" in
+    *'"attempt":1}' | *'"attempt":2}') echo "retry not yet" ;;
+    *'"value":"dead-letter'*) echo "dead-letter as it says" ;;
+    *'"value":"skip'*) echo "skip as it says" ;;
+    *) echo done ;;
+    esac; done"#;
+
+#[test]
+fn what_another_program_says_after_two_retries_agrees_in_events_letters_and_commits() {
+    let kafka = kafka!(shared);
+    let (name, dead) = ("exec-stubborn", "exec-stubborn-letters");
+    for topic in [name, dead] {
+        kafka.create_topic(topic, 2, &[]);
+    }
+    let producer = kafka.producer(&[]);
+    for partition in 0..2 {
+        for number in 0..12 {
+            let value = format!("{} {number}", ["done", "dead-letter", "skip"][number % 3]);
+            let header = |key, value| Header { key, value };
+            let headers = OwnedHeaders::new()
+                .insert(header("number", Some(value.as_str())))
+                .insert(header("number", None));
+            producer.send(
+                BaseRecord::to(name)
+                    .partition(partition)
+                    .key(b"\xff\x00key".as_slice())
+                    .payload(value.as_bytes())
+                    .headers(headers),
+            );
+        }
+    }
+    producer.flush();
+    let mut arguments = vec!["run", "-b", kafka.bootstrap(), "-t", name, "-g", name];
+    arguments.extend([
+        "--workers",
+        "2",
+        "--until-end",
+        "--events",
+        "json",
+        "--records",
+    ]);
+    arguments.extend(["--handler", STUBBORN, "--dead-letter", dead]);
+    arguments.extend(["--retry-attempts", "5", "--retry-backoff", "5ms"]);
+    let mut run = Keepup::start(&arguments);
+    assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
+
+    // The events: each record twice retried, then once what its value says.
+    let events = run.events();
+    let told = |name: &str| {
+        let mut told: Vec<(i64, i64, i64)> = events
+            .iter()
+            .filter(|event| event["name"] == name)
+            .map(|event| {
+                let number = |field: &str| event[field].as_i64().unwrap_or_default();
+                (number("partition"), number("offset"), number("attempt"))
+            })
+            .collect();
+        told.sort_unstable();
+        told
+    };
+    let of_each = |kind: i64, attempts: &[i64]| {
+        let mut all = Vec::new();
+        for partition in 0..2 {
+            for offset in (0..12).filter(|offset| kind < 0 || offset % 3 == kind) {
+                all.extend(attempts.iter().map(|attempt| (partition, offset, *attempt)));
+            }
+        }
+        all
+    };
+    assert_eq!(told("record_retried"), of_each(-1, &[1, 2]));
+    assert_eq!(told("record_data"), of_each(0, &[0]), "what was done");
+    assert_eq!(told("record_dead_lettered"), of_each(1, &[3]));
+    assert_eq!(told("record_skipped"), of_each(2, &[3]));
+    let consumed = events
+        .iter()
+        .filter(|event| event["name"] == "records_consumed")
+        .map(|event| event["count"].as_i64().expect("a count"));
+    assert_eq!(consumed.sum::<i64>(), 24);
+    assert_eq!(kafka.committed(name, name), [Some(12); 2]);
+    let last = events.last().expect("events");
+    assert_eq!(last["left_uncommitted"], 0);
+
+    // The letters: bytes and headers as they were, and behind them where they are from.
+    let written = kafka.read(dead, Isolation::Committed);
+    let letters = by_origin(&written);
+    let origins: Vec<(i32, i64)> = letters.keys().copied().collect();
+    let expected: Vec<(i32, i64)> = (0..2)
+        .flat_map(|partition| [1, 4, 7, 10].map(|offset| (partition, offset)))
+        .collect();
+    assert_eq!(origins, expected);
+    assert_eq!(written.iter().flatten().count(), 8, "each once");
+    for ((partition, offset), letter) in letters {
+        let value = format!("dead-letter {offset}").into_bytes();
+        assert_eq!(letter.partition(), partition);
+        assert_eq!(letter.key(), Some(b"\xff\x00key".as_slice()));
+        assert_eq!(letter.payload(), Some(value.as_slice()));
+        let headers = headers(letter);
+        let number = "number".to_owned();
+        assert_eq!(
+            headers[..2],
+            [(number.clone(), Some(value)), (number, None)]
+        );
+        let behind: BTreeMap<_, _> = headers[2..].iter().cloned().collect();
+        let bytes = |name: &str| behind[name].clone().expect("it has a value");
+        assert_eq!(bytes("kafka_dlt-exception-message"), b"as it says");
+        assert_eq!(bytes("kafka_deliveryAttempt"), 3_u32.to_be_bytes());
+    }
+}

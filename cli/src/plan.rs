@@ -566,6 +566,38 @@ mod tests {
     }
 
     #[test]
+    fn policies_that_contradict_themselves_are_refused_by_the_names_of_their_options() {
+        let refused = |change: fn(&mut RunArgs)| {
+            let mut args = orders();
+            change(&mut args);
+            let problems = run(&cluster(), &args).unwrap_err();
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            problems[0].setting.clone()
+        };
+        for (option, setting) in [
+            (
+                refused(|args| args.on_exhausted = Some("dead-letter".into())),
+                "on-exhausted",
+            ),
+            (
+                refused(|args| args.dead_letter = Some("orders".into())),
+                "dead-letter",
+            ),
+            (
+                refused(|args| args.retry_attempts = Some("0".into())),
+                "retry-attempts",
+            ),
+            // It doubles up to 30 s.
+            (
+                refused(|args| args.retry_backoff = Some("31s".into())),
+                "retry-backoff",
+            ),
+        ] {
+            assert_eq!(option, setting);
+        }
+    }
+
+    #[test]
     fn a_measured_run_without_a_count_ends_at_the_end() {
         let args = PerfArgs {
             topic: vec!["load".into()],

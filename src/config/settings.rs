@@ -586,6 +586,7 @@ impl Settings {
             ("stop deadline", self.stop_deadline),
             ("contact timeout", self.contact_timeout),
             ("retry backoff", self.retry.backoff),
+            ("retry max backoff", self.retry.max_backoff),
             ("stuck after", self.stuck_after),
         ] {
             if value.is_zero() || value > LONGEST {
@@ -596,6 +597,18 @@ impl Settings {
                     "give a duration such as 250ms, 5s or 2m",
                 ));
             }
+        }
+        // A first wait that is wrong by itself was told already.
+        let longest = self.retry.max_backoff;
+        if (longest + Duration::from_nanos(1)..=LONGEST).contains(&self.retry.backoff)
+            && !longest.is_zero()
+        {
+            problems.push(Problem::new(
+                "retry backoff",
+                format!("{:?}", self.retry.backoff),
+                format!("the first wait is not longer than the longest, {longest:?}"),
+                "give a shorter one, or raise max_backoff",
+            ));
         }
         let max_poll = crate::kafka::properties::max_poll_interval(self);
         if self.revoke_deadline >= max_poll {
@@ -729,6 +742,71 @@ mod tests {
         assert_eq!(problems[0].setting, "source");
         assert!(problems[0].rule.contains("OAUTHBEARER"), "{problems:?}");
         assert!(problems[0].remedy.contains("--source client"));
+    }
+
+    #[test]
+    fn policies_of_retries_that_contradict_themselves_are_refused_with_value_rule_and_remedy() {
+        let (short, long) = (Duration::from_millis(100), Duration::from_secs(30));
+        let day = Duration::from_hours(24);
+        // Attempts, first and longest wait; what is wrong, with which part of the rule.
+        type Case = (
+            u32,
+            Duration,
+            Duration,
+            &'static [(&'static str, &'static str)],
+        );
+        let cases: [Case; 9] = [
+            (1, short, long, &[]),
+            (u32::MAX, long, long, &[]),
+            (0, short, long, &[("retry attempts", "at least once")]),
+            (
+                3,
+                long,
+                short,
+                &[("retry backoff", "not longer than the longest, 100ms")],
+            ),
+            (
+                3,
+                Duration::ZERO,
+                long,
+                &[("retry backoff", "longer than nothing")],
+            ),
+            (
+                3,
+                short,
+                Duration::ZERO,
+                &[("retry max backoff", "longer than nothing")],
+            ),
+            (3, short, day * 2, &[("retry max backoff", "at most a day")]),
+            (3, day * 2, day, &[("retry backoff", "at most a day")]),
+            (
+                0,
+                day,
+                short,
+                &[
+                    ("retry backoff", "not longer than the longest"),
+                    ("retry attempts", "at least once"),
+                ],
+            ),
+        ];
+        for (attempts, backoff, max_backoff, expected) in cases {
+            let mut settings = Settings::new("localhost:9092", "readers");
+            settings.topics.push("orders".into());
+            settings.retry.attempts = attempts;
+            settings.retry.backoff = backoff;
+            settings.retry.max_backoff = max_backoff;
+            let problems = settings.problems();
+            let told: Vec<&str> = problems.iter().map(|p| p.setting.as_str()).collect();
+            let named: Vec<&str> = expected.iter().map(|(setting, _)| *setting).collect();
+            assert_eq!(told, named, "{:?}", settings.retry);
+            for (problem, (_, rule)) in problems.iter().zip(expected) {
+                assert!(problem.rule.contains(rule), "{problem}");
+                assert!(
+                    !problem.value.is_empty() && !problem.remedy.is_empty(),
+                    "{problem}"
+                );
+            }
+        }
     }
 
     #[test]
