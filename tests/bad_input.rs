@@ -173,18 +173,18 @@ fn write_kinds(kafka: &Kafka, topic: &str, times: &[i64], settings: &[(&str, &st
         for records in strange().chunks(3) {
             kafka.write_raw(topic, partition, 1_700_000_000_000, records);
         }
-        let timed: Vec<RawRecord> = times
+        let claiming: Vec<RawRecord> = times
             .iter()
             .map(|&timestamp| RawRecord {
                 timestamp,
                 ..record(None, Some(timestamp.to_string().as_bytes()))
             })
             .collect();
-        for one in &timed {
+        for one in &claiming {
             kafka.write_raw(topic, partition, one.timestamp, std::slice::from_ref(one));
         }
         // Deltas that go beyond what 64 bits hold, and come out right all the same.
-        kafka.write_raw(topic, partition, 5, &timed);
+        kafka.write_raw(topic, partition, 5, &claiming);
     }
 }
 

@@ -746,8 +746,6 @@ mod tests {
 
     #[test]
     fn policies_of_retries_that_contradict_themselves_are_refused_with_value_rule_and_remedy() {
-        let (short, long) = (Duration::from_millis(100), Duration::from_secs(30));
-        let day = Duration::from_hours(24);
         // Attempts, first and longest wait; what is wrong, with which part of the rule.
         type Case = (
             u32,
@@ -755,6 +753,8 @@ mod tests {
             Duration,
             &'static [(&'static str, &'static str)],
         );
+        let (short, long) = (Duration::from_millis(100), Duration::from_secs(30));
+        let day = Duration::from_hours(24);
         let cases: [Case; 9] = [
             (1, short, long, &[]),
             (u32::MAX, long, long, &[]),
