@@ -54,8 +54,8 @@ pub use handler::{
     WorkerInfo,
 };
 pub use lag::{
-    CommitNotes, ConnectionErrors, Health, LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals,
-    WorkerState, WorkerStatus,
+    CommitNotes, ConnectionErrors, Health, LagSnapshot, MemberState, OutcomeTotals, PartitionLag,
+    TopicTotals, WorkerState, WorkerStatus,
 };
 pub use record::{Header, Headers, Record, TopicPartition};
 pub use report::{Report, StopReason, WorkerReport, WorkerStop};

@@ -55,6 +55,16 @@ pub enum StopReason {
         /// Why it failed the last time.
         last: String,
     },
+    /// Another process of the group has our `group.instance.id`: under the
+    /// classic protocol it took the name over, under KIP-848 it did not give it
+    /// back within [`instance_wait`](crate::Builder::instance_wait). Nothing was
+    /// committed since.
+    InstanceTaken {
+        /// The name.
+        instance: String,
+        /// What happened, and what to do.
+        message: String,
+    },
     /// The client or the cluster ended the membership for good.
     FatalClientError {
         /// What it said, and what to do.
@@ -75,7 +85,9 @@ impl StopReason {
             Self::RetriesExhausted { .. } => "retries-exhausted",
             Self::HookPanicked { .. } => "hook-panicked",
             Self::RestartBudgetSpent { .. } => "restart-budget-spent",
-            Self::FatalClientError { .. } => "fatal-client-error",
+            // To those who parse it a name that is taken is an error of the
+            // client like others.
+            Self::InstanceTaken { .. } | Self::FatalClientError { .. } => "fatal-client-error",
         }
     }
 
@@ -96,7 +108,8 @@ impl StopReason {
             Self::RetriesExhausted { .. } => FAILURE + 1,
             Self::RestartBudgetSpent { .. } => FAILURE + 2,
             Self::HookPanicked { .. } => FAILURE + 3,
-            Self::FatalClientError { .. } => FAILURE + 4,
+            Self::InstanceTaken { .. } => FAILURE + 4,
+            Self::FatalClientError { .. } => FAILURE + 5,
         }
     }
 }
@@ -129,7 +142,9 @@ impl fmt::Display for StopReason {
                 "worker {worker} failed more often than its restart budget allows; the last time: \
                  {last}"
             ),
-            Self::FatalClientError { message } => f.write_str(message),
+            Self::InstanceTaken { message, .. } | Self::FatalClientError { message } => {
+                f.write_str(message)
+            }
             simple => f.write_str(simple.name()),
         }
     }

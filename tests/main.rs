@@ -47,6 +47,7 @@ mod rebalance;
 mod remembered;
 mod security;
 mod signals;
+mod static_members;
 mod steering;
 mod stopping;
 mod supervision;

@@ -145,6 +145,22 @@ impl Builder {
         self
     }
 
+    /// How long a static member (the property `group.instance.id`) waits for the
+    /// session of another one with its name to end. Default 90 s.
+    ///
+    /// Under KIP-848 (`group.protocol=consumer`) a process that crashed holds its
+    /// name until its session is over (the broker's
+    /// `group.consumer.session.timeout.ms`, 45 s by default, 60 s at most by
+    /// default). Its successor is not ready meanwhile, and ends with
+    /// [`StopReason::InstanceTaken`](crate::StopReason::InstanceTaken) when that
+    /// takes longer than this. A process that was stopped holds nothing up, and
+    /// neither does a classic group, where the newer one takes the name over at
+    /// once.
+    pub fn instance_wait(mut self, wait: Duration) -> Self {
+        self.settings.instance_wait = wait;
+        self
+    }
+
     /// How long a revoke waits for the record in hand. Default 5 s.
     pub fn revoke_deadline(mut self, deadline: Duration) -> Self {
         self.settings.revoke_deadline = deadline;

@@ -382,6 +382,11 @@ pub struct Settings {
     pub stop_deadline: Duration,
     /// How long the first contact with the cluster may take. Default 10 s.
     pub contact_timeout: Duration,
+    /// How long a static member (`group.instance.id`) under KIP-848 waits for
+    /// the session of another one with its name to end, before the run does.
+    /// Default 90 s, which is longer than any session that brokers allow by
+    /// default.
+    pub instance_wait: Duration,
     /// How much memory records may take in this process, in bytes. Default
     /// 48 MiB; one record set larger than a worker's share may exceed it.
     pub memory_budget: usize,
@@ -429,6 +434,7 @@ impl fmt::Debug for Settings {
             .field("revoke_deadline", &self.revoke_deadline)
             .field("stop_deadline", &self.stop_deadline)
             .field("contact_timeout", &self.contact_timeout)
+            .field("instance_wait", &self.instance_wait)
             .field("memory_budget", &self.memory_budget)
             .field("until_end", &self.until_end)
             .field("count", &self.count)
@@ -461,6 +467,7 @@ impl Settings {
             revoke_deadline: Duration::from_secs(5),
             stop_deadline: Duration::from_secs(25),
             contact_timeout: Duration::from_secs(10),
+            instance_wait: Duration::from_secs(90),
             memory_budget: MemoryBudget::DEFAULT,
             until_end: false,
             count: None,

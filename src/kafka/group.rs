@@ -18,6 +18,9 @@
 //! - **Dropping a client waits without a deadline.** So the client is closed
 //!   through its queue while the loop goes on, and dropped on a thread of its
 //!   own; if it does not come to an end it is left behind.
+//!
+//! After an error that librdkafka calls fatal its client is *spent*: it does not
+//! close, and commits nothing. Then there is nothing to leave or to wait for.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -152,12 +155,22 @@ fn offsets(marks: &[Mark]) -> (List, Vec<(TopicPartition, String)>) {
     (list, refused)
 }
 
+/// How long a spent client may take to end where another one follows it.
+const SPENT_END: Duration = Duration::from_millis(250);
+
 /// The membership over librdkafka.
 pub(crate) struct KafkaGroup {
+    /// What the client is made with, again where it is spent.
+    settings: Settings,
     /// Shared with nobody but, where it has to be left behind, with itself.
     consumer: Arc<BaseConsumer<Notes>>,
     notes: Arc<Notes>,
-    topics: Vec<String>,
+    /// `group.instance.id`, where this is a static member.
+    instance: Option<String>,
+    /// Whom the client wakes; kept for the next one.
+    wake: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// The client has had a fatal error.
+    is_spent: bool,
     /// What a static assignment has; unused where the group assigns.
     assigned: Vec<TopicPartition>,
     is_static: bool,
@@ -168,18 +181,57 @@ pub(crate) struct KafkaGroup {
 impl KafkaGroup {
     /// Makes the client; contacts nobody yet.
     pub(crate) fn new(settings: &Settings) -> Result<Self, Error> {
-        let config = properties::member(settings);
-        let consumer = client::open(settings, &config, Notes::default())?;
+        let consumer = open(settings)?;
         let notes = Arc::clone(consumer.context());
         Ok(Self {
+            settings: settings.clone(),
             consumer: Arc::new(consumer),
             notes,
-            topics: settings.topics.clone(),
+            instance: properties::instance_id(settings).map(str::to_owned),
+            wake: None,
+            is_spent: false,
             assigned: Vec::new(),
             is_static: matches!(settings.assignment, Assignment::Static { .. }),
             has_joined: false,
             session_timeout: properties::session_timeout(settings),
         })
+    }
+
+    /// What an error that was polled means.
+    fn failed(&mut self, error: &KafkaError) -> GroupEvent {
+        if let Some((code, reason)) = self.consumer.client().fatal_error() {
+            self.is_spent = true;
+            return match (code, self.instance.clone()) {
+                (RDKafkaErrorCode::UnreleasedInstanceId, Some(instance)) => {
+                    GroupEvent::InstanceHeld { instance }
+                }
+                (RDKafkaErrorCode::FencedInstanceId, Some(instance)) => {
+                    GroupEvent::Fenced { instance }
+                }
+                _ => GroupEvent::Fatal {
+                    message: format!("{code}: {reason}; {}", remedy(code)),
+                },
+            };
+        }
+        match (error.rdkafka_error_code(), self.instance.clone()) {
+            (Some(RDKafkaErrorCode::FencedInstanceId), Some(instance)) => {
+                GroupEvent::Fenced { instance }
+            }
+            (Some(code), _) if ends_membership(code) => GroupEvent::Fatal {
+                message: format!("{code}: {}", remedy(code)),
+            },
+            _ => GroupEvent::Trouble {
+                message: error.to_string(),
+            },
+        }
+    }
+
+    fn listen(&mut self) {
+        // Nobody else has it yet.
+        if let (Some(wake), Some(consumer)) = (self.wake.clone(), Arc::get_mut(&mut self.consumer))
+        {
+            consumer.set_nonempty_callback(move || wake());
+        }
     }
 
     fn is_cooperative(&self) -> bool {
@@ -199,50 +251,62 @@ impl KafkaGroup {
     }
 }
 
+/// Makes the member's client.
+fn open(settings: &Settings) -> Result<BaseConsumer<Notes>, Error> {
+    client::open(settings, &properties::member(settings), Notes::default())
+}
+
 impl Group for KafkaGroup {
     fn join(&mut self) -> Result<(), String> {
         self.has_joined = true;
         if self.is_static {
             return Ok(());
         }
-        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+        let topics: Vec<&str> = self.settings.topics.iter().map(String::as_str).collect();
         self.consumer
             .subscribe(&topics)
             .map_err(|error| error.to_string())
+    }
+
+    fn join_again(&mut self) -> Result<(), String> {
+        let next = open(&self.settings).map_err(|error| error.to_string())?;
+        self.notes = Arc::clone(next.context());
+        let spent = std::mem::replace(&mut self.consumer, Arc::new(next));
+        self.is_spent = false;
+        self.listen();
+        if !client::drop_within(spent, SPENT_END) {
+            tracing::warn!("a client that the group had refused did not end in time");
+        }
+        self.join()
     }
 
     fn poll(&mut self) -> Option<GroupEvent> {
         if let Some(said) = self.notes.said.lock().pop_front() {
             return Some(said);
         }
-        let polled = self.consumer.poll(Duration::ZERO);
-        let trouble = match polled {
-            // Paused partitions give nothing; what was on its way when they
-            // were paused is not ours to handle.
+        if self.is_spent {
+            // What it still has to say is of a membership that is over.
+            return None;
+        }
+        // Paused partitions give nothing; what was on its way when they were
+        // paused is not ours to handle.
+        let error = match self.consumer.poll(Duration::ZERO) {
             None | Some(Ok(_)) => None,
-            Some(Err(KafkaError::MessageConsumptionFatal(code))) => Some(GroupEvent::Fatal {
-                message: format!("{code}: {}", remedy(code)),
-            }),
-            Some(Err(error)) => match error.rdkafka_error_code() {
-                Some(code) if ends_membership(code) => Some(GroupEvent::Fatal {
-                    message: format!("{code}: {}", remedy(code)),
-                }),
-                _ => Some(GroupEvent::Trouble {
-                    message: error.to_string(),
-                }),
-            },
+            Some(Err(error)) => Some(error),
         };
+        let trouble = error.map(|error| self.failed(&error));
         trouble.or_else(|| self.notes.said.lock().pop_front())
     }
 
     fn on_ready(&mut self, wake: Arc<dyn Fn() + Send + Sync>) {
-        // Nobody else has it yet.
-        if let Some(consumer) = Arc::get_mut(&mut self.consumer) {
-            consumer.set_nonempty_callback(move || wake());
-        }
+        self.wake = Some(wake);
+        self.listen();
     }
 
     fn answer_assign(&mut self, partitions: &[TopicPartition]) -> Result<(), String> {
+        if self.is_spent {
+            return Ok(());
+        }
         let answered = if self.is_static {
             self.assigned.extend(partitions.iter().cloned());
             self.consumer.assign(&list(&self.assigned))
@@ -260,6 +324,9 @@ impl Group for KafkaGroup {
     }
 
     fn answer_revoke(&mut self, partitions: &[TopicPartition]) -> Result<(), String> {
+        if self.is_spent {
+            return Ok(());
+        }
         if self.is_cooperative() {
             self.consumer.incremental_unassign(&list(partitions))
         } else {
@@ -269,7 +336,7 @@ impl Group for KafkaGroup {
     }
 
     fn is_lost(&self) -> bool {
-        self.consumer.assignment_lost()
+        self.is_spent || self.consumer.assignment_lost()
     }
 
     fn store(&mut self, marks: &[Mark]) -> Vec<(TopicPartition, String)> {
@@ -306,13 +373,16 @@ impl Group for KafkaGroup {
     }
 
     fn begin_close(&mut self) {
+        if self.is_spent {
+            return;
+        }
         if let Err(error) = self.consumer.close_queue() {
             tracing::warn!("the member's client does not close: {error}");
         }
     }
 
     fn is_closed(&self) -> bool {
-        self.consumer.closed()
+        self.is_spent || self.consumer.closed()
     }
 
     fn session_timeout(&self) -> Option<Duration> {
@@ -320,7 +390,7 @@ impl Group for KafkaGroup {
     }
 
     fn finish(self: Box<Self>, patience: Duration) -> bool {
-        if !self.consumer.closed() {
+        if !self.is_closed() {
             return false;
         }
         client::drop_within(self, patience)
@@ -333,7 +403,7 @@ impl Drop for KafkaGroup {
     /// where the member's thread panics. So it is left behind instead: the
     /// process ends soon, and the client with it.
     fn drop(&mut self) {
-        if self.has_joined && !self.consumer.closed() {
+        if self.has_joined && !self.is_closed() {
             std::mem::forget(Arc::clone(&self.consumer));
         }
     }
@@ -371,6 +441,9 @@ fn remedy(code: RDKafkaErrorCode) -> &'static str {
         }
         RDKafkaErrorCode::FencedInstanceId => {
             "another process runs with the same group.instance.id; give each its own"
+        }
+        RDKafkaErrorCode::UnsupportedVersion => {
+            "the broker does not speak this group.protocol; leave the property out"
         }
         RDKafkaErrorCode::UnsupportedAssignor => "the broker does not have that remote assignor",
         _ => "the client cannot go on; start the process again",

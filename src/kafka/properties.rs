@@ -118,6 +118,7 @@ pub(crate) fn problems(settings: &Settings) -> Vec<Problem> {
             "lower the one or raise the other",
         ));
     }
+    problems.extend(instance_problem(settings));
     if let Some(level) = properties.get("isolation.level")
         && settings.isolation != Isolation::default()
         && level != settings.isolation.property()
@@ -130,6 +131,27 @@ pub(crate) fn problems(settings: &Settings) -> Vec<Problem> {
         ));
     }
     problems
+}
+
+/// What is wrong with the name of a static member.
+fn instance_problem(settings: &Settings) -> Option<Problem> {
+    let instance = instance_id(settings)?;
+    if instance.is_empty() {
+        return Some(Problem::new(
+            "group.instance.id",
+            "\"\"",
+            "the group tells static members apart by their names, so each needs one",
+            "give the process a name that no other of the group has, or leave the property out",
+        ));
+    }
+    matches!(settings.assignment, Assignment::Static { .. }).then(|| {
+        Problem::new(
+            "group.instance.id",
+            instance,
+            "a static assignment does not join the group, and has no use for it",
+            "leave the property out, or let the group assign",
+        )
+    })
 }
 
 fn problem(name: &str, value: &str) -> Option<Problem> {
@@ -222,6 +244,12 @@ fn millis(properties: &BTreeMap<String, String>, name: &str) -> Option<Duration>
 /// `max.poll.interval.ms` as it is in force.
 pub(crate) fn max_poll_interval(settings: &Settings) -> Duration {
     millis(&settings.properties, "max.poll.interval.ms").unwrap_or(DEFAULT_MAX_POLL_INTERVAL)
+}
+
+/// The name that makes this a static member (KIP-345), where it has one.
+pub(crate) fn instance_id(settings: &Settings) -> Option<&str> {
+    let instance = settings.properties.get("group.instance.id");
+    instance.map(String::as_str)
 }
 
 /// How long the group waits for a sign of life of the member.
@@ -338,6 +366,18 @@ mod tests {
                 .contains("group.protocol=classic")
         );
         assert!(named(&with(&[("group.protocol", "consumer")])).is_empty());
+    }
+
+    #[test]
+    fn a_static_member_has_a_name_and_is_in_the_group() {
+        let named_so = |instance| with(&[("group.instance.id", instance)]);
+        assert_eq!(named(&named_so("billing-1")), [""; 0]);
+        assert_eq!(named(&named_so("")), ["group.instance.id"]);
+        let mut apart = named_so("billing-1");
+        apart.assignment = Assignment::Static { index: 0, of: 2 };
+        let problems = problems(&apart);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].rule.contains("does not join"), "{problems:?}");
     }
 
     #[test]

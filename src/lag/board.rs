@@ -46,7 +46,7 @@ impl Default for Hung {
     /// Before the first tick nothing is known, and nobody is ready.
     fn default() -> Self {
         let snapshot = LagSnapshot {
-            health: judge(MemberStatus::default(), &[], Duration::MAX),
+            health: judge(&MemberStatus::default(), &[], Duration::MAX),
             ..LagSnapshot::default()
         };
         Self {

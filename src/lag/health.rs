@@ -7,9 +7,11 @@
 //! what a restart of the process would mend makes it not live; what passes by
 //! itself (no contact, a rebalance, a retry that waits) never does.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::snapshot::{Health, PartitionLag};
+use super::snapshot::{Health, MemberState, PartitionLag};
+use crate::report::StopReason;
 
 /// Where a run is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,18 +28,48 @@ pub(crate) enum Phase {
 }
 
 /// What the member tells of itself.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct MemberStatus {
     pub(crate) phase: Phase,
     /// How long ago its loop turned for the last time.
     pub(crate) turned_ago: Duration,
     /// A worker failed more often than its budget allows.
     pub(crate) budget_spent: bool,
+    /// Why the group has not taken it in yet, where that is known.
+    pub(crate) held_up: Option<Arc<str>>,
+    /// Why the run stops or has ended.
+    pub(crate) stopped_by: Option<Arc<StopReason>>,
+}
+
+impl MemberStatus {
+    /// The same for everybody to see.
+    pub(crate) fn state(&self) -> MemberState {
+        match self.phase {
+            Phase::Joining | Phase::Joined if self.held_up.is_some() => MemberState::HeldUp,
+            Phase::Joining => MemberState::Joining,
+            Phase::Joined => MemberState::Joined,
+            Phase::Stopping => MemberState::Stopping,
+            Phase::Ended => MemberState::Stopped,
+        }
+    }
+
+    /// What went wrong, where the run ends or has ended over it.
+    fn failure(&self) -> Option<&StopReason> {
+        self.stopped_by
+            .as_deref()
+            .filter(|reason| reason.is_failure())
+    }
+
+    /// `what`, with what went wrong.
+    fn with_failure(&self, what: &str) -> String {
+        self.failure()
+            .map_or(what.to_owned(), |failure| format!("{what}: {failure}"))
+    }
 }
 
 /// Whether the process works.
 pub(crate) fn judge(
-    member: MemberStatus,
+    member: &MemberStatus,
     partitions: &[PartitionLag],
     stuck_after: Duration,
 ) -> Health {
@@ -48,13 +80,16 @@ pub(crate) fn judge(
 }
 
 fn not_live(
-    member: MemberStatus,
+    member: &MemberStatus,
     partitions: &[PartitionLag],
     stuck_after: Duration,
 ) -> Vec<String> {
     let mut reasons = Vec::new();
     match member.phase {
-        Phase::Ended => reasons.push("the run has ended: nothing is consumed any more".to_owned()),
+        Phase::Ended => {
+            let ended = "the run has ended, nothing is consumed any more";
+            reasons.push(member.with_failure(ended));
+        }
         Phase::Stopping if !member.budget_spent => {
             // A stop has deadlines of its own.
             return reasons;
@@ -93,11 +128,19 @@ fn not_live(
     reasons
 }
 
-fn not_ready(member: MemberStatus, partitions: &[PartitionLag]) -> Option<String> {
+fn not_ready(member: &MemberStatus, partitions: &[PartitionLag]) -> Option<String> {
     match member.phase {
-        Phase::Joining => Some("has not joined the group yet".to_owned()),
-        Phase::Stopping => Some("is stopping".to_owned()),
-        Phase::Ended => Some("the run has ended".to_owned()),
+        Phase::Joining => {
+            let yet = "has not joined the group yet";
+            let why = member.held_up.as_deref();
+            Some(why.map_or(yet.to_owned(), |why| format!("{yet}: {why}")))
+        }
+        Phase::Stopping => Some(member.with_failure("is stopping")),
+        Phase::Ended => Some(member.with_failure("the run has ended")),
+        Phase::Joined if member.held_up.is_some() => {
+            let why = member.held_up.as_deref().unwrap_or_default();
+            Some(format!("takes no part in the group: {why}"))
+        }
         Phase::Joined => {
             let unplaced = partitions
                 .iter()
@@ -141,10 +184,18 @@ mod tests {
 
     #[test]
     fn it_is_ready_from_its_first_assignment_to_the_stop_be_it_an_empty_one() {
-        let ready = |phase| judge(member(phase), &[], STUCK_AFTER).not_ready;
+        let ready = |phase| judge(&member(phase), &[], STUCK_AFTER).not_ready;
         assert_eq!(
             ready(Phase::Joining).unwrap(),
             "has not joined the group yet"
+        );
+        let mut held_up = member(Phase::Joining);
+        held_up.held_up = Some("another has its name".into());
+        let health = judge(&held_up, &[], STUCK_AFTER);
+        assert!(health.is_live(), "a restart would not be let in either");
+        assert_eq!(
+            health.not_ready.unwrap(),
+            "has not joined the group yet: another has its name"
         );
         assert_eq!(ready(Phase::Joined), None, "a spare");
         assert_eq!(ready(Phase::Stopping).unwrap(), "is stopping");
@@ -152,23 +203,43 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_failed_says_what_went_wrong_and_one_that_was_stopped_has_nothing_to_say() {
+        let told = |phase, reason: StopReason| {
+            let mut member = member(phase);
+            member.stopped_by = Some(Arc::new(reason));
+            judge(&member, &[], STUCK_AFTER)
+        };
+        let fenced = || StopReason::FatalClientError {
+            message: "the broker is gone".into(),
+        };
+        let stopping = told(Phase::Stopping, fenced());
+        let why = "is stopping: the broker is gone";
+        assert_eq!(stopping.not_ready.as_deref(), Some(why));
+        let ended = told(Phase::Ended, fenced());
+        assert!(ended.not_live[0].ends_with("any more: the broker is gone"));
+        assert!(ended.not_ready.unwrap().ends_with(": the broker is gone"));
+        let stopped = told(Phase::Ended, StopReason::Signal);
+        assert_eq!(stopped.not_ready.as_deref(), Some("the run has ended"));
+    }
+
+    #[test]
     fn it_is_not_ready_while_a_partition_has_no_start_position() {
         let unplaced = PartitionLag::unknown(TopicPartition::new("orders", 2));
         let partitions = [partition(1, Duration::ZERO), unplaced];
-        let health = judge(member(Phase::Joined), &partitions, STUCK_AFTER);
+        let health = judge(&member(Phase::Joined), &partitions, STUCK_AFTER);
         let reason = health.not_ready.as_deref().unwrap();
         assert_eq!(reason, "1 of 2 partitions have no start position yet");
         assert!(health.is_live());
-        assert!(judge(member(Phase::Joined), &partitions[..1], STUCK_AFTER).is_ready());
+        assert!(judge(&member(Phase::Joined), &partitions[..1], STUCK_AFTER).is_ready());
     }
 
     #[test]
     fn a_handler_is_stuck_when_it_took_stuck_after_and_not_before_and_is_named() {
         let almost = STUCK_AFTER.saturating_sub(Duration::from_millis(1));
-        let health = judge(member(Phase::Joined), &[partition(3, almost)], STUCK_AFTER);
+        let health = judge(&member(Phase::Joined), &[partition(3, almost)], STUCK_AFTER);
         assert!(health.is_live(), "{health:?}");
         let partitions = [partition(2, Duration::ZERO), partition(3, STUCK_AFTER)];
-        let health = judge(member(Phase::Joined), &partitions, STUCK_AFTER);
+        let health = judge(&member(Phase::Joined), &partitions, STUCK_AFTER);
         let reason = "the handler of worker 4 has been at offset 77 of orders-3 for 300 s, longer \
                       than stuck_after (300 s)";
         assert_eq!(health.not_live, [reason]);
@@ -179,9 +250,9 @@ mod tests {
     fn a_loop_that_does_not_turn_is_not_live_after_stuck_after() {
         let mut held_up = member(Phase::Joined);
         held_up.turned_ago = Duration::from_secs(299);
-        assert!(judge(held_up, &[], STUCK_AFTER).is_live());
+        assert!(judge(&held_up, &[], STUCK_AFTER).is_live());
         held_up.turned_ago = Duration::from_secs(301);
-        let not_live = judge(held_up, &[], STUCK_AFTER).not_live;
+        let not_live = judge(&held_up, &[], STUCK_AFTER).not_live;
         assert_eq!(not_live.len(), 1);
         assert!(
             not_live[0].contains("has not turned for 301 s"),
@@ -194,17 +265,17 @@ mod tests {
         let mut spent = member(Phase::Joined);
         spent.budget_spent = true;
         let stuck = [partition(3, 2 * STUCK_AFTER)];
-        let reasons = |member| judge(member, &stuck, STUCK_AFTER).not_live;
-        assert_eq!(reasons(spent).len(), 2);
-        assert!(reasons(spent)[0].contains("restart budget"));
+        let reasons = |member: &MemberStatus| judge(member, &stuck, STUCK_AFTER).not_live;
+        assert_eq!(reasons(&spent).len(), 2);
+        assert!(reasons(&spent)[0].contains("restart budget"));
         spent.phase = Phase::Stopping;
         assert!(
-            reasons(spent)[0].contains("restart budget"),
+            reasons(&spent)[0].contains("restart budget"),
             "it stops because of that"
         );
         // A stop has a deadline of its own, after which nothing is stuck any more.
-        assert_eq!(reasons(member(Phase::Stopping)), [""; 0]);
-        let ended = judge(member(Phase::Ended), &[], STUCK_AFTER).not_live;
-        assert_eq!(ended, ["the run has ended: nothing is consumed any more"]);
+        assert_eq!(reasons(&member(Phase::Stopping)), [""; 0]);
+        let ended = judge(&member(Phase::Ended), &[], STUCK_AFTER).not_live;
+        assert_eq!(ended, ["the run has ended, nothing is consumed any more"]);
     }
 }

@@ -37,6 +37,6 @@ pub(crate) mod topics;
 pub(crate) mod window;
 
 pub use snapshot::{
-    CommitNotes, ConnectionErrors, Health, LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals,
-    WorkerState, WorkerStatus,
+    CommitNotes, ConnectionErrors, Health, LagSnapshot, MemberState, OutcomeTotals, PartitionLag,
+    TopicTotals, WorkerState, WorkerStatus,
 };

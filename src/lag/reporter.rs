@@ -27,6 +27,7 @@ use crate::clock::Clock;
 use crate::config::Isolation;
 use crate::kafka::failures::Failures;
 use crate::record::TopicPartition;
+use crate::report::StopReason;
 use crate::runtime::events::EventSink;
 use crate::runtime::shared::{Shared, WorkerSlot};
 use crate::worker::run::panic_message;
@@ -314,11 +315,10 @@ impl Reporter {
         into.clamped = self.clamped;
         into.member_stalls = self.member_stalls;
         into.connection_errors = self.parts.failures.totals();
-        into.health = judge(
-            self.parts.shared.member(now.coarse),
-            &into.partitions,
-            self.parts.stuck_after,
-        );
+        let member = self.parts.shared.member(now.coarse);
+        into.member = member.state();
+        into.stop_reason = member.stopped_by.as_deref().map(StopReason::name);
+        into.health = judge(&member, &into.partitions, self.parts.stuck_after);
     }
 
     fn show_workers(&mut self, into: &mut LagSnapshot) {

@@ -28,6 +28,12 @@ pub struct LagSnapshot {
     pub partitions: Vec<PartitionLag>,
     /// The workers, by number.
     pub workers: Vec<WorkerStatus>,
+    /// Where the process stands in its group.
+    pub member: MemberState,
+    /// Why the run stops or has ended; `None` while it goes on. One of the names
+    /// of [`StopReason::name`](crate::StopReason::name); [`LagSnapshot::health`]
+    /// has the words.
+    pub stop_reason: Option<&'static str>,
     /// The topics of which something was owned lately, in order.
     pub topics: Vec<TopicTotals>,
     /// How often the group gave this process an assignment.
@@ -196,6 +202,46 @@ impl PartitionLag {
             in_flight: 0,
             time_lag: None,
             in_hand_for: Duration::ZERO,
+        }
+    }
+}
+
+/// Where a process stands in its group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MemberState {
+    /// It asked to be taken in.
+    #[default]
+    Joining,
+    /// It has waited for an assignment for longer than a rebalance takes:
+    /// [`Health::not_ready`] says what is known of why.
+    HeldUp,
+    /// It takes part, perhaps without a partition.
+    Joined,
+    /// It stops taking records, and leaves.
+    Stopping,
+    /// The run has ended.
+    Stopped,
+}
+
+impl MemberState {
+    /// All there are.
+    pub const ALL: [Self; 5] = [
+        Self::Joining,
+        Self::HeldUp,
+        Self::Joined,
+        Self::Stopping,
+        Self::Stopped,
+    ];
+
+    /// Its name in the metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::HeldUp => "held-up",
+            Self::Joined => "joined",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
         }
     }
 }

@@ -28,6 +28,13 @@ pub(crate) enum GroupEvent {
     Trouble { message: String },
     /// The membership is over for good.
     Fatal { message: String },
+    /// Another member of the group has our instance id, and the group does not
+    /// take us before its session is over (KIP-848). Waits for
+    /// [`Group::join_again`].
+    InstanceHeld { instance: String },
+    /// Another member took our instance id over (classic): the membership is
+    /// over for good.
+    Fenced { instance: String },
 }
 
 /// What is to be committed of a partition.
@@ -59,6 +66,11 @@ impl Mark {
 pub(crate) trait Group: Send {
     /// Begins to join.
     fn join(&mut self) -> Result<(), String>;
+
+    /// Begins to join once more, after [`GroupEvent::InstanceHeld`].
+    fn join_again(&mut self) -> Result<(), String> {
+        self.join()
+    }
 
     /// What the group says next; `None` where there is nothing.
     fn poll(&mut self) -> Option<GroupEvent>;

@@ -19,6 +19,7 @@ use crate::event::EventKind;
 use crate::lag::health::Phase;
 use crate::lag::snapshot::WorkerState;
 use crate::member::assignment::{Action, Assignment, Resolve, StartAt};
+use crate::member::claim::{Claim, Refusal};
 use crate::member::group::{Group, GroupEvent, Mark};
 use crate::member::reset::{self, LogRange, Stranded, Verdict, decide};
 use crate::member::zombie::{Change, Watch};
@@ -167,6 +168,7 @@ struct Member {
     ladder: Ladder,
     watch: Watch,
     restarts: RestartPolicy,
+    claim: Claim,
     /// Workers that are started again later, and when.
     waiting_restarts: BTreeMap<usize, Coarse>,
     /// Start positions that came and were not placed yet.
@@ -197,6 +199,7 @@ impl Member {
             ladder: Ladder::new(parts.settings.stop_deadline),
             watch: Watch::new(session, parts.clock.coarse()),
             restarts: RestartPolicy::new(parts.settings.restart_budget),
+            claim: Claim::new(parts.settings.instance_wait),
             waiting_restarts: BTreeMap::new(),
             found: Vec::new(),
             store_at: now,
@@ -269,6 +272,7 @@ impl Member {
         self.assignment.tick(now, &mut actions);
         self.carry_out(actions);
         self.start_waiting_workers();
+        self.claim_again(now);
         self.look_for_recovery(now);
         if !self.starts.is_alive() {
             let message = "the thread keepup-lookup has ended; please report this".to_owned();
@@ -538,6 +542,7 @@ impl Member {
             return;
         }
         self.first_assigned.get_or_insert(self.clock.now());
+        self.claim_is_granted();
         if self.ladder.rung() == Rung::Running {
             self.shared.set_phase(Phase::Joined);
         }
@@ -608,7 +613,82 @@ impl Member {
                 self.watch.contact_lost(self.clock.coarse());
                 self.trouble(&message);
             }
-            GroupEvent::Fatal { message } => self.ask(StopReason::FatalClientError { message }),
+            GroupEvent::Fatal { message } => {
+                self.lose_what_is_lost();
+                self.ask(StopReason::FatalClientError { message });
+            }
+            GroupEvent::InstanceHeld { instance } => self.instance_held(instance),
+            GroupEvent::Fenced { instance } => {
+                self.lose_what_is_lost();
+                let message = format!(
+                    "another process joined the group with group.instance.id {instance:?} and \
+                     took this one's place; give each process its own"
+                );
+                self.ask(StopReason::InstanceTaken { instance, message });
+            }
+        }
+    }
+
+    /// A membership that is over does not say what it takes along.
+    fn lose_what_is_lost(&mut self) {
+        if !self.group.is_lost() {
+            return;
+        }
+        let owned = self.assignment.trackers().into_iter();
+        let owned: Vec<_> = owned.map(|(partition, _)| partition).collect();
+        if !owned.is_empty() {
+            let mut actions = Vec::new();
+            self.assignment.lost(&owned, &mut actions);
+            self.carry_out(actions);
+        }
+    }
+
+    /// Another member has our instance id: waits for it, in sight of everybody.
+    fn instance_held(&mut self, instance: String) {
+        self.lose_what_is_lost();
+        if self.ladder.rung() != Rung::Running {
+            return;
+        }
+        self.shared.set_phase(Phase::Joining);
+        let patience = self.settings.instance_wait;
+        match self.claim.refused(self.clock.now()) {
+            Refusal::First => {
+                let waits = format!(
+                    "another member of the group has group.instance.id {instance:?}: waits up to \
+                     {patience:?} for its session to end"
+                );
+                self.shared.set_held_up(Some(&waits));
+                self.events.warn(waits);
+            }
+            Refusal::Again => {}
+            Refusal::Taken { waited } => {
+                let message = format!(
+                    "another process of the group has group.instance.id {instance:?}, and its \
+                     session did not end within {waited:?}; give each process its own, or raise \
+                     instance_wait where the session of one that crashed lasts longer"
+                );
+                self.ask(StopReason::InstanceTaken { instance, message });
+            }
+        }
+    }
+
+    /// Joins once more where the group refused our instance id a while ago.
+    fn claim_again(&mut self, now: Instant) {
+        if self.ladder.rung() != Rung::Running {
+            self.claim.give_up();
+        } else if self.claim.is_due(now)
+            && let Err(message) = self.group.join_again()
+        {
+            self.ask(StopReason::FatalClientError { message });
+        }
+    }
+
+    /// The group took us in.
+    fn claim_is_granted(&mut self) {
+        if let Some(waited) = self.claim.granted(self.clock.now()) {
+            self.shared.set_held_up(None);
+            let told = "the group gave this member its group.instance.id after";
+            self.events.warn(format!("{told} {waited:?}"));
         }
     }
 
@@ -978,7 +1058,9 @@ impl Member {
 
     fn ask(&mut self, reason: StopReason) {
         tracing::info!(reason = reason.name(), "asked to stop");
-        let step = self.ladder.ask(reason, self.clock.now());
+        let now = self.clock.now();
+        let step = self.ladder.ask(reason, now);
+        self.shared.set_stopped_by(self.ladder.outcome(now).0);
         self.shared.set_phase(Phase::Stopping);
         self.climb(step);
     }

@@ -14,6 +14,7 @@ use crate::lag::board::Board;
 use crate::lag::health::{MemberStatus, Phase};
 use crate::lag::snapshot::WorkerState;
 use crate::record::TopicPartition;
+use crate::report::StopReason;
 use crate::worker::tracker::Tracker;
 
 /// The partitions of this process with their numbers, in order.
@@ -66,6 +67,9 @@ pub(crate) struct Shared {
     workers: AtomicUsize,
     phase: AtomicU8,
     budget_spent: AtomicBool,
+    /// Why it does not take part in the group now, where that is known.
+    held_up: RwLock<Option<Arc<str>>>,
+    stopped_by: RwLock<Option<Arc<StopReason>>>,
     turned_at: AtomicU64,
     pub(crate) counters: MemberCounters,
     pub(crate) board: Arc<Board>,
@@ -83,6 +87,8 @@ impl Shared {
             workers: AtomicUsize::new(0),
             phase: AtomicU8::new(Phase::Joining as u8),
             budget_spent: AtomicBool::new(false),
+            held_up: RwLock::default(),
+            stopped_by: RwLock::default(),
             turned_at: AtomicU64::new(now.as_millis()),
             counters: MemberCounters::default(),
             board: Arc::default(),
@@ -159,6 +165,18 @@ impl Shared {
         self.budget_spent.store(true, Ordering::Relaxed);
     }
 
+    /// Why the group has not taken this process in yet; `None` once it has.
+    pub(crate) fn set_held_up(&self, why: Option<&str>) {
+        *self.held_up.write() = why.map(Arc::from);
+        self.ring();
+    }
+
+    /// Why the run stops or has ended.
+    pub(crate) fn set_stopped_by(&self, reason: StopReason) {
+        *self.stopped_by.write() = Some(Arc::new(reason));
+        self.ring();
+    }
+
     /// The member's loop has turned.
     pub(crate) fn turned(&self, now: Coarse) {
         self.turned_at.store(now.as_millis(), Ordering::Relaxed);
@@ -176,6 +194,8 @@ impl Shared {
             phase,
             turned_ago: now.since(turned_at),
             budget_spent: self.budget_spent.load(Ordering::Relaxed),
+            held_up: self.held_up.read().clone(),
+            stopped_by: self.stopped_by.read().clone(),
         }
     }
 

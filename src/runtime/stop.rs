@@ -127,7 +127,10 @@ impl Ladder {
     /// True where the group should confirm the last commit before it is left:
     /// always, unless there is no membership left that could.
     pub(crate) fn waits_for_commit(&self) -> bool {
-        !matches!(self.reason, Some(StopReason::FatalClientError { .. }))
+        !matches!(
+            self.reason,
+            Some(StopReason::FatalClientError { .. } | StopReason::InstanceTaken { .. })
+        )
     }
 
     /// True where a person asked, as opposed to the end of the work or a

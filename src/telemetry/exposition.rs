@@ -14,7 +14,7 @@ use metrics_exporter_prometheus::formatting;
 
 use super::names::{self, Metric};
 use super::values;
-use crate::lag::{LagSnapshot, OutcomeTotals};
+use crate::lag::{LagSnapshot, MemberState, OutcomeTotals};
 
 /// Appends `snapshot` to `out`, with a run's own `labels` on every series.
 ///
@@ -140,6 +140,15 @@ fn client(snapshot: &LagSnapshot, common: &str, out: &mut String) {
         }
     }
     let mut labels = String::new();
+    let mut family = Family::new(&names::MEMBER_STATE, out);
+    for state in MemberState::ALL {
+        with(&mut labels, common, &[(names::STATE, state.name())]);
+        family.sample("", &labels, values::is_in(snapshot, state));
+    }
+    if let Some(reason) = snapshot.stop_reason {
+        with(&mut labels, common, &[(names::REASON, reason)]);
+        Family::new(&names::STOP_INFO, out).sample("", &labels, 1);
+    }
     for of_one in values::COUNTERS_OF_CLIENT.chunk_by(|a, b| a.0.name == b.0.name) {
         let Some((metric, _, _)) = of_one.first() else {
             continue;

@@ -22,7 +22,9 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, R
 
 use super::names::{self, Kind, Metric};
 use super::values;
-use crate::lag::{LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals, WorkerStatus};
+use crate::lag::{
+    LagSnapshot, MemberState, OutcomeTotals, PartitionLag, TopicTotals, WorkerStatus,
+};
 use crate::record::TopicPartition;
 
 const METADATA: Metadata<'static> =
@@ -206,6 +208,9 @@ struct Told {
     topics: HashMap<Arc<str>, OfTopic>,
     workers: HashMap<usize, OfWorker>,
     client: Gauges<{ values::OF_CLIENT.len() }>,
+    states: Gauges<{ MemberState::ALL.len() }>,
+    /// From the cause of a stop on.
+    stop: Option<(&'static str, Gauges<1>)>,
     counters: [Count; values::COUNTERS_OF_CLIENT.len()],
     _build: Gauges<1>,
 }
@@ -225,6 +230,13 @@ impl Told {
             topics: HashMap::new(),
             workers: HashMap::new(),
             client: Gauges(values::OF_CLIENT.map(|(metric, _)| registrar.gauge(&metric, &[]))),
+            states: Gauges(MemberState::ALL.map(|state| {
+                registrar.gauge(
+                    &names::MEMBER_STATE,
+                    &[Label::new(names::STATE, state.name())],
+                )
+            })),
+            stop: None,
             counters: values::COUNTERS_OF_CLIENT.map(|(metric, own, _)| {
                 let own = own.map(|(name, value)| Label::new(name, value));
                 registrar.counter(&metric, own.as_slice())
@@ -242,6 +254,19 @@ impl Told {
         };
         for (index, (_, value)) in values::OF_CLIENT.iter().enumerate() {
             self.client.set(index, value(snapshot));
+        }
+        for (index, state) in MemberState::ALL.into_iter().enumerate() {
+            let is_in = values::is_in(snapshot, state);
+            self.states.set(index, Some(is_in));
+        }
+        if self.stop.as_ref().map(|(reason, _)| *reason) != snapshot.stop_reason {
+            // One cause may be overtaken by a graver one.
+            self.stop = snapshot.stop_reason.map(|reason| {
+                let label = [Label::new(names::REASON, reason)];
+                let gauge = registrar.gauge(&names::STOP_INFO, &label);
+                gauge.set(1.0);
+                (reason, Gauges([gauge]))
+            });
         }
         for ((_, _, value), count) in values::COUNTERS_OF_CLIENT.iter().zip(&mut self.counters) {
             count.tell(value(snapshot));

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::lag::{
-    CommitNotes, ConnectionErrors, LagSnapshot, OutcomeTotals, PartitionLag, TopicTotals,
-    WorkerState, WorkerStatus,
+    CommitNotes, ConnectionErrors, LagSnapshot, MemberState, OutcomeTotals, PartitionLag,
+    TopicTotals, WorkerState, WorkerStatus,
 };
 use crate::record::TopicPartition;
 
@@ -21,6 +21,8 @@ pub(crate) fn snapshot(topic: &str, partitions: i32) -> LagSnapshot {
             worker(1, WorkerState::Idle),
         ],
         topics: vec![totals(topic)],
+        member: MemberState::Stopping,
+        stop_reason: Some("signal"),
         rebalances: 3,
         commits_ok: 40,
         commits_retried: 2,

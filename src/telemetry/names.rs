@@ -85,6 +85,7 @@ pub(crate) const PARTITION: &str = "partition";
 pub(crate) const OUTCOME: &str = "outcome";
 pub(crate) const RESULT: &str = "result";
 pub(crate) const REASON: &str = "reason";
+pub(crate) const STATE: &str = "state";
 pub(crate) const VERSION: &str = "version";
 pub(crate) const LIBRDKAFKA: &str = "librdkafka";
 pub(crate) const ISOLATION: &str = "isolation";
@@ -98,6 +99,7 @@ const BY_OUTCOME: &[&str] = &[GROUP_ID, CLIENT_ID, TOPIC, OUTCOME];
 const BY_WORKER: &[&str] = &[GROUP_ID, CLIENT_ID, WORKER];
 const BY_RESULT: &[&str] = &[GROUP_ID, CLIENT_ID, RESULT];
 const BY_REASON: &[&str] = &[GROUP_ID, CLIENT_ID, REASON];
+const BY_STATE: &[&str] = &[GROUP_ID, CLIENT_ID, STATE];
 const BY_BUILD: &[&str] = &[GROUP_ID, CLIENT_ID, VERSION, LIBRDKAFKA, ISOLATION];
 
 macro_rules! metrics {
@@ -179,6 +181,12 @@ metrics! {
         "keepup";
     WORKER_RESTARTS = Counter "keepup_worker_restarts_total", Events, BY_WORKER,
         "How often a worker of this number was replaced.",
+        "keepup";
+    MEMBER_STATE = Gauge "keepup_member_state", Flag, BY_STATE,
+        "1 for the state in which the process is in its group, 0 for the others.",
+        "keepup";
+    STOP_INFO = Gauge "keepup_stop_info", Flag, BY_REASON,
+        "1 from the cause of a stop on; the label tells the cause. Without a series the run goes on.",
         "keepup";
     REPORTER_SUCCESS = Gauge "keepup_reporter_last_success_timestamp_seconds", Timestamp, BY_CLIENT,
         "When the values shown here were taken, in seconds since 1970.",

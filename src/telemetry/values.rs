@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use super::names::{self, Metric};
 use crate::kafka::version::librdkafka;
-use crate::lag::{LagSnapshot, PartitionLag, TopicTotals, WorkerStatus};
+use crate::lag::{LagSnapshot, MemberState, PartitionLag, TopicTotals, WorkerStatus};
 
 /// A gauge or counter, and where its value is in what it describes.
 type Value<T> = (Metric, fn(&T) -> Option<f64>);
@@ -80,6 +80,11 @@ pub(crate) const WORKER_UP: Value<WorkerStatus> = (names::WORKER_UP, |worker| {
 /// Of every worker: a counter.
 pub(crate) const WORKER_RESTARTS: Total<WorkerStatus> =
     (names::WORKER_RESTARTS, |worker| u64::from(worker.restarts));
+
+/// Of the process: 1 for the state that it is in.
+pub(crate) fn is_in(snapshot: &LagSnapshot, state: MemberState) -> f64 {
+    f64::from(u8::from(snapshot.member == state))
+}
 
 /// A counter of the process, its further label with the value, and where its
 /// count is.

@@ -64,6 +64,8 @@ struct Script {
     /// Commits are answered by themselves.
     commits: bool,
     is_lost: bool,
+    /// How often it was joined.
+    joins: usize,
     is_closing: bool,
     is_closed: bool,
     /// So many commits of less are not heard.
@@ -90,6 +92,7 @@ struct ScriptedGroup(Arc<Mutex<Script>>);
 
 impl Group for ScriptedGroup {
     fn join(&mut self) -> Result<(), String> {
+        self.0.lock().joins += 1;
         Ok(())
     }
 
@@ -1001,3 +1004,5 @@ fn s32_a_topic_that_is_another_ends_the_run_and_what_was_read_of_the_old_one_is_
         assert!(stored.len() >= 3, "nothing but zero is stored afterwards");
     }
 }
+
+mod membership;

@@ -164,6 +164,11 @@ fn a_recorder_of_the_program_gets_every_metric() {
     let of = format!("{CLIENT},worker=1");
     assert_eq!(kept.value(&names::WORKER_UP, &of), [1.0]);
     assert_eq!(kept.value(&names::WORKER_RESTARTS, &of), [1.0]);
+    let of = |state| format!("{CLIENT},state={state}");
+    assert_eq!(kept.value(&names::MEMBER_STATE, &of("stopping")), [1.0]);
+    assert_eq!(kept.value(&names::MEMBER_STATE, &of("joined")), [0.0]);
+    let of = format!("{CLIENT},reason=signal");
+    assert_eq!(kept.value(&names::STOP_INFO, &of), [1.0]);
 
     let state = kept.0.lock().expect("nobody panicked");
     assert_eq!(state.descriptions, names::ALL.len());
