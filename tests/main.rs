@@ -33,6 +33,7 @@ mod faults;
 mod flow;
 mod group_changes;
 mod growth;
+mod held_up;
 mod hostile_broker;
 mod kafka_smoke;
 mod lag;

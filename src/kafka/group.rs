@@ -323,6 +323,10 @@ impl Group for KafkaGroup {
         })
     }
 
+    fn gives_everything_anew(&self) -> bool {
+        !self.is_static && !self.is_cooperative()
+    }
+
     fn answer_revoke(&mut self, partitions: &[TopicPartition]) -> Result<(), String> {
         if self.is_spent {
             return Ok(());

@@ -92,6 +92,20 @@ impl Board {
         Ok(before)
     }
 
+    /// Nobody looks any more, or nobody has for long: what hangs here would be
+    /// taken for the truth. The numbers of partitions are taken off, and `why` is
+    /// hung up in their place, until a younger snapshot comes.
+    pub(crate) fn distrust(&self, why: &str) {
+        let mut hung = self.hung.lock();
+        let snapshot = Arc::make_mut(&mut hung.snapshot);
+        snapshot.partitions.clear();
+        snapshot.health.not_live.push(why.to_owned());
+        snapshot.reporter_failures += 1;
+        hung.ticks += 1;
+        drop(hung);
+        self.changed.notify_all();
+    }
+
     /// The ownership changed: takes off what is not owned any more.
     pub(crate) fn retain(&self, generation: u64, is_owned: impl Fn(&TopicPartition) -> bool) {
         let mut hung = self.hung.lock();

@@ -39,12 +39,15 @@ pub(crate) struct MemberStatus {
     pub(crate) held_up: Option<Arc<str>>,
     /// Why the run stops or has ended.
     pub(crate) stopped_by: Option<Arc<StopReason>>,
+    /// What broke beside the run, and does not come back.
+    pub(crate) broken: Vec<Arc<str>>,
 }
 
 impl MemberStatus {
     /// The same for everybody to see.
     pub(crate) fn state(&self) -> MemberState {
         match self.phase {
+            // Also where a rebalance took everything and gives nothing back.
             Phase::Joining | Phase::Joined if self.held_up.is_some() => MemberState::HeldUp,
             Phase::Joining => MemberState::Joining,
             Phase::Joined => MemberState::Joined,
@@ -84,7 +87,7 @@ fn not_live(
     partitions: &[PartitionLag],
     stuck_after: Duration,
 ) -> Vec<String> {
-    let mut reasons = Vec::new();
+    let mut reasons: Vec<String> = member.broken.iter().map(ToString::to_string).collect();
     match member.phase {
         Phase::Ended => {
             let ended = "the run has ended, nothing is consumed any more";

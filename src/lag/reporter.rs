@@ -96,6 +96,8 @@ pub(crate) struct Reporter {
     end_offset_errors: u64,
     clamped: u64,
     member_stalls: u64,
+    /// Carried on where the board was told of them.
+    failures: u64,
     stalled: bool,
     /// Reused from tick to tick, like those below.
     spare: Option<Arc<LagSnapshot>>,
@@ -116,6 +118,7 @@ impl Reporter {
             end_offset_errors: 0,
             clamped: 0,
             member_stalls: 0,
+            failures: 0,
             stalled: false,
             spare: None,
             stale: Vec::new(),
@@ -127,6 +130,8 @@ impl Reporter {
     /// One tick.
     pub(crate) fn tick(&mut self) {
         self.ticks += 1;
+        self.parts.shared.reported(self.parts.clock.coarse());
+        self.failures = self.parts.shared.board.latest().reporter_failures;
         self.follow();
         self.ask();
         self.watch_member();
@@ -314,6 +319,7 @@ impl Reporter {
         into.end_offset_errors = self.end_offset_errors;
         into.clamped = self.clamped;
         into.member_stalls = self.member_stalls;
+        into.reporter_failures = self.failures;
         into.connection_errors = self.parts.failures.totals();
         let member = self.parts.shared.member(now.coarse);
         into.member = member.state();
@@ -369,7 +375,7 @@ impl ReporterThread {
         reporter.look_again();
         let thread = std::thread::Builder::new()
             .name("keepup-reporter".into())
-            .spawn(move || report(reporter, &stopped))?;
+            .spawn(move || report_or_say_so(reporter, &stopped))?;
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),
@@ -396,6 +402,25 @@ impl Drop for ReporterThread {
     }
 }
 
+/// Reports until it is time to end. A panic, which is a mistake of ours, must not
+/// leave behind numbers that stand still and a health that is good for ever.
+fn report_or_say_so(reporter: Reporter, stopped: &Receiver<()>) {
+    let shared = Arc::clone(&reporter.parts.shared);
+    let events = reporter.parts.events.clone();
+    let reporting = AssertUnwindSafe(|| report(reporter, stopped));
+    let Err(panic) = catch_unwind(reporting) else {
+        return;
+    };
+    let why = format!(
+        "the thread keepup-reporter panicked: {}; lag is not known any more and stuck handlers are \
+         not found, while records are consumed on; start the process again, and please report this",
+        panic_message(panic.as_ref())
+    );
+    shared.reports_no_more();
+    shared.board.distrust(&why);
+    events.warn(why);
+}
+
 fn report(mut reporter: Reporter, stopped: &Receiver<()>) {
     let clock = reporter.parts.clock.clone();
     let rings = reporter.parts.rings.clone();
@@ -414,6 +439,7 @@ fn report(mut reporter: Reporter, stopped: &Receiver<()>) {
         }
     }
     // The last word: what the run ended with.
+    reporter.parts.shared.reports_no_more();
     reporter.look_again();
 }
 

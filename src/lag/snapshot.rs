@@ -57,6 +57,9 @@ pub struct LagSnapshot {
     pub clamped: u64,
     /// Ticks in which the member's loop had not turned for half a session.
     pub member_stalls: u64,
+    /// How often the reporter panicked, or did not look for long: the numbers of
+    /// partitions are left out then, since nobody knows them.
+    pub reporter_failures: u64,
     /// Connections that failed, all but the member's own, which librdkafka makes.
     pub connection_errors: ConnectionErrors,
     /// Whether the process works, and why not.

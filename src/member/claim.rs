@@ -82,6 +82,11 @@ impl Claim {
         Some(now.saturating_duration_since(since))
     }
 
+    /// True from the first refusal until it is granted.
+    pub(crate) fn is_made(&self) -> bool {
+        self.refused_since.is_some()
+    }
+
     /// Nobody asks again.
     pub(crate) fn give_up(&mut self) {
         self.ask_at = None;

@@ -83,6 +83,12 @@ pub(crate) trait Group: Send {
     /// group's own client.
     fn answer_assign(&mut self, partitions: &[TopicPartition]) -> Result<(), String>;
 
+    /// True where a revoke is always followed by an assignment: as long as that
+    /// has not come the rebalance goes on.
+    fn gives_everything_anew(&self) -> bool {
+        false
+    }
+
     /// Lets go of what was revoked. What was stored for it is committed first.
     fn answer_revoke(&mut self, partitions: &[TopicPartition]) -> Result<(), String>;
 

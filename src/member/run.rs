@@ -7,6 +7,7 @@
 //! [`Watch`], [`RestartPolicy`]), and carries out what they said.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use crate::lag::snapshot::WorkerState;
 use crate::member::assignment::{Action, Assignment, Resolve, StartAt};
 use crate::member::claim::{Claim, Refusal};
 use crate::member::group::{Group, GroupEvent, Mark};
+use crate::member::patience::Patience;
 use crate::member::reset::{self, LogRange, Stranded, Verdict, decide};
 use crate::member::zombie::{Change, Watch};
 use crate::record::{AssignmentEpoch, TopicPartition};
@@ -34,7 +36,7 @@ use crate::source::ReadError;
 use crate::worker::completed::{Completed, Ignored};
 use crate::worker::gate::Gate;
 use crate::worker::pool::reader::READER;
-use crate::worker::run::{FromWorker, WorkerExit};
+use crate::worker::run::{FromWorker, WorkerExit, panic_message};
 
 /// The loop turns at least that often: deadlines are that precise.
 const TICK: Duration = Duration::from_millis(50);
@@ -51,6 +53,15 @@ const SPARE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the group has to answer without trouble before it is said to.
 const SETTLED: Duration = Duration::from_secs(1);
+
+/// The reporter looks once a second, and asks no broker for longer. Whoever holds
+/// it up for that long (a recorder of metrics that the program brought) has it say
+/// old numbers for new ones.
+const REPORTER_PATIENCE: Duration = Duration::from_secs(15);
+
+/// So many looks of ours in a row find that. After a sleep of the whole process
+/// everybody is late, and one of us is first.
+const OVERDUE: u32 = 5;
 
 /// How long the client's threads may take to end once the group was left.
 const CLIENT_END: Duration = Duration::from_millis(250);
@@ -145,12 +156,17 @@ pub(crate) fn run(mut parts: Parts) -> Report {
         // Full means that a turn is due already.
         let _ = wake.try_send(());
     }));
-    member.begin(&topics);
-    while member.ladder.rung() != Rung::Closed {
-        member.wait(&ready);
-        member.turn();
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        member.begin(&topics);
+        while member.ladder.rung() != Rung::Closed {
+            member.wait(&ready);
+            member.turn();
+        }
+    }));
+    match ran {
+        Ok(()) => member.end(),
+        Err(panic) => member.broken(&panic_message(panic.as_ref())),
     }
-    member.end()
 }
 
 struct Member {
@@ -169,6 +185,9 @@ struct Member {
     watch: Watch,
     restarts: RestartPolicy,
     claim: Claim,
+    /// How often in a row the reporter was found not to look any more.
+    unreported: u32,
+    patience: Patience,
     /// Workers that are started again later, and when.
     waiting_restarts: BTreeMap<usize, Coarse>,
     /// Start positions that came and were not placed yet.
@@ -200,6 +219,8 @@ impl Member {
             watch: Watch::new(session, parts.clock.coarse()),
             restarts: RestartPolicy::new(parts.settings.restart_budget),
             claim: Claim::new(parts.settings.instance_wait),
+            patience: Patience::default(),
+            unreported: 0,
             waiting_restarts: BTreeMap::new(),
             found: Vec::new(),
             store_at: now,
@@ -224,6 +245,7 @@ impl Member {
 
     fn begin(&mut self, topics: &[(Arc<str>, usize)]) {
         self.events.send(None, EventKind::StartupComplete);
+        self.patience.begin(self.clock.now());
         if let Err(message) = self.group.join() {
             self.ask(StopReason::FatalClientError { message });
         }
@@ -273,6 +295,7 @@ impl Member {
         self.carry_out(actions);
         self.start_waiting_workers();
         self.claim_again(now);
+        self.look_for_a_stuck_rebalance(now);
         self.look_for_recovery(now);
         if !self.starts.is_alive() {
             let message = "the thread keepup-lookup has ended; please report this".to_owned();
@@ -289,6 +312,7 @@ impl Member {
                 self.commit_notes(&unnoted);
             }
             self.show_workers();
+            self.watch_reporter();
         }
         self.look_for_the_end(now);
         let drained = self.threads.running() == 0
@@ -306,6 +330,29 @@ impl Member {
         self.apply(change);
         self.gate.beat(now);
         self.shared.turned(now);
+    }
+
+    /// Says where the reporter hangs: nobody else would, since it is the one who
+    /// tells what hangs.
+    fn watch_reporter(&mut self) {
+        let ago = self.shared.reported_ago(self.clock.coarse());
+        let was_told = self.unreported >= OVERDUE;
+        if ago.is_none_or(|ago| ago < REPORTER_PATIENCE) {
+            self.unreported = 0;
+            if was_told {
+                self.events.warn("the thread keepup-reporter looks again");
+            }
+            return;
+        }
+        self.unreported = self.unreported.saturating_add(1);
+        if self.unreported == OVERDUE {
+            let why = format!(
+                "the thread keepup-reporter has not looked for {REPORTER_PATIENCE:?}: lag is not \
+                 known, and stuck handlers are not found; a recorder of metrics may hold it up"
+            );
+            self.shared.board.distrust(&why);
+            self.events.warn(why);
+        }
     }
 
     fn apply(&mut self, change: Option<Change>) {
@@ -542,7 +589,7 @@ impl Member {
             return;
         }
         self.first_assigned.get_or_insert(self.clock.now());
-        self.claim_is_granted();
+        self.is_taken_in();
         if self.ladder.rung() == Rung::Running {
             self.shared.set_phase(Phase::Joined);
         }
@@ -578,6 +625,9 @@ impl Member {
                         .revoked(partitions, self.clock.now(), &mut actions);
                 }
                 self.carry_out(actions);
+                if lost || self.group.gives_everything_anew() {
+                    self.patience.begin(self.clock.now());
+                }
             }
             GroupEvent::Committed { offsets } => {
                 self.group_answered();
@@ -650,6 +700,7 @@ impl Member {
             return;
         }
         self.shared.set_phase(Phase::Joining);
+        self.patience.begin(self.clock.now());
         let patience = self.settings.instance_wait;
         match self.claim.refused(self.clock.now()) {
             Refusal::First => {
@@ -683,12 +734,41 @@ impl Member {
         }
     }
 
+    /// Says where the group owes an assignment for longer than a rebalance takes.
+    /// A name that another has was told already.
+    fn look_for_a_stuck_rebalance(&mut self, now: Instant) {
+        if self.ladder.rung() != Rung::Running || self.claim.is_made() {
+            return;
+        }
+        let Some(waited) = self.patience.is_over(now) else {
+            return;
+        };
+        let trouble = self.troubles.last().map(|trouble| format!(" ({trouble})"));
+        let why = format!(
+            "the group has given no assignment for {} s: it waits for another member that does \
+             not answer, for as long as that one's max.poll.interval.ms, or its coordinator \
+             cannot be reached{}; this member waits on",
+            waited.as_secs(),
+            trouble.unwrap_or_default()
+        );
+        self.shared.set_held_up(Some(&why));
+        self.events.warn(why);
+    }
+
     /// The group took us in.
-    fn claim_is_granted(&mut self) {
-        if let Some(waited) = self.claim.granted(self.clock.now()) {
-            self.shared.set_held_up(None);
+    fn is_taken_in(&mut self) {
+        let now = self.clock.now();
+        let claimed = self.claim.granted(now);
+        let waited = self.patience.end(now);
+        if let Some(waited) = claimed {
             let told = "the group gave this member its group.instance.id after";
             self.events.warn(format!("{told} {waited:?}"));
+        } else if let Some(waited) = waited {
+            let told = "the group gives assignments again, after";
+            self.events.warn(format!("{told} {} s", waited.as_secs()));
+        }
+        if claimed.or(waited).is_some() {
+            self.shared.set_held_up(None);
         }
     }
 
@@ -1140,6 +1220,7 @@ impl Member {
     }
 }
 
+mod broken;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::lag::snapshot::LagSnapshot;
 use crate::telemetry::exposition;
 use crate::telemetry::facade::Facade;
 #[cfg(feature = "http")]
-use crate::telemetry::http::{Pages, Running, Server};
+use crate::telemetry::http::{Broke, Pages, Running, Server};
 #[cfg(feature = "http")]
 use crate::telemetry::recorder;
 
@@ -109,7 +109,10 @@ impl Services {
             reporter.viewers.push(upkeep());
         }
         #[cfg(feature = "http")]
-        let board = Arc::clone(&reporter.shared.board);
+        let (board, broke) = (
+            Arc::clone(&reporter.shared.board),
+            tells_of_a_panic(&reporter),
+        );
         // Before anybody can ask: a scrape of the first moment finds its look.
         let reporter = ReporterThread::start(reporter)?;
         #[cfg(feature = "http")]
@@ -117,13 +120,14 @@ impl Services {
             None => None,
             Some(server) => {
                 let labels = Arc::clone(&labels);
-                let running = server.start(Pages {
+                let pages = Pages {
                     board,
                     metrics: Box::new(move |snapshot, out| {
                         exposition::render(snapshot, &labels, out);
                         recorder::render_foreign(out);
                     }),
-                })?;
+                };
+                let running = server.start(pages, broke)?;
                 tracing::info!(
                     target: LISTEN,
                     "listening at http://{}/",
@@ -171,6 +175,21 @@ impl Services {
             http.stop(LAST_ANSWERS);
         }
     }
+}
+
+/// Says that nobody answers at the endpoints any more, to those who look
+/// elsewhere. Whoever asks there finds out by itself.
+#[cfg(feature = "http")]
+fn tells_of_a_panic(reporter: &ReporterParts) -> Broke {
+    let (shared, events) = (Arc::clone(&reporter.shared), reporter.events.clone());
+    Box::new(move |panic| {
+        let why = format!(
+            "the thread keepup-http panicked: {panic}; nobody answers at its address any more, \
+             while records are consumed on; start the process again, and please report this"
+        );
+        shared.set_broken(&why);
+        events.warn(why);
+    })
 }
 
 #[cfg(feature = "http")]

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::RwLock;
@@ -59,6 +60,9 @@ impl MemberCounters {
     }
 }
 
+/// For what has not happened yet.
+const NEVER: u64 = u64::MAX;
+
 /// What others may see of a run.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -70,7 +74,11 @@ pub(crate) struct Shared {
     /// Why it does not take part in the group now, where that is known.
     held_up: RwLock<Option<Arc<str>>>,
     stopped_by: RwLock<Option<Arc<StopReason>>>,
+    /// What broke beside the run, and does not come back.
+    broken: RwLock<Vec<Arc<str>>>,
     turned_at: AtomicU64,
+    /// When the reporter looked for the last time.
+    reported_at: AtomicU64,
     pub(crate) counters: MemberCounters,
     pub(crate) board: Arc<Board>,
     bell: Sender<()>,
@@ -89,6 +97,8 @@ impl Shared {
             budget_spent: AtomicBool::new(false),
             held_up: RwLock::default(),
             stopped_by: RwLock::default(),
+            broken: RwLock::default(),
+            reported_at: AtomicU64::new(NEVER),
             turned_at: AtomicU64::new(now.as_millis()),
             counters: MemberCounters::default(),
             board: Arc::default(),
@@ -177,6 +187,30 @@ impl Shared {
         self.ring();
     }
 
+    /// A thread beside the run is gone, though the run goes on: said to whoever
+    /// asks whether the process is live.
+    pub(crate) fn set_broken(&self, what: &str) {
+        self.broken.write().push(Arc::from(what));
+        self.ring();
+    }
+
+    /// The reporter has looked at everything.
+    pub(crate) fn reported(&self, now: Coarse) {
+        self.reported_at.store(now.as_millis(), Ordering::Relaxed);
+    }
+
+    /// The reporter will not look any more, and that was told.
+    pub(crate) fn reports_no_more(&self) {
+        self.reported_at.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// How long ago the reporter looked; `None` before the first time, and where
+    /// it has ended.
+    pub(crate) fn reported_ago(&self, now: Coarse) -> Option<Duration> {
+        let at = self.reported_at.load(Ordering::Relaxed);
+        (at != NEVER).then(|| now.since(Coarse::from_millis(at)))
+    }
+
     /// The member's loop has turned.
     pub(crate) fn turned(&self, now: Coarse) {
         self.turned_at.store(now.as_millis(), Ordering::Relaxed);
@@ -196,6 +230,7 @@ impl Shared {
             budget_spent: self.budget_spent.load(Ordering::Relaxed),
             held_up: self.held_up.read().clone(),
             stopped_by: self.stopped_by.read().clone(),
+            broken: self.broken.read().clone(),
         }
     }
 

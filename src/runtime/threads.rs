@@ -81,9 +81,8 @@ struct WorkerThread {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The worker threads that run, by number. Dropped while some run, which only
-/// happens where the member's thread panics, it tells them to end: nobody would
-/// commit what they do.
+/// The worker threads that run, by number. Dropped while some run, it tells them
+/// to end: nobody would commit what they do.
 pub(crate) struct WorkerThreads {
     common: Common,
     running: BTreeMap<usize, WorkerThread>,
@@ -176,6 +175,13 @@ impl WorkerThreads {
         }
     }
 
+    /// Tells all of them to end, the reader included.
+    pub(crate) fn stop_all(&self) {
+        for thread in self.running.values() {
+            thread.mailbox.stop();
+        }
+    }
+
     pub(crate) fn hand(&self, worker: usize, lanes: Vec<LaneStart>, local: bool) {
         if let Some(thread) = self.running.get(&worker) {
             thread.mailbox.take_lanes(lanes, local);
@@ -232,8 +238,6 @@ impl WorkerThreads {
 
 impl Drop for WorkerThreads {
     fn drop(&mut self) {
-        for worker in self.running.values() {
-            worker.mailbox.stop();
-        }
+        self.stop_all();
     }
 }

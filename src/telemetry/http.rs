@@ -23,6 +23,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -48,6 +49,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::json;
 use crate::lag::LagSnapshot;
 use crate::lag::board::Board;
+use crate::worker::run::panic_message;
 
 /// The page, with `{nonce}` where its style and its script begin.
 const PAGE: &str = include_str!("page.html");
@@ -81,6 +83,9 @@ struct Limits {
     /// Bytes of the last answers of all connections together: what readers who
     /// do not read can make us hold.
     answer_bytes: u64,
+    /// The thread panics with the next connection: what a test plants.
+    #[cfg(test)]
+    panics: bool,
 }
 
 impl Limits {
@@ -90,11 +95,16 @@ impl Limits {
         head_bytes: 8 * 1024,
         lifetime: Duration::from_mins(1),
         answer_bytes: 16 << 20,
+        #[cfg(test)]
+        panics: false,
     };
 }
 
 /// Writes a snapshot's metrics.
 pub(crate) type WriteMetrics = Box<dyn Fn(&LagSnapshot, &mut String) + Send + Sync>;
+
+/// Is told with which words the thread panicked.
+pub(crate) type Broke = Box<dyn FnOnce(&str) + Send>;
 
 /// What the endpoints show.
 pub(crate) struct Pages {
@@ -134,8 +144,9 @@ impl Server {
         self.address
     }
 
-    /// Starts to answer, on the thread `keepup-http`.
-    pub(crate) fn start(self, pages: Pages) -> io::Result<Running> {
+    /// Starts to answer, on the thread `keepup-http`. `broke` is called where that
+    /// panics, which is a mistake of ours.
+    pub(crate) fn start(self, pages: Pages, broke: Broke) -> io::Result<Running> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -155,7 +166,10 @@ impl Server {
                 let _ended: crossbeam_channel::Sender<Infallible> = ended;
                 // Dropped before that, with the connections that are left.
                 let runtime = runtime;
-                serve(&runtime, listener, &router, limits, stopped);
+                let serving = || serve(&runtime, listener, &router, limits, stopped);
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(serving)) {
+                    broke(&panic_message(panic.as_ref()));
+                }
             })?;
         Ok(Running {
             address: self.address,
@@ -228,6 +242,8 @@ fn serve(
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
+                        #[cfg(test)]
+                        assert!(!limits.panics, "planted");
                         places.make_room(limits.connections);
                         let ticket = Ticket::new(&places);
                         let number = ticket.number;

@@ -95,7 +95,7 @@ pub(crate) type ClientCounter = (
 );
 
 /// Of the process: counters, those of one metric together.
-pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 19] = [
+pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 20] = [
     (names::REBALANCES, None, |snapshot| snapshot.rebalances),
     (names::COMMITS, Some((names::RESULT, "ok")), |snapshot| {
         snapshot.commits_ok
@@ -149,6 +149,11 @@ pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 19] = [
         names::REPORTER_ERRORS,
         Some((names::REASON, "member-stalled")),
         |snapshot| snapshot.member_stalls,
+    ),
+    (
+        names::REPORTER_ERRORS,
+        Some((names::REASON, "failed")),
+        |snapshot| snapshot.reporter_failures,
     ),
     (
         names::CONNECTION_ERRORS,

@@ -410,3 +410,37 @@ fn cost_of_a_tick() {
         );
     }
 }
+
+#[test]
+fn a_reporter_that_panics_leaves_no_number_behind_and_a_process_that_says_so() {
+    let mut scene = Scene::new();
+    scene.own(&[0, 1]);
+    scene.reporter.tick();
+    assert_eq!(scene.shared.board.latest().partitions.len(), 2);
+    scene.shared.set_phase(Phase::Joined);
+    scene.brokers.0.lock().meanwhile = Some(Box::new(|| panic!("planted")));
+    let (_stop, stopped) = bounded::<()>(0);
+    let shared = Arc::clone(&scene.shared);
+    // It ticks at once, and ends by that.
+    report_or_say_so(scene.reporter, &stopped);
+    let seen = shared.board.latest();
+    assert!(!seen.health.is_live());
+    let why = &seen.health.not_live[0];
+    assert!(why.contains("keepup-reporter panicked: planted"), "{why}");
+    assert_eq!(seen.partitions, [], "nothing that stands still is shown");
+    assert_eq!(seen.reporter_failures, 1);
+    assert_eq!(shared.reported_ago(scene.clock.coarse()), None);
+}
+
+#[test]
+fn a_thread_that_broke_beside_the_run_is_a_reason_not_to_be_live() {
+    let mut scene = Scene::new();
+    scene.shared.set_phase(Phase::Joined);
+    scene.reporter.tick();
+    assert!(scene.shared.board.latest().health.is_live());
+    scene.shared.set_broken("nobody answers");
+    scene.reporter.look_again();
+    let seen = scene.shared.board.latest();
+    assert_eq!(seen.health.not_live, ["nobody answers"]);
+    assert!(seen.health.is_ready(), "records are consumed all the same");
+}

@@ -75,6 +75,8 @@ struct Script {
     /// A poll does not return before the other end of this is gone.
     holds_poll: Option<Receiver<()>>,
     in_held_poll: bool,
+    /// A poll panics: as a mistake of ours would.
+    poll_panics: bool,
 }
 
 impl Script {
@@ -104,7 +106,9 @@ impl Group for ScriptedGroup {
             let mut script = self.0.lock();
             (script.holds_poll, script.in_held_poll) = (None, false);
         }
-        self.0.lock().says.pop_front()
+        let mut script = self.0.lock();
+        assert!(!script.poll_panics, "a mistake of ours");
+        script.says.pop_front()
     }
 
     // It is polled at every tick.

@@ -23,12 +23,18 @@ fn pages(snapshot: LagSnapshot) -> Pages {
     }
 }
 
+fn not_broken() -> Broke {
+    Box::new(|panic| panic!("it broke: {panic}"))
+}
+
 fn bind() -> Server {
     Server::bind("127.0.0.1:0".parse().expect("an address")).expect("a free port")
 }
 
 fn start(snapshot: LagSnapshot) -> Running {
-    bind().start(pages(snapshot)).expect("it starts")
+    bind()
+        .start(pages(snapshot), not_broken())
+        .expect("it starts")
 }
 
 fn connect(to: &Running) -> TcpStream {
@@ -184,7 +190,7 @@ fn a_head_that_does_not_come_ends_the_connection() {
     let mut server = bind();
     server.limits.head_wait = Duration::from_millis(200);
     let running = server
-        .start(pages(fixture::snapshot("orders", 2)))
+        .start(pages(fixture::snapshot("orders", 2)), not_broken())
         .expect("starts");
     let mut silent = connect(&running);
     let mut slow = connect(&running);
@@ -204,7 +210,7 @@ fn a_reader_that_does_not_read_is_cut_off() {
     let mut pages = pages(fixture::snapshot("orders", 2));
     // More than the system's buffers hold.
     pages.metrics = Box::new(|_, text| *text = "a".repeat(64 << 20));
-    let running = server.start(pages).expect("starts");
+    let running = server.start(pages, not_broken()).expect("starts");
     let mut stream = connect(&running);
     let request = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
     stream.write_all(request).expect("it reads");
@@ -225,7 +231,7 @@ fn answers_that_nobody_reads_do_not_pile_up() {
     server.limits.answer_bytes = 40 << 20;
     let mut pages = pages(fixture::snapshot("orders", 2));
     pages.metrics = Box::new(|_, text| *text = "a".repeat(SIZE));
-    let running = server.start(pages).expect("starts");
+    let running = server.start(pages, not_broken()).expect("starts");
     let mut asked: Vec<_> = (0..6)
         .map(|_| {
             let mut stream = connect(&running);
@@ -283,7 +289,7 @@ fn a_connection_in_use_survives_those_that_only_hold_theirs() {
 fn a_panic_in_an_answer_ends_one_connection() {
     let mut pages = pages(fixture::snapshot("orders", 2));
     pages.metrics = Box::new(|_, _| panic!("on purpose"));
-    let running = bind().start(pages).expect("starts");
+    let running = bind().start(pages, not_broken()).expect("starts");
     assert_eq!(
         exchange(&running, "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"),
         ""
@@ -324,4 +330,22 @@ fn a_port_in_use_is_refused_at_once() {
     let server = bind();
     let error = Server::bind(server.local_addr()).expect_err("it is in use");
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn a_panic_of_the_thread_is_told_and_the_end_waits_for_nobody() {
+    let mut server = bind();
+    server.limits.panics = true;
+    let (told, heard) = bounded(1);
+    let broke: Broke = Box::new(move |panic| told.send(panic.to_owned()).expect("one listens"));
+    let running = server
+        .start(pages(fixture::snapshot("orders", 2)), broke)
+        .expect("starts");
+    let mut stream = connect(&running);
+    assert_eq!(heard.recv_timeout(SOON).as_deref(), Ok("planted"));
+    // Whoever asked is not left waiting.
+    assert!(matches!(rest(&mut stream).as_deref(), Ok("") | Err(_)));
+    let began = Clock::System.now();
+    running.stop(SOON);
+    assert!(Clock::System.now() - began < SOON);
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::lag::snapshot::MemberState;
+use crate::report::WorkerStop;
 
 fn held() -> GroupEvent {
     GroupEvent::InstanceHeld {
@@ -10,6 +11,14 @@ fn held() -> GroupEvent {
 }
 
 impl Scene {
+    /// Waits for the end of a run whose group is not to be had.
+    fn ended_without_the_group(self) -> Report {
+        self.wait_while_time_passes("the end", Duration::from_millis(100), || {
+            self.member.is_finished()
+        });
+        self.member.join().unwrap()
+    }
+
     fn joins(&self) -> usize {
         self.group.0.lock().joins
     }
@@ -111,4 +120,142 @@ fn s40_a_stop_ends_the_wait_for_an_instance_id() {
     assert_eq!(report.reason, StopReason::StopCalled);
     assert!(clock.now() - began < STOP_DEADLINE, "{report:?}");
     assert_eq!(group.0.lock().joins, joins, "nothing is tried any more");
+}
+
+#[test]
+fn a_panic_of_the_loop_ends_the_run_typed_with_its_workers_after_the_record_in_hand() {
+    let tally = Tally::default();
+    tally.holds.lock().insert((0, 4));
+    let scene = Scene::begin_with(2, tally);
+    scene.wait_for("the record in hand", || scene.handled(0).last() == Some(&4));
+    scene.wait_for_store(1, 10);
+    let (mut reporter, _) = scene.reporter(Duration::from_mins(5));
+    scene.group.0.lock().poll_panics = true;
+    scene.wait_for("the end to be seen", || {
+        let now = scene.clock.coarse();
+        scene.shared.member(now).phase == Phase::Stopping
+    });
+    reporter.look_again();
+    let seen = scene.shared.board.latest();
+    assert_eq!(seen.member, MemberState::Stopping);
+    assert_eq!(seen.stop_reason, Some("fatal-client-error"));
+    let why = seen.health.not_ready.clone().unwrap();
+    assert!(why.contains("a mistake of ours"), "{why}");
+    let stored = scene.did().len();
+    scene.permits.send(()).unwrap();
+    let (told, shared, group) = (
+        Arc::clone(&scene.told),
+        Arc::clone(&scene.shared),
+        scene.group.clone(),
+    );
+    let tally = scene.tally.clone();
+    let report = scene.ended_without_the_group();
+    let message = message_of(&report);
+    assert!(message.contains("the member's thread panicked: a mistake of ours"));
+    assert_eq!(report.exit_code(), 1);
+    assert!(!report.left_group, "the client is not touched any more");
+    assert_eq!(report.abandoned, [0; 0]);
+    assert_eq!(
+        (report.records, report.workers.len()),
+        (15, 2),
+        "{report:?}"
+    );
+    let why = WorkerStop::RunStopped(Box::new(report.reason.clone()));
+    assert!(report.workers.iter().all(|worker| worker.reason == why));
+    assert_eq!(tally.handled.lock().len(), 15, "none was begun any more");
+    assert_eq!(
+        group.0.lock().did.len(),
+        stored,
+        "nothing was stored any more"
+    );
+    let is_last = |kind: &EventKind| matches!(kind, EventKind::ShutdownComplete { .. });
+    assert!(told.lock().last().is_some_and(is_last), "{:?}", told.lock());
+    reporter.look_again();
+    let seen = shared.board.latest();
+    assert_eq!(seen.member, MemberState::Stopped);
+    let why = &seen.health.not_live;
+    assert!(why[0].contains("a mistake of ours"), "{why:?}");
+}
+
+#[test]
+fn a_panic_of_the_loop_waits_for_no_handler_beyond_the_stop_deadline() {
+    let tally = Tally::default();
+    tally.holds.lock().insert((0, 4));
+    let scene = Scene::begin_with(1, tally);
+    scene.wait_for("the record in hand", || scene.handled(0).last() == Some(&4));
+    scene.group.0.lock().poll_panics = true;
+    let permits = scene.permits.clone();
+    let report = scene.ended_without_the_group();
+    assert_eq!(report.abandoned, [0], "{report:?}");
+    assert!(report.stop_took >= STOP_DEADLINE, "{report:?}");
+    assert_eq!(
+        report.left_uncommitted, 5,
+        "four that were not committed, one in hand"
+    );
+    permits.send(()).unwrap();
+}
+
+#[test]
+fn a_group_that_gives_nothing_for_long_is_told_with_what_is_known_and_the_run_waits_on() {
+    let scene = Scene::begin(1);
+    scene.wait_for_store(0, 10);
+    scene.group.0.lock().is_lost = true;
+    scene.revokes(&[0], true);
+    scene.wait_for("the loss", || scene.revokes_answered() == 1);
+    scene.says(GroupEvent::Trouble {
+        message: "no coordinator".into(),
+    });
+    let (mut reporter, _) = scene.reporter(Duration::from_mins(5));
+    let step = Duration::from_secs(1);
+    scene.wait_while_time_passes("the wait to be told", step, || {
+        scene.told("has given no assignment for") == 1
+    });
+    reporter.tick();
+    let seen = scene.shared.board.latest();
+    assert_eq!(seen.member, MemberState::HeldUp);
+    assert!(
+        seen.health.is_live(),
+        "a restart mends nothing: {:?}",
+        seen.health
+    );
+    let why = seen.health.not_ready.clone().unwrap();
+    assert!(why.contains("(no coordinator)"), "{why}");
+    scene.clock.advance(Duration::from_mins(4));
+    assert!(!scene.member.is_finished(), "it waits on");
+    scene.says(GroupEvent::Assigned(vec![tp(0)]));
+    scene.wait_for("the end of the wait to be told", || {
+        scene.told("gives assignments again") == 1
+    });
+    reporter.tick();
+    assert_eq!(scene.shared.board.latest().member, MemberState::Joined);
+    assert_eq!(scene.told("has given no assignment for"), 1, "once");
+    assert_eq!(scene.end().exit_code(), 0);
+}
+
+#[test]
+fn a_reporter_that_hangs_is_told_by_the_member_and_comes_back() {
+    let scene = Scene::begin(1);
+    scene.wait_for_store(0, 10);
+    let (mut reporter, _) = scene.reporter(Duration::from_mins(5));
+    reporter.tick();
+    let before = scene.shared.board.latest();
+    assert!(before.health.is_live() && before.partitions.len() == 1);
+    let step = Duration::from_secs(1);
+    scene.wait_while_time_passes("the member to tell", step, || {
+        scene.told("keepup-reporter has not looked") == 1
+    });
+    let seen = scene.shared.board.latest();
+    assert!(
+        seen.health.not_live[0].contains("has not looked"),
+        "{seen:?}"
+    );
+    assert_eq!(seen.partitions, [], "nothing that stands still is shown");
+    reporter.tick();
+    scene.wait_while_time_passes("the member to see", Duration::from_millis(50), || {
+        scene.told("keepup-reporter looks again") == 1
+    });
+    let seen = scene.shared.board.latest();
+    assert!(seen.health.is_live() && seen.partitions.len() == 1);
+    assert_eq!(seen.reporter_failures, 1, "counted");
+    assert_eq!(scene.end().exit_code(), 0);
 }
