@@ -45,6 +45,7 @@ pub(crate) enum Command {
         Examples:\n  \
         keepup demo\n  \
         keepup demo --workers 2 --seconds 40     two workers for six partitions fall behind\n  \
+        keepup demo --chaos                      lag rises with every fault, and falls again\n  \
         keepup demo --json")]
     Demo(DemoArgs),
     /// Run a consumer group with a built-in handler
@@ -282,6 +283,15 @@ pub(crate) struct DemoArgs {
     /// [default: 127.0.0.1:9464, or a free port where that is taken]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Option<String>,
+
+    /// Break things while it runs: handlers panic, fail and hang, partitions are paused, workers
+    /// and a second member come and go, the broker is away
+    #[arg(long)]
+    pub(crate) chaos: bool,
+
+    /// What is broken when: the same number breaks the same again [default: by chance]
+    #[arg(long, value_name = "N", requires = "chaos")]
+    pub(crate) seed: Option<String>,
 }
 
 static VERSION: LazyLock<String> = LazyLock::new(|| keepup::build_info().to_string());

@@ -6,6 +6,8 @@
 //! the workers manage for a while, so that lag rises and falls; then everything
 //! is drained, and what was produced is compared with what was handled.
 
+mod breaker;
+mod chaos;
 mod handler;
 mod load;
 mod screen;
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select};
 use keepup::testing::{EmbeddedCluster, EmbeddedProducer, ProduceError};
-use keepup::{Handle, Report};
+use keepup::{Event, Handle, Report};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
@@ -29,6 +31,8 @@ use crate::output;
 use crate::plan::{DemoListen, DemoPlan, OutputPlan};
 use crate::report::{self, grouped, plural};
 use crate::time;
+use breaker::Breaker;
+use chaos::{Done, Plan, Traps};
 use handler::SlowHandler;
 use load::{Load, LoadReport, Sent};
 use screen::Screen;
@@ -63,9 +67,32 @@ pub(crate) fn demo(plan: &DemoPlan, how: OutputPlan) -> Result<Ending, Failure> 
     cluster.create_topic(TOPIC, plan.partitions.cast_signed())?;
     let tally = Arc::new(Tally::new(plan.partitions));
     let cost = cost(plan.load());
-    let handle = group(plan, &cluster, &tally, cost)?;
+    let traps = plan.chaos.map(|_| Arc::new(Traps::new(plan.partitions)));
+    let founder = Founder {
+        plan,
+        cluster: &cluster,
+        tally: Arc::clone(&tally),
+        cost,
+        traps: traps.clone(),
+    };
+    let (tells, said) = breaker::lines();
+    let handle = founder.group(tells)?;
+    let breaker = plan.chaos.zip(traps).map(|(seed, traps)| Breaker {
+        seed,
+        plan: Plan::draw(seed, plan.length, plan.partitions),
+        traps,
+        said,
+        cluster: &cluster,
+        workers: plan.workers,
+        invite: Box::new(|| founder.group_at(None, |_| ())),
+        done: Done::default(),
+        guests: Vec::new(),
+        leaving: Vec::new(),
+        restarts: 0,
+    });
     let mut stage = Stage {
         handle,
+        breaker,
         screen: Screen::new(plan.partitions, how.quiet || how.json),
         tally,
         interrupts,
@@ -73,6 +100,7 @@ pub(crate) fn demo(plan: &DemoPlan, how: OutputPlan) -> Result<Ending, Failure> 
         began: time::now(),
         max_lag: 0,
         lag: 0,
+        owned: 0,
         workers: 0,
     };
     let page = stage.handle.listens_at();
@@ -82,9 +110,11 @@ pub(crate) fn demo(plan: &DemoPlan, how: OutputPlan) -> Result<Ending, Failure> 
     }
     stage.began = time::now();
     let load = LoadThread::start(plan.load(), cluster.producer()?, &stage.tally)?;
-    stage.watch_load(&load, plan.length);
+    let watched = stage.watch_load(&load, plan.length);
+    let mended = stage.mend();
     let sent = load.finish()?;
-    stage.drain(plan, cost);
+    watched.and(mended)?;
+    stage.drain(plan, cost)?;
     stage.conclude(plan, &sent, how)
 }
 
@@ -103,13 +133,16 @@ fn introduction(plan: &DemoPlan, cost: Duration, page: Option<SocketAddr>) -> St
     format!(
         "{page}A cluster in this process, a topic with {} {}, {} {} per second in waves.\n\
          A record keeps its worker busy for {} µs: a worker manages {} of them per second.\n\
-         The group joins, which takes about three seconds.\n",
+         The group joins, which takes about three seconds.\n{}",
         plan.partitions,
         plural(u64::from(plan.partitions), "partition", "partitions"),
         grouped(u64::from(plan.rate)),
         plural(u64::from(plan.rate), "record", "records"),
         grouped(u64::try_from(cost.as_micros()).unwrap_or(u64::MAX)),
         grouped(per_second(cost)),
+        plan.chaos.map_or_else(String::new, |seed| format!(
+            "Then things are broken on purpose, as seed {seed} says (--seed {seed} does it again).\n"
+        )),
     )
 }
 
@@ -172,50 +205,66 @@ impl Interrupts {
     }
 }
 
-/// Starts the group with its page: at a free port where nobody asked for one
-/// and the usual one is taken, so that a second demo works like the first.
-fn group(
-    plan: &DemoPlan,
-    cluster: &EmbeddedCluster,
-    tally: &Arc<Tally>,
+/// Starts the members of the group.
+struct Founder<'a> {
+    plan: &'a DemoPlan,
+    cluster: &'a EmbeddedCluster,
+    tally: Arc<Tally>,
     cost: Duration,
-) -> Result<Handle, keepup::Error> {
-    let at = |listen| group_at(listen, plan, cluster, tally, cost);
-    match plan.listen {
-        DemoListen::Off => at(None),
-        DemoListen::At(address) => at(Some(address)),
-        DemoListen::Preferably(address) => match at(Some(address)) {
-            Err(keepup::Error::Listen { .. }) => at(Some(SocketAddr::new(address.ip(), 0))),
-            started => started,
-        },
-    }
+    traps: Option<Arc<Traps>>,
 }
 
-/// Starts the group: what a user of the library would write.
-fn group_at(
-    listen: Option<SocketAddr>,
-    plan: &DemoPlan,
-    cluster: &EmbeddedCluster,
-    tally: &Arc<Tally>,
-    cost: Duration,
-) -> Result<Handle, keepup::Error> {
-    let mut builder = keepup::builder(cluster.bootstrap(), GROUP)
-        .topic(TOPIC)
-        .workers(plan.workers)
-        .contact_timeout(plan.timeout);
-    if let Some(address) = listen {
-        builder = builder.listen(address);
+/// With things that are broken on purpose, workers are replaced more often than
+/// anybody should let pass elsewhere.
+const CHAOS_BUDGET: u32 = 10_000;
+
+impl Founder<'_> {
+    /// Starts the group with its page: at a free port where nobody asked for one
+    /// and the usual one is taken, so that a second demo works like the first.
+    fn group(
+        &self,
+        tells: impl FnMut(&Event) + Clone + Send + 'static,
+    ) -> Result<Handle, keepup::Error> {
+        let at = |listen| self.group_at(listen, tells.clone());
+        match self.plan.listen {
+            DemoListen::Off => at(None),
+            DemoListen::At(address) => at(Some(address)),
+            DemoListen::Preferably(address) => match at(Some(address)) {
+                Err(keepup::Error::Listen { .. }) => at(Some(SocketAddr::new(address.ip(), 0))),
+                started => started,
+            },
+        }
     }
-    for (name, value) in &plan.properties {
-        builder = builder.property(name, value);
+
+    /// Starts a member: what a user of the library would write.
+    fn group_at(
+        &self,
+        listen: Option<SocketAddr>,
+        tells: impl FnMut(&Event) + Send + 'static,
+    ) -> Result<Handle, keepup::Error> {
+        let mut builder = keepup::builder(self.cluster.bootstrap(), GROUP)
+            .topic(TOPIC)
+            .workers(self.plan.workers)
+            .contact_timeout(self.plan.timeout);
+        if let Some(address) = listen {
+            builder = builder.listen(address);
+        }
+        if self.traps.is_some() {
+            builder = builder.on_event(tells).restart_budget(CHAOS_BUDGET);
+        }
+        for (name, value) in &self.plan.properties {
+            builder = builder.property(name, value);
+        }
+        let (tally, traps, cost) = (Arc::clone(&self.tally), self.traps.clone(), self.cost);
+        builder.start(move |_worker| SlowHandler::new(Arc::clone(&tally), cost, traps.clone()))
     }
-    let tally = Arc::clone(tally);
-    builder.start(move |_worker| SlowHandler::new(Arc::clone(&tally), cost))
 }
 
 /// What the main thread looks after while the group and the load run.
-struct Stage {
+struct Stage<'a> {
     handle: Handle,
+    /// Where things are broken on purpose.
+    breaker: Option<Breaker<'a>>,
     screen: Screen,
     tally: Arc<Tally>,
     interrupts: Interrupts,
@@ -225,11 +274,13 @@ struct Stage {
     max_lag: u64,
     /// As of the last look.
     lag: u64,
+    /// How many partitions some member had then.
+    owned: usize,
     /// The most that ran at a time.
     workers: usize,
 }
 
-impl Stage {
+impl Stage<'_> {
     fn elapsed(&self) -> Duration {
         time::now().saturating_duration_since(self.began)
     }
@@ -280,7 +331,9 @@ impl Stage {
     fn look(&mut self, status: &str) {
         // During the drain the first interrupt changes nothing, but it counts.
         self.interrupts.came();
-        let views = self.handle.partitions();
+        let mut views = self.handle.partitions();
+        views.extend(self.breaker.iter().flat_map(Breaker::views));
+        self.owned = views.len();
         let lag = views
             .iter()
             .filter_map(keepup::PartitionView::records_lag)
@@ -292,8 +345,9 @@ impl Stage {
         self.screen.see(&views, &self.handle.lag(), elapsed, status);
     }
 
-    fn watch_load(&mut self, load: &LoadThread, length: Duration) {
+    fn watch_load(&mut self, load: &LoadThread, length: Duration) -> Result<(), Failure> {
         while !self.is_over() {
+            self.break_things()?;
             let status = format!(
                 "load: {:.1} of {:.1} s",
                 self.elapsed().min(length).as_secs_f64(),
@@ -301,23 +355,53 @@ impl Stage {
             );
             self.look(&status);
             select! {
-                recv(load.done) -> _ => return,
+                recv(load.done) -> _ => return Ok(()),
                 recv(self.ticks) -> _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Does what the plan of the chaos says now, if there is one.
+    fn break_things(&mut self) -> Result<(), Failure> {
+        let elapsed = self.elapsed();
+        if let Some(breaker) = &mut self.breaker {
+            let lines = breaker.turn(elapsed, &self.handle)?;
+            self.note(&lines);
+        }
+        Ok(())
+    }
+
+    /// The load is over: so is the chaos.
+    fn mend(&mut self) -> Result<(), Failure> {
+        if let Some(breaker) = &mut self.breaker {
+            let lines = breaker.mend(&self.handle)?;
+            self.note(&lines);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, lines: &[String]) {
+        let elapsed = self.elapsed();
+        for line in lines {
+            self.screen.note(elapsed, line);
         }
     }
 
     /// Waits until every record that was sent was handled, or until that takes
     /// more than twice as long as the workers need.
-    fn drain(&mut self, plan: &DemoPlan, cost: Duration) {
+    fn drain(&mut self, plan: &DemoPlan, cost: Duration) -> Result<(), Failure> {
         let readers = self.workers.clamp(1, plan.partitions as usize) as u64;
         let left = self.tally.sums().outstanding();
         let needed = cost.mul_f64(rounded_up(left, readers));
-        let deadline = time::now() + Duration::from_secs(10) + needed * 2;
+        let rebalance = self.breaker.as_ref().map_or(Duration::ZERO, |_| JOIN);
+        let deadline = time::now() + Duration::from_secs(10) + needed * 2 + rebalance;
         while !self.handle.has_ended() && time::now() < deadline {
+            self.break_things()?;
             let left = self.tally.sums().outstanding();
             self.look(&format!("drain: {} records to go", grouped(left)));
-            if left == 0 {
+            // What a second member had may be on its way back.
+            if left == 0 && self.owned == plan.partitions as usize {
                 break;
             }
             self.wait();
@@ -332,6 +416,7 @@ impl Stage {
             ),
         };
         self.screen.finish(elapsed, &status);
+        Ok(())
     }
 
     /// Stops the group and compares.
@@ -342,6 +427,7 @@ impl Stage {
         how: OutputPlan,
     ) -> Result<Ending, Failure> {
         self.handle.stop();
+        let chaos = self.breaker.map(Breaker::conclude).transpose()?;
         let report = self.handle.wait();
         let sums = self.tally.sums();
         let summary = Summary {
@@ -353,9 +439,10 @@ impl Stage {
             handled: sums.handled,
             lost: sums.outstanding(),
             duplicates: sums.duplicates,
-            restarts: restarts(&report),
+            restarts: restarts(&report) + chaos.map_or(0, |(_, restarts)| restarts),
             max_lag: self.max_lag,
             lag: self.lag,
+            chaos: chaos.map(|(chaos, _)| chaos),
         };
         output::print(&if how.json {
             summary.json()

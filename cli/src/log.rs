@@ -19,6 +19,8 @@ const ADDRESS: &str = "keepup::listen";
 pub(crate) fn start(plan: OutputPlan, command: &Command) {
     let level = match (plan.quiet, plan.verbose) {
         (true, _) => LevelFilter::ERROR,
+        // It tells by itself what it broke, and what was said of it.
+        (false, 0) if matches!(command, Command::Demo(demo) if demo.chaos) => LevelFilter::ERROR,
         (false, 0) => LevelFilter::WARN,
         (false, 1) => LevelFilter::INFO,
         (false, _) => LevelFilter::DEBUG,

@@ -49,6 +49,8 @@ pub(crate) struct DemoPlan {
     pub(crate) listen: DemoListen,
     pub(crate) timeout: Duration,
     pub(crate) properties: BTreeMap<String, String>,
+    /// The seed of what is broken, where things are.
+    pub(crate) chaos: Option<u64>,
 }
 
 /// Where the demo's page is.
@@ -201,6 +203,9 @@ pub(crate) fn demo(cluster: &ClusterArgs, args: &DemoArgs) -> Result<DemoPlan, V
         None => DemoListen::DEFAULT,
         given => reader.listen(given).map_or(DemoListen::Off, DemoListen::At),
     };
+    let seed = args.seed.as_deref().map(|seed| reader.seed(seed));
+    // Short enough to be typed again.
+    let seed = seed.unwrap_or_else(|| fastrand::u64(1..1_000_000));
     reader.library(&settings);
     reader.finish(DemoPlan {
         workers: settings.workers,
@@ -210,6 +215,7 @@ pub(crate) fn demo(cluster: &ClusterArgs, args: &DemoArgs) -> Result<DemoPlan, V
         listen,
         timeout: settings.contact_timeout,
         properties: settings.properties,
+        chaos: args.chaos.then_some(seed),
     })
 }
 
@@ -314,6 +320,14 @@ impl Reader {
             );
             self.wrong(setting, text, &rule, "give one in that range");
             *range.start()
+        })
+    }
+
+    fn seed(&mut self, text: &str) -> u64 {
+        text.parse().unwrap_or_else(|_| {
+            let rule = format!("a seed is a whole number from 0 to {}", u64::MAX);
+            self.wrong("seed", text, &rule, "give the one that was printed");
+            0
         })
     }
 

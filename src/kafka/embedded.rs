@@ -30,6 +30,9 @@ use crate::error::Error;
 /// How many records a producer holds before [`ProduceError::QueueFull`].
 const QUEUE_RECORDS: u32 = 100_000;
 
+/// librdkafka's number for all brokers of its mock cluster.
+const ALL_BROKERS: i32 = -1;
+
 /// How long a producer collects records for one batch.
 const LINGER_MS: u32 = 5;
 
@@ -92,6 +95,22 @@ impl EmbeddedCluster {
     pub fn create_topic(&self, name: &str, partitions: i32) -> Result<(), Error> {
         with_cluster(&self.host, |cluster| {
             cluster.create_topic(name, partitions, i32::from(self.brokers))
+        })
+    }
+
+    /// Breaks every connection and takes no more of them, or takes them again.
+    /// What the cluster knows stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Client`] where the cluster is not to be had.
+    pub fn set_reachable(&self, reachable: bool) -> Result<(), Error> {
+        with_cluster(&self.host, |cluster| {
+            if reachable {
+                cluster.broker_up(ALL_BROKERS)
+            } else {
+                cluster.broker_down(ALL_BROKERS)
+            }
         })
     }
 

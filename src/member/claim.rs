@@ -98,7 +98,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_mins(1);
 
     /// Refuses until it is over; the moments of the attempts, from the first refusal.
     fn refuse_all_the_time(claim: &mut Claim) -> (Vec<Duration>, Duration) {

@@ -6,11 +6,13 @@
 //! so the handler keeps account of how long it should have been busy and sleeps
 //! when it is a few milliseconds behind.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keepup::{Handler, Outcome, Record};
 
+use super::chaos::{Trap, Traps};
 use super::tally::{Payload, Tally};
 use crate::time;
 
@@ -23,20 +25,32 @@ pub(super) struct SlowHandler {
     /// How long a record keeps a worker busy.
     cost: Duration,
     busy_until: Instant,
+    /// What breaks it, where things are broken on purpose.
+    traps: Option<Arc<Traps>>,
 }
 
 impl SlowHandler {
-    pub(super) fn new(tally: Arc<Tally>, cost: Duration) -> Self {
+    pub(super) fn new(tally: Arc<Tally>, cost: Duration, traps: Option<Arc<Traps>>) -> Self {
         Self {
             tally,
             cost,
             busy_until: time::now(),
+            traps,
         }
     }
 }
 
 impl Handler for SlowHandler {
     fn handle(&mut self, record: &Record<'_>) -> Outcome {
+        // Before the record is ticked off: what fails here was not handled.
+        let traps = self.traps.as_deref();
+        match traps.and_then(|traps| traps.spring(record.partition())) {
+            None => {}
+            // Nothing of it goes to the screen, as it would by the macro.
+            Some(Trap::Panic) => resume_unwind(Box::new("chaos".to_owned())),
+            Some(Trap::Fail) => return Outcome::retry("chaos"),
+            Some(Trap::Hang(time)) => time::sleep_in_handler(time),
+        }
         let payload = record.value().and_then(Payload::from_bytes);
         let ticked = payload.is_some_and(|payload| {
             payload.partition.cast_signed() == record.partition() && self.tally.tick(payload)

@@ -256,6 +256,30 @@ impl Screen {
         }
     }
 
+    /// Says what happened, in a line above the table.
+    pub(super) fn note(&mut self, elapsed: Duration, what: &str) {
+        let line = format!("{:>5.1} s  {what}\n", elapsed.as_secs_f64());
+        match self.target {
+            Target::Nowhere => {}
+            Target::Lines => say(&line),
+            Target::Terminal => {
+                let erase = self.erase();
+                say(&format!("{erase}{line}"));
+                // The table is drawn below with the next look.
+                (self.drawn_lines, self.shown_at) = (0, None);
+            }
+        }
+    }
+
+    /// Back to the table's first line; everything below goes.
+    fn erase(&self) -> String {
+        if self.drawn_lines > 0 {
+            format!("\x1b[{}A\r\x1b[J", self.drawn_lines)
+        } else {
+            String::new()
+        }
+    }
+
     /// Takes a look at the partitions, `elapsed` into the demo, and shows them
     /// if it is time to.
     pub(super) fn see(
@@ -320,11 +344,7 @@ impl Screen {
                         (usize::from(width), usize::from(height))
                     });
                 let table = self.table(width, height, status);
-                let mut text = String::new();
-                if self.drawn_lines > 0 {
-                    // Back to the table's first line; everything below goes.
-                    let _ = write!(text, "\x1b[{}A\r\x1b[J", self.drawn_lines);
-                }
+                let mut text = self.erase();
                 text.push_str(&table);
                 self.drawn_lines = table.lines().count();
                 say(&text);

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use super::chaos::Done;
 use crate::report::{grouped, plural};
 
 /// The line that `demo --json` prints.
@@ -20,6 +21,17 @@ pub(super) struct Summary {
     pub(super) restarts: u32,
     pub(super) max_lag: u64,
     pub(super) lag: u64,
+    /// Only with `--chaos`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) chaos: Option<Chaos>,
+}
+
+/// What was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Chaos {
+    pub(super) seed: u64,
+    #[serde(flatten)]
+    pub(super) done: Done,
 }
 
 impl Summary {
@@ -50,6 +62,10 @@ impl Summary {
             ("lag at the end", self.lag),
         ] {
             let _ = writeln!(text, "  {what:<16}{:>12}", grouped(number));
+        }
+        if let Some(Chaos { seed, done }) = &self.chaos {
+            let _ = writeln!(text, "\nchaos: {}", done.text());
+            let _ = writeln!(text, "the same again: keepup demo --chaos --seed {seed}");
         }
         text.push('\n');
         text.push_str(&self.verdict());
@@ -96,6 +112,7 @@ mod tests {
             restarts: 0,
             max_lag: 5_200,
             lag: 0,
+            chaos: None,
         }
     }
 
@@ -107,6 +124,31 @@ mod tests {
              \"produced\":400000,\"handled\":400000,\"lost\":0,\"duplicates\":0,\"restarts\":0,\
              \"max_lag\":5200,\"lag\":0}\n"
         );
+    }
+
+    #[test]
+    fn what_was_broken_is_told_with_the_seed_that_does_it_again() {
+        let chaos = Summary {
+            restarts: 2,
+            chaos: Some(Chaos {
+                seed: 42,
+                done: Done {
+                    panics: 2,
+                    pauses: 1,
+                    ..Done::default()
+                },
+            }),
+            ..summary()
+        };
+        assert!(
+            chaos.json().ends_with(
+                ",\"lag\":0,\"chaos\":{\"seed\":42,\"panics\":2,\"failures\":0,\"hangs\":0,\
+                 \"pauses\":1,\"fewer_workers\":0,\"joins\":0,\"broker_away\":0}}\n"
+            ),
+            "{}",
+            chaos.json()
+        );
+        insta::assert_snapshot!("chaos", chaos.text());
     }
 
     #[test]
