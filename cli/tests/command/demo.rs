@@ -96,3 +96,96 @@ fn without_a_terminal_the_demo_prints_lines_and_a_verdict() {
         "{stdout}"
     );
 }
+
+#[test]
+fn a_demo_in_which_things_are_broken_loses_nothing_and_says_what_was_done() {
+    let arguments = [
+        "demo",
+        "--chaos",
+        "--seed",
+        "5",
+        "--seconds",
+        "12",
+        "--rate",
+        "3000",
+        "--partitions",
+        "3",
+        "--listen",
+        "off",
+        "--json",
+    ];
+    let (stdout, stderr, code) = output(&arguments);
+    assert_eq!((stderr.as_str(), code), ("", 0));
+    let summary: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(summary["lost"], 0, "{summary}");
+    assert_eq!(summary["produced"], summary["handled"], "{summary}");
+    assert_eq!(summary["lag"], 0, "it fell again: {summary}");
+    assert!(
+        summary["max_lag"].as_u64().unwrap() > 1_000,
+        "it rose: {summary}"
+    );
+    let chaos = &summary["chaos"];
+    assert_eq!(chaos["seed"], 5, "{summary}");
+    for what in [
+        "panics",
+        "failures",
+        "hangs",
+        "pauses",
+        "fewer_workers",
+        "broker_away",
+    ] {
+        assert!(chaos[what].as_u64().unwrap() > 0, "{what}: {summary}");
+    }
+    // Each panic costs its worker, and nothing else does.
+    assert_eq!(summary["restarts"], chaos["panics"], "{summary}");
+}
+
+#[test]
+fn a_demo_in_which_things_are_broken_tells_each_of_them_and_the_seed() {
+    let (stdout, stderr, code) = output(&[
+        "demo",
+        "--chaos",
+        "--seconds",
+        "2",
+        "--rate",
+        "500",
+        "--partitions",
+        "2",
+        "--listen",
+        "off",
+    ]);
+    assert_eq!(code, 0, "{stderr}");
+    let seed = stdout
+        .split("keepup demo --chaos --seed ")
+        .nth(1)
+        .and_then(|rest| rest.lines().next())
+        .unwrap();
+    assert!(seed.parse::<u64>().is_ok(), "{stdout}");
+    assert!(
+        stderr.contains(&format!("(--seed {seed} does it again)")),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains("s  chaos: a handler panics at a record of partition "),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains("reason=handler-panicked (chaos)"),
+        "{stderr}"
+    );
+    assert!(
+        !stderr.contains("panicked at"),
+        "not as if the demo broke: {stderr}"
+    );
+    assert!(stdout.contains("\nnothing lost: "), "{stdout}");
+}
+
+#[test]
+fn a_seed_is_a_number_and_means_nothing_without_chaos() {
+    let (_, stderr, code) = output(&["demo", "--chaos", "--seed", "x"]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("seed = \"x\""), "{stderr}");
+    let (_, stderr, code) = output(&["demo", "--seed", "1"]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("--chaos"), "{stderr}");
+}
