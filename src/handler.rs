@@ -128,7 +128,9 @@ impl<T: IntoOutcome, E: fmt::Display> IntoOutcome for Result<T, E> {
 
 /// Handles one record at a time, in the order of its partition.
 ///
-/// Every method runs on the worker's own thread; a panic in
+/// Every method runs on the worker's own thread,
+/// [`handle`](Handler::handle) in a `tracing` span of the record where a
+/// subscriber wants it (see [`TraceContext`](crate::TraceContext)); a panic in
 /// [`handle`](Handler::handle) counts as a failed record (it is retried, in a
 /// new worker), a panic in a hook ends the run with
 /// [`StopReason::HookPanicked`](crate::StopReason::HookPanicked).

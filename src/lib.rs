@@ -40,6 +40,7 @@ mod source;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod trace;
 mod worker;
 
 pub use build_info::{BuildInfo, build_info};
@@ -60,6 +61,7 @@ pub use lag::{
 pub use record::{Header, Headers, Record, TopicPartition};
 pub use report::{Report, StopReason, WorkerReport, WorkerStop};
 pub use runtime::{Handle, LagUpdates, PartitionView};
+pub use trace::TraceContext;
 
 /// Counts what the tests allocate, for those that say how much that may be.
 #[cfg(test)]

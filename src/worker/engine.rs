@@ -14,7 +14,8 @@ use crate::clock::{Clock, Coarse};
 use crate::config::Order;
 use crate::error::Problem;
 use crate::handler::{BatchHandler, Handler, Outcome, Records, WorkerInfo};
-use crate::record::{Batch, TopicPartition};
+use crate::record::{Batch, Record, TopicPartition};
+use crate::trace;
 use crate::worker::gate::Gate;
 use crate::worker::mailbox::Mailbox;
 use crate::worker::pool::seat::Seat;
@@ -235,9 +236,30 @@ pub(crate) trait RecordEngine {
 
 struct RecordLoop<H>(H);
 
+impl<H: Handler> RecordLoop<H> {
+    /// Handles a record inside of a span: apart from the loop, which stays as
+    /// short as it is where nobody wants one.
+    #[cold]
+    #[inline(never)]
+    fn handle_in_span(&mut self, record: &Record<'_>) -> Outcome {
+        let _entered = trace::span_of(record).entered();
+        self.0.handle(record)
+    }
+
+    #[inline]
+    fn handle(&mut self, record: &Record<'_>, is_traced: bool) -> Outcome {
+        if is_traced {
+            self.handle_in_span(record)
+        } else {
+            self.0.handle(record)
+        }
+    }
+}
+
 impl<H: Handler> RecordEngine for RecordLoop<H> {
     fn turn(&mut self, batch: &mut Batch, turn: &Turn<'_>) -> TurnEnd {
         let first = batch.cursor;
+        let is_traced = trace::is_wanted();
         let mut watch = Stopwatch::start(turn.clock, &turn.tracker.times, first);
         let allowed = first.saturating_add(turn.allowed);
         let mut look_at = first;
@@ -266,7 +288,7 @@ impl<H: Handler> RecordEngine for RecordLoop<H> {
                 break;
             };
             turn.tracker.handed_over(offset, timestamp);
-            match self.0.handle(&record) {
+            match self.handle(&record, is_traced) {
                 Outcome::Done => turn.tracker.completed(offset),
                 outcome => {
                     watch.stop_at(batch.cursor, &outcome);
@@ -280,6 +302,7 @@ impl<H: Handler> RecordEngine for RecordLoop<H> {
     }
 
     fn work(&mut self, turn: &HandTurn<'_>, handled: &mut usize) -> HandEnd {
+        let is_traced = trace::is_wanted();
         let mut watch = Stopwatch::start(turn.clock, turn.times, *handled);
         let mut now = turn.clock.coarse();
         let mut look_at = *handled;
@@ -310,7 +333,7 @@ impl<H: Handler> RecordEngine for RecordLoop<H> {
                 watch.stop(*handled);
                 return HandEnd::Empty;
             };
-            match self.0.handle(&record) {
+            match self.handle(&record, is_traced) {
                 Outcome::Done => {
                     *handled += 1;
                     let bytes = batch.bytes_of(index, index + 1);
@@ -448,7 +471,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::record::{AssignmentEpoch, Entry, Record};
+    use crate::record::{AssignmentEpoch, Entry};
+    use crate::source::memory::{MemoryFactory, MemoryLog, MemoryRecord};
+    use crate::source::{Pulled, ReadFrom, SourceFactory as _};
+    use crate::trace::tests::Spans;
     use crate::worker::timing::SHORT_CALLS;
 
     fn batch(offsets: &[i64], next_offset: i64) -> Batch {
@@ -626,6 +652,61 @@ mod tests {
         let mut batch = batch(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 11);
         assert_eq!(engine.turn(&mut batch, &bench.turn()), TurnEnd::GateShut);
         assert_eq!(batch.cursor, 10, "the record after the gap was not started");
+    }
+
+    #[test]
+    fn a_handler_runs_in_the_span_of_its_record_where_somebody_wants_spans() {
+        let log = MemoryLog::new();
+        let partition = TopicPartition::new("orders", 3);
+        let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let headers = [("traceparent", traceparent), ("tracestate", "shop=42")];
+        log.append(
+            &partition,
+            MemoryRecord {
+                headers: headers.map(|(n, v)| (n.into(), Some(v.into()))).into(),
+                ..MemoryRecord::of("traced")
+            },
+        );
+        log.append(&partition, MemoryRecord::of("untraced"));
+        let bench = Bench::new();
+        let mut source = MemoryFactory::new(log, bench.clock.clone())
+            .open(0)
+            .expect("it is in memory");
+        source.start(ReadFrom {
+            partition,
+            epoch: AssignmentEpoch(1),
+            offset: 0,
+            until: None,
+            paused: false,
+        });
+        let Pulled::Batch(mut batch) = source.next(bench.clock.now()) else {
+            panic!("there are two records");
+        };
+        let spans = Spans::default();
+        let mut inside = Vec::new();
+        let mut engine = RecordLoop(|_: &Record<'_>| inside.push(spans.entered()));
+        assert_eq!(engine.turn(&mut batch, &bench.turn()), TurnEnd::Exhausted);
+        batch.cursor = 0;
+        let end = tracing::subscriber::with_default(spans.clone(), || {
+            engine.turn(&mut batch, &bench.turn())
+        });
+        assert_eq!(end, TurnEnd::Exhausted);
+        assert_eq!(inside, [0, 0, 1, 1], "none before anybody wanted one");
+        assert_eq!(spans.entered(), 0);
+        let begins = "handle otel.kind=\"consumer\" otel.name=process orders topic=\"orders\" \
+                      partition=3";
+        assert_eq!(
+            spans.made(),
+            [
+                format!(
+                    "{begins} offset=0 attempt=1 trace_id=\"{}\" parent_id=\"{}\" \
+                     trace_flags=1 tracestate=\"shop=42\"",
+                    &traceparent[3..35],
+                    &traceparent[36..52]
+                ),
+                format!("{begins} offset=1 attempt=1"),
+            ]
+        );
     }
 
     #[test]

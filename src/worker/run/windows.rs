@@ -13,6 +13,7 @@ use crate::clock::Coarse;
 use crate::event::EventKind;
 use crate::handler::{BatchParts, Outcome};
 use crate::record::{AssignmentEpoch, Batch};
+use crate::trace;
 use crate::worker::engine::{BatchLimits, Engine};
 
 impl Worker {
@@ -114,9 +115,12 @@ impl Worker {
             .tracker
             .batch_handed_over(allowed, timestamp, last);
         let records = lane.window.front(allowed, attempt);
+        let span = trace::is_wanted().then(|| trace::span_of_batch(&records));
+        let entered = span.flatten().map(tracing::Span::entered);
         let began = self.context.clock.now();
         let said = catch_unwind(AssertUnwindSafe(|| handler.handle(&records)))
             .map_err(|panic| panic_message(panic.as_ref()));
+        drop(entered);
         lane.start.tracker.batch_returned();
         let took = self.context.clock.now() - began;
         let exit = match said {
