@@ -27,6 +27,13 @@ pub enum Outcome {
         /// Why; goes into events and logs.
         reason: String,
     },
+    /// No retry would help it: it becomes at once what the
+    /// [`RetryPolicy`](crate::RetryPolicy) says of a record that failed as often
+    /// as allowed ([`OnExhausted`](crate::OnExhausted)).
+    Reject {
+        /// Why; goes into events, logs, the report and the dead letter's headers.
+        reason: String,
+    },
     /// It is written to the dead-letter topic
     /// ([`Builder::dead_letter`](crate::Builder::dead_letter)), and completed
     /// once the broker has it. Where there is no such topic, it counts as a
@@ -67,6 +74,13 @@ impl Outcome {
         }
     }
 
+    /// What the policy says of a record that failed as often as allowed, at once.
+    pub fn reject(reason: impl Into<String>) -> Self {
+        Self::Reject {
+            reason: reason.into(),
+        }
+    }
+
     /// Written to the dead-letter topic.
     pub fn dead_letter(reason: impl Into<String>) -> Self {
         Self::DeadLetter {
@@ -97,6 +111,7 @@ impl Outcome {
 /// | `Outcome` | what it says |
 /// | `Result<(), E>` | done, or retry with the error's text as reason |
 /// | `Result<Outcome, E>` | what it says, or retry |
+/// | `Result<(), Outcome>` | done, or what the `Outcome` says; `?` makes a retry of any error |
 pub trait IntoOutcome {
     /// The outcome this value stands for.
     fn into_outcome(self) -> Outcome;
@@ -123,6 +138,23 @@ impl<T: IntoOutcome, E: fmt::Display> IntoOutcome for Result<T, E> {
             Ok(value) => value.into_outcome(),
             Err(error) => Outcome::retry(error.to_string()),
         }
+    }
+}
+
+impl<T: IntoOutcome> IntoOutcome for Result<T, Outcome> {
+    #[inline]
+    fn into_outcome(self) -> Outcome {
+        match self {
+            Ok(value) => value.into_outcome(),
+            Err(outcome) => outcome,
+        }
+    }
+}
+
+/// A retry with the error's text as reason.
+impl<E: std::error::Error> From<E> for Outcome {
+    fn from(error: E) -> Self {
+        Self::retry(error.to_string())
     }
 }
 

@@ -24,6 +24,7 @@
 mod build_info;
 mod clock;
 mod config;
+mod decode;
 mod error;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -48,6 +49,7 @@ pub use config::{
     Assignment, Builder, Isolation, OnExhausted, Order, OutOfRange, RetryPolicy, Settings, Source,
     StartFrom, Workers, builder,
 };
+pub use decode::{Decoding, FromJson, decoding, json};
 pub use error::{CommandError, Error, Problem};
 pub use event::{ConsumedRange, Event, EventKind, ResetReason};
 pub use handler::{

@@ -339,6 +339,30 @@ fn zigzag(value: u64) -> i64 {
 }
 
 #[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A batch of one record that has that value and nothing else.
+    pub(crate) fn batch_of_value(value: Option<&[u8]>) -> Batch {
+        Batch {
+            partition: TopicPartition::new("orders", 0),
+            epoch: AssignmentEpoch(1),
+            entries: vec![Entry {
+                key_len: -1,
+                value_len: value.map_or(-1, |v| i32::try_from(v.len()).expect("short")),
+                ..Entry::default()
+            }],
+            bytes: Bytes::copy_from_slice(value.unwrap_or_default()),
+            cursor: 0,
+            next_offset: 1,
+            end_offset: 1,
+            log_start: 0,
+            fetched_at: Coarse::ZERO,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -30,7 +30,7 @@ pub enum StopReason {
         /// The handler's words.
         reason: String,
     },
-    /// A record failed as often as the policy allows.
+    /// A record failed as often as the policy allows, or was rejected.
     RetriesExhausted {
         /// Where.
         partition: TopicPartition,
@@ -133,8 +133,8 @@ impl fmt::Display for StopReason {
                 error,
             } => write!(
                 f,
-                "the record {partition}@{offset} failed {attempts} times, as often as the policy \
-                 allows; the last time: {error}"
+                "the record {partition}@{offset} failed ({attempts} times) and is not tried again; \
+                 the last time: {error}"
             ),
             Self::HookPanicked { hook, message } => write!(f, "{hook} panicked: {message}"),
             Self::RestartBudgetSpent { worker, last } => write!(

@@ -200,6 +200,7 @@ pub(crate) fn span_of_batch(records: &Records<'_>) -> Option<Span> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::fmt::Write as _;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -309,7 +310,7 @@ pub(crate) mod tests {
 
     impl Visit for Fields {
         fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-            self.0 += &format!(" {}={value:?}", field.name());
+            let _ = write!(self.0, " {}={value:?}", field.name());
         }
     }
 

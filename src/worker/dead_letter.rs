@@ -18,7 +18,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::config::RetryPolicy;
 use crate::record::{Record, TopicPartition};
 use crate::source::Waker;
-use crate::worker::retry;
+use crate::worker::retry::{self, Hope};
 
 /// A record and what is to be told with it.
 #[derive(Clone, Copy, Debug)]
@@ -244,7 +244,8 @@ impl Dead {
             }
             Sent::NoSuchPartition | Sent::Failed(_) => {
                 self.failures = self.failures.saturating_add(1);
-                match retry::decide(policy, self.failures, None, now, chance) {
+                let hope = Hope::Retry { after: None };
+                match retry::decide(policy, self.failures, hope, now, chance) {
                     retry::Verdict::Again { not_before } => Next::Again {
                         not_before: Some(not_before),
                     },

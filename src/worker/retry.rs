@@ -13,21 +13,29 @@ pub(crate) enum Verdict {
     Exhausted,
 }
 
-/// Decides after the `attempts`-th failure of a record (from 1). `after` is
-/// the wait that the handler asked for, if it did; `chance` (0 to 1) makes the
-/// policy's own a little longer or shorter.
+/// What the handler says of trying a failed record again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hope {
+    /// It may help, after that time where one is given.
+    Retry { after: Option<Duration> },
+    /// It does not help.
+    None,
+}
+
+/// Decides after the `attempts`-th failure of a record (from 1). `chance` (0 to
+/// 1) makes the policy's own wait a little longer or shorter.
 pub(crate) fn decide(
     policy: &RetryPolicy,
     attempts: u32,
-    after: Option<Duration>,
+    hope: Hope,
     now: Instant,
     chance: f64,
 ) -> Verdict {
-    if attempts >= policy.attempts {
-        return Verdict::Exhausted;
-    }
-    Verdict::Again {
-        not_before: now + after.unwrap_or_else(|| policy.delay(attempts, chance)),
+    match hope {
+        Hope::Retry { after } if attempts < policy.attempts => Verdict::Again {
+            not_before: now + after.unwrap_or_else(|| policy.delay(attempts, chance)),
+        },
+        Hope::Retry { .. } | Hope::None => Verdict::Exhausted,
     }
 }
 
@@ -40,15 +48,18 @@ mod tests {
     fn the_wait_doubles_up_to_its_limit_and_the_last_attempt_ends_it() {
         let policy = RetryPolicy::default();
         let now = Clock::manual().now();
-        let wait = |attempts, after| match decide(&policy, attempts, after, now, 0.5) {
+        let after = |after| Hope::Retry { after };
+        let wait = |attempts, hope| match decide(&policy, attempts, hope, now, 0.5) {
             Verdict::Again { not_before } => Some((not_before - now).as_millis()),
             Verdict::Exhausted => None,
         };
-        let waits: Vec<_> = (1..=10).map(|attempt| wait(attempt, None)).collect();
+        let waits: Vec<_> = (1..=10).map(|nth| wait(nth, after(None))).collect();
         let expected = [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600].map(Some);
         assert_eq!(waits[..9], expected);
         assert_eq!(waits[9], None, "the tenth failure is the last");
-        assert_eq!(wait(1, Some(Duration::from_secs(7))), Some(7_000));
+        let asked = after(Some(Duration::from_secs(7)));
+        assert_eq!(wait(1, asked), Some(7_000));
+        assert_eq!(wait(1, Hope::None), None, "the first is the last too");
         let long = RetryPolicy {
             attempts: u32::MAX,
             ..policy

@@ -29,7 +29,7 @@ use crate::worker::engine::{Engine, EngineFactory, Turn, TurnEnd, Window};
 use crate::worker::gate::Gate;
 use crate::worker::lane::{Failed, LaneStart, ReleaseCause};
 use crate::worker::mailbox::{Mailbox, Wish};
-use crate::worker::retry::{self, Verdict};
+use crate::worker::retry::{self, Hope, Verdict};
 use crate::worker::tracker::CountBudget;
 
 /// A worker takes turns between its lanes at least that often.
@@ -595,7 +595,7 @@ impl Worker {
         note_consumed(lane, span.records, span.first, span.last);
     }
 
-    /// A handler said retry, dead-letter or stop.
+    /// A handler said retry, reject, dead-letter or stop.
     fn failed(
         &mut self,
         epoch: AssignmentEpoch,
@@ -606,8 +606,9 @@ impl Worker {
         let lane = self.lanes.get_mut(&epoch)?;
         let partition = lane.start.partition.clone();
         let offset = span.first;
-        let (after, error) = match outcome {
-            Outcome::Retry { after, reason } => (after, reason),
+        let (hope, error) = match outcome {
+            Outcome::Retry { after, reason } => (Hope::Retry { after }, reason),
+            Outcome::Reject { reason } => (Hope::None, reason),
             Outcome::DeadLetter { reason } => {
                 return self.dead_letter(epoch, span, attempts, reason);
             }
@@ -624,7 +625,7 @@ impl Worker {
         match retry::decide(
             &self.context.retry,
             attempts,
-            after,
+            hope,
             self.context.clock.now(),
             self.random.f64(),
         ) {

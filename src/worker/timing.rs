@@ -237,7 +237,7 @@ impl<'a> Stopwatch<'a> {
         let times = self.times;
         match said {
             Outcome::Skip { .. } => self.stop_with(last, &times.skipped),
-            Outcome::Retry { .. } => self.stop_with(last, &times.retried),
+            Outcome::Retry { .. } | Outcome::Reject { .. } => self.stop_with(last, &times.retried),
             Outcome::DeadLetter { .. } => self.stop_with(last, &times.dead_lettered),
             Outcome::Done | Outcome::Stop { .. } => self.stop(last),
         }

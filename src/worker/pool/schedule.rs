@@ -35,7 +35,7 @@ use crate::source::Waker;
 use crate::worker::completed::{Completed, MOST_RUNS};
 use crate::worker::dead_letter::{Dead, DeadLetters, Next, Sent, refused, unwritten};
 use crate::worker::lane::{LaneStart, ReleaseCause};
-use crate::worker::retry::{self, Verdict};
+use crate::worker::retry::{self, Hope, Verdict};
 use crate::worker::run::WorkerExit;
 use crate::worker::tracker::{CountBudget, Standing, Tracker};
 
@@ -907,9 +907,10 @@ impl Schedule {
         part.backlog.untake(&followers, false);
         self.give_back_count(followers.len());
         let part = self.parts.get_mut(&epoch)?;
-        let (after, error, is_dead) = match outcome {
-            Outcome::Retry { after, reason } => (after, reason, false),
-            Outcome::DeadLetter { reason } => (None, reason, true),
+        let (hope, error, is_dead) = match outcome {
+            Outcome::Retry { after, reason } => (Hope::Retry { after }, reason, false),
+            Outcome::Reject { reason } => (Hope::None, reason, false),
+            Outcome::DeadLetter { reason } => (Hope::None, reason, true),
             Outcome::Stop { reason } => {
                 part.backlog.untake(&[task], true);
                 part.stands(0, 0);
@@ -932,14 +933,14 @@ impl Schedule {
         if is_dead {
             return self.dead_letter(&failed, error);
         }
-        self.failed(&failed, after, error, now)
+        self.failed(&failed, hope, error, now)
     }
 
     /// Does with a failed record what the policy says.
     fn failed(
         &mut self,
         failed: &Failed,
-        after: Option<Duration>,
+        hope: Hope,
         error: String,
         now: Instant,
     ) -> Option<WorkerExit> {
@@ -953,7 +954,7 @@ impl Schedule {
         let part = self.parts.get_mut(&epoch)?;
         let partition = part.partition.clone();
         let policy = &self.rules.retry;
-        match retry::decide(policy, task.attempt, after, now, self.random.f64()) {
+        match retry::decide(policy, task.attempt, hope, now, self.random.f64()) {
             Verdict::Again { not_before } => {
                 part.tracker.retried();
                 self.set_aside(epoch, task.seq, Failure::new(task.attempt));

@@ -279,6 +279,43 @@ fn a_handler_may_say_dead_letter_at_once() {
 }
 
 #[test]
+fn a_rejected_record_becomes_at_once_what_the_policy_says_of_one_that_failed_too_often() {
+    for on_exhausted in [
+        OnExhausted::DeadLetter,
+        OnExhausted::Skip,
+        OnExhausted::Stop,
+    ] {
+        let bench = Bench::new();
+        let reject = || Outcome::reject("no order");
+        let mut running = bench.start(policy(10, on_exhausted), reject, |_| {});
+        let ended = running.work();
+        assert_eq!(bench.handed.lock()[&(0, 2)], 1, "{on_exhausted}: once");
+        if on_exhausted == OnExhausted::Stop {
+            let Some(WorkerExit::EndsRun(reason, WorkerStop::RetriesExhausted)) = ended else {
+                panic!("it goes on");
+            };
+            let told = reason.to_string();
+            assert!(told.contains("is not tried again"), "{told}");
+            assert!(told.ends_with("no order"), "{told}");
+            assert_eq!(bench.watermarks()[0], Some(2));
+            continue;
+        }
+        assert_eq!(ended, None);
+        let tracker = &bench.trackers[0];
+        if on_exhausted == OnExhausted::DeadLetter {
+            let posted = bench.office.all();
+            assert_eq!((posted[0].attempts, &*posted[0].error), (1, "no order"));
+            bench.office.tell_last(Sent::Written);
+            running.work();
+            assert_eq!(tracker.dead_lettered_records(), 1);
+        } else {
+            assert_eq!(tracker.skipped_records(), 1);
+        }
+        assert_eq!(bench.watermarks(), [Some(5), Some(5)], "{on_exhausted}");
+    }
+}
+
+#[test]
 fn without_a_topic_for_it_dead_letter_ends_the_run_before_the_record() {
     let bench = Bench::new();
     let mut running = bench.start(

@@ -130,7 +130,7 @@ impl Worker {
                 match &parts.outcome {
                     Outcome::Done => times.done.add(1, took),
                     Outcome::Skip { .. } => times.skipped.add(1, took),
-                    Outcome::Retry { .. } => times.retried.add(1, took),
+                    Outcome::Retry { .. } | Outcome::Reject { .. } => times.retried.add(1, took),
                     Outcome::DeadLetter { .. } => times.dead_lettered.add(1, took),
                     Outcome::Stop { .. } => {}
                 }
