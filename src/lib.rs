@@ -21,6 +21,8 @@
 //! what a record is given to, [`Outcome`] what can be said of it, [`Handle`]
 //! what can be asked of a run, and [`Report`] how it ended.
 
+#[cfg(feature = "tokio")]
+mod async_handler;
 mod build_info;
 mod clock;
 mod config;
@@ -44,6 +46,8 @@ pub mod testing;
 mod trace;
 mod worker;
 
+#[cfg(feature = "tokio")]
+pub use async_handler::AsyncHandler;
 pub use build_info::{BuildInfo, build_info};
 pub use config::{
     Assignment, Builder, Isolation, OnExhausted, Order, OutOfRange, RetryPolicy, Settings, Source,
@@ -60,6 +64,8 @@ pub use lag::{
     CommitNotes, ConnectionErrors, Health, LagSnapshot, MemberState, OutcomeTotals, PartitionLag,
     TopicTotals, WorkerState, WorkerStatus,
 };
+#[cfg(feature = "tokio")]
+pub use record::OwnedRecord;
 pub use record::{Header, Headers, Record, TopicPartition};
 pub use report::{Report, StopReason, WorkerReport, WorkerStop};
 pub use runtime::{Handle, LagUpdates, PartitionView};

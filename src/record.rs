@@ -248,6 +248,114 @@ impl fmt::Debug for Record<'_> {
     }
 }
 
+/// A record that is kept beyond a call, for handlers that are futures: it shares
+/// the batch that it arrived in, and copies nothing. Cheap to clone, and may be
+/// sent to other threads.
+///
+/// The batch's memory counts towards the budget as long as one of its records is
+/// kept: who needs something for long after the handler is done copies it.
+#[cfg(feature = "tokio")]
+#[derive(Clone)]
+pub struct OwnedRecord {
+    batch: Arc<Batch>,
+    /// There is an entry at that index.
+    index: usize,
+    attempt: u32,
+}
+
+#[cfg(feature = "tokio")]
+impl OwnedRecord {
+    /// The record at `index`, if there is one, for its `attempt`-th delivery.
+    pub(crate) fn new(batch: Arc<Batch>, index: usize, attempt: u32) -> Option<Self> {
+        (index < batch.entries.len()).then_some(Self {
+            batch,
+            index,
+            attempt,
+        })
+    }
+
+    /// The same record as other handlers see it, for what takes that.
+    pub fn as_record(&self) -> Record<'_> {
+        Record {
+            batch: &self.batch,
+            entry: &self.batch.entries[self.index],
+            attempt: self.attempt,
+        }
+    }
+
+    /// The topic it was read from.
+    pub fn topic(&self) -> &str {
+        self.batch.partition.topic()
+    }
+
+    /// The partition's number within its topic.
+    pub fn partition(&self) -> i32 {
+        self.batch.partition.partition
+    }
+
+    /// Topic and partition together.
+    pub fn topic_partition(&self) -> &TopicPartition {
+        &self.batch.partition
+    }
+
+    /// The record's offset in its partition.
+    pub fn offset(&self) -> i64 {
+        self.as_record().offset()
+    }
+
+    /// As [`Record::timestamp_ms`].
+    pub fn timestamp_ms(&self) -> Option<i64> {
+        self.as_record().timestamp_ms()
+    }
+
+    /// The key, or `None` where the record has none.
+    pub fn key(&self) -> Option<&[u8]> {
+        self.as_record().key()
+    }
+
+    /// The value, or `None` for a tombstone.
+    pub fn value(&self) -> Option<&[u8]> {
+        self.as_record().value()
+    }
+
+    /// As [`Record::headers`].
+    pub fn headers(&self) -> Headers<'_> {
+        self.as_record().headers()
+    }
+
+    /// As [`Record::header`].
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.as_record().header(name)
+    }
+
+    /// As [`Record::attempt`].
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// As [`Record::trace_context`].
+    pub fn trace_context(&self) -> Option<crate::TraceContext<'_>> {
+        self.as_record().trace_context()
+    }
+
+    /// As [`Record::json`].
+    ///
+    /// # Errors
+    ///
+    /// [`Outcome::Reject`](crate::Outcome::Reject) where the value is not JSON, or
+    /// not of that type.
+    pub fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, crate::Outcome> {
+        self.as_record().json()
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl fmt::Debug for OwnedRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.as_record(), f)
+    }
+}
+
 /// One header of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header<'a> {

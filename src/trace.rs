@@ -295,6 +295,17 @@ pub(crate) mod tests {
     }
 
     impl Spans {
+        /// Notes the spans of this thread while `work` runs.
+        pub(crate) fn note<T>(&self, work: impl FnOnce() -> T) -> T {
+            // Where one subscriber is alive, a span that is reached for the first
+            // time asks that of the thread that reaches it, and keeps the answer
+            // for all; other tests' threads have none. With two both are asked.
+            let other = tracing::Dispatch::new(Self::default());
+            let result = tracing::subscriber::with_default(self.clone(), work);
+            drop(other);
+            result
+        }
+
         /// The spans that were made, with their fields.
         pub(crate) fn made(&self) -> Vec<String> {
             self.made.lock().clone()

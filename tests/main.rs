@@ -19,6 +19,8 @@
 #[macro_use]
 mod support;
 
+#[cfg(feature = "tokio")]
+mod async_handlers;
 mod bad_input;
 mod batches;
 mod client_source;

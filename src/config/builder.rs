@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "tokio")]
+use crate::async_handler::AsyncHandler;
 use crate::config::{
     Assignment, Isolation, OnExhausted, Order, OutOfRange, RetryPolicy, Settings, Source,
     StartFrom, Workers,
@@ -72,6 +74,14 @@ impl Builder {
     /// handlers there is [`Order::Partition`] only.
     pub fn order(mut self, order: Order) -> Self {
         self.settings.order = order;
+        self
+    }
+
+    /// How many records each worker has in its handler at a time, where handlers
+    /// are futures ([`run_async`](Self::run_async)): 1 to 16,384. Default 256.
+    #[cfg(feature = "tokio")]
+    pub fn in_flight(mut self, records: usize) -> Self {
+        self.settings.in_flight = records;
         self
     }
 
@@ -296,6 +306,40 @@ impl Builder {
         )
     }
 
+    /// As [`run`](Builder::run), with handlers that are futures: each worker has
+    /// up to [`in_flight`](Builder::in_flight) of them at a time, in a tokio
+    /// runtime of its own thread. In [`Order::Partition`] there is one per
+    /// partition, so the process has as many in flight as it has partitions; in
+    /// the other orders a few workers are enough for many thousand.
+    ///
+    /// ```no_run
+    /// use keepup::{Order, OwnedRecord, Workers};
+    ///
+    /// # async fn store(_: &[u8]) -> std::io::Result<()> { Ok(()) }
+    /// # fn main() -> Result<(), keepup::Error> {
+    /// keepup::builder("localhost:9092", "billing")
+    ///     .topic("orders")
+    ///     .order(Order::Key)
+    ///     .workers(Workers::Fixed(1))
+    ///     .run_async(|_worker| {
+    ///         |record: OwnedRecord| async move { store(record.value().unwrap_or_default()).await }
+    ///     })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Builder::run).
+    #[cfg(feature = "tokio")]
+    pub fn run_async<H, F>(self, factory: F) -> Result<Report, Error>
+    where
+        H: AsyncHandler + 'static,
+        F: Fn(WorkerInfo) -> H + Send + Sync + 'static,
+    {
+        runtime::run(self, EngineFactory::per_future(factory))
+    }
+
     /// Starts the run and returns at once with a handle. Installs no signal
     /// handlers.
     ///
@@ -308,6 +352,21 @@ impl Builder {
         F: Fn(WorkerInfo) -> H + Send + Sync + 'static,
     {
         runtime::start(self, EngineFactory::per_record(factory))
+    }
+
+    /// As [`start`](Builder::start), with handlers that are futures, as
+    /// [`run_async`](Builder::run_async).
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Builder::run).
+    #[cfg(feature = "tokio")]
+    pub fn start_async<H, F>(self, factory: F) -> Result<Handle, Error>
+    where
+        H: AsyncHandler + 'static,
+        F: Fn(WorkerInfo) -> H + Send + Sync + 'static,
+    {
+        runtime::start(self, EngineFactory::per_future(factory))
     }
 
     /// As [`start`](Builder::start), with batch handlers.

@@ -350,6 +350,9 @@ pub struct Settings {
     pub workers: Workers,
     /// Which records wait for one another. Default: those of a partition.
     pub order: Order,
+    /// How many records each worker has in its handler at a time, where handlers
+    /// are futures (feature `tokio`). Default 256; other handlers have one.
+    pub in_flight: usize,
     /// Where a partition without a commit begins. Default: earliest.
     pub start_from: StartFrom,
     /// Where a partition goes on whose offset is out of range. Default: at the
@@ -423,6 +426,7 @@ impl fmt::Debug for Settings {
             .field("assignment", &self.assignment)
             .field("workers", &self.workers)
             .field("order", &self.order)
+            .field("in_flight", &self.in_flight)
             .field("start_from", &self.start_from)
             .field("on_out_of_range", &self.on_out_of_range)
             .field("isolation", &self.isolation)
@@ -456,6 +460,7 @@ impl Settings {
             assignment: Assignment::default(),
             workers: Workers::AUTO,
             order: Order::default(),
+            in_flight: 256,
             start_from: StartFrom::default(),
             on_out_of_range: OutOfRange::default(),
             isolation: Isolation::default(),
@@ -684,6 +689,14 @@ impl Settings {
                 "give 1 for no retry",
             ));
         }
+        if !(1..=MOST_IN_FLIGHT).contains(&self.in_flight) {
+            problems.push(Problem::new(
+                "in flight",
+                self.in_flight,
+                format!("a worker has from 1 to {MOST_IN_FLIGHT} records in its handler"),
+                "give a number between; more workers have more together",
+            ));
+        }
         if self.count == Some(0) {
             problems.push(Problem::new(
                 "count",
@@ -705,6 +718,9 @@ impl Settings {
 
 const TOPIC_NAMES: &str = "Kafka's topic names have 1 to 249 letters, digits, dots, underscores \
                            and hyphens, and are not . or ..";
+
+/// More records of a partition are not read ahead of their handlers.
+const MOST_IN_FLIGHT: usize = 16_384;
 
 /// The longest wait that somebody can have meant.
 const LONGEST: Duration = Duration::from_hours(24);

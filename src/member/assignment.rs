@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::{Order, Workers};
+use crate::config::Workers;
 use crate::error::CommandError;
 use crate::event::EventKind;
 use crate::member::group::Mark;
@@ -334,9 +334,9 @@ pub(crate) struct Assignment {
 }
 
 impl Assignment {
-    pub(crate) fn new(wanted: Workers, order: Order, revoke_deadline: Duration) -> Self {
+    pub(crate) fn new(wanted: Workers, is_shared: bool, revoke_deadline: Duration) -> Self {
         Self {
-            is_shared: order != Order::Partition,
+            is_shared,
             lanes: BTreeMap::new(),
             by_epoch: HashMap::new(),
             overrunning: HashMap::new(),

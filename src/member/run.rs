@@ -212,7 +212,7 @@ impl Member {
         Self {
             assignment: Assignment::new(
                 parts.settings.workers,
-                parts.settings.order,
+                parts.threads.are_sharing(),
                 parts.settings.revoke_deadline,
             ),
             ladder: Ladder::new(parts.settings.stop_deadline),
@@ -317,7 +317,9 @@ impl Member {
         self.look_for_the_end(now);
         let drained = self.threads.running() == 0
             && !(self.ladder.waits_for_commit() && self.assignment.has_unconfirmed());
-        let closed = self.ladder.rung() >= Rung::Closing && self.group.is_closed();
+        let closed = self.ladder.rung() >= Rung::Closing
+            && self.group.is_closed()
+            && !self.threads.are_cancelling(now);
         let step = self.ladder.turn(drained, closed, self.clock.now());
         self.climb(step);
     }
@@ -1167,6 +1169,7 @@ impl Member {
                 if !self.group.is_lost() {
                     self.store(&unstored);
                 }
+                self.threads.cut_short(self.clock.now());
                 self.group.begin_close();
             }
         }

@@ -36,6 +36,7 @@ use crate::worker::dead_letter::DeadLetters;
 use crate::worker::engine::EngineFactory;
 use crate::worker::gate::Gate;
 use crate::worker::pool::Pool;
+use crate::worker::pool::backlog::Lanes;
 use crate::worker::pool::schedule::Rules;
 use crate::worker::tracker::CountBudget;
 
@@ -113,6 +114,7 @@ pub(crate) fn start(
         .map(|count| Arc::new(CountBudget::new(count)));
     let pool = pool(
         &settings,
+        engines.is_async(),
         &clock,
         &events,
         dead_letters.clone(),
@@ -162,23 +164,28 @@ pub(crate) fn start(
     Ok(Some(Handle::new(member, to_member, shared, services)))
 }
 
-/// What the workers share where none of them has partitions of its own.
+/// What the workers share where none of them has partitions of its own: in orders
+/// smaller than a partition, and where a worker has many records in hand.
 fn pool(
     settings: &Settings,
+    is_async: bool,
     clock: &Clock,
     events: &EventSink,
     dead_letters: Option<Arc<dyn DeadLetters>>,
     count: Option<Arc<CountBudget>>,
 ) -> Option<Arc<Pool>> {
-    let by_key = match settings.order {
+    let lanes = match settings.order {
+        Order::Partition if is_async => Lanes::Partition,
         Order::Partition => return None,
-        Order::Key => true,
-        Order::Unordered => false,
+        Order::Key => Lanes::Keys,
+        Order::Unordered => Lanes::Records,
     };
     let rules = Rules {
         drain: LONGEST_DRAIN.min(settings.revoke_deadline / 2),
-        by_key,
+        lanes,
         remember_completed: settings.remember_completed,
+        #[cfg(feature = "tokio")]
+        hands: settings.in_flight,
         retry: settings.retry,
         dead_letters,
         count,

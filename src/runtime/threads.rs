@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
@@ -17,10 +18,15 @@ use crate::worker::engine::EngineFactory;
 use crate::worker::gate::Gate;
 use crate::worker::lane::{Failed, LaneStart, ReleaseCause};
 use crate::worker::mailbox::Mailbox;
+#[cfg(feature = "tokio")]
+use crate::worker::pool::async_hands;
 use crate::worker::pool::reader::{self, READER};
 use crate::worker::pool::{Pool, hands};
 use crate::worker::run::{FromWorker, WorkerContext, run};
 use crate::worker::tracker::CountBudget;
+
+/// A future that was cancelled is dropped at once, unless it blocks its thread.
+const CANCELLED_WITHIN: Duration = Duration::from_millis(500);
 
 /// What every worker of a run has in common.
 pub(crate) struct Common {
@@ -45,6 +51,9 @@ pub(crate) enum Job {
     Worker(WorkerContext),
     /// A worker that takes what a pool has.
     Hands(WorkerContext, Arc<Pool>),
+    /// A worker that has many records of a pool in its handler at a time.
+    #[cfg(feature = "tokio")]
+    AsyncHands(WorkerContext, Arc<Pool>),
     /// The one that reads for the pool.
     Reader(WorkerContext, Arc<Pool>, Arc<MemoryBudget>),
 }
@@ -54,6 +63,8 @@ impl Job {
         match self {
             Self::Worker(context) => run(context),
             Self::Hands(context, pool) => hands::run(context, &pool),
+            #[cfg(feature = "tokio")]
+            Self::AsyncHands(context, pool) => async_hands::run(context, &pool),
             Self::Reader(context, pool, memory) => reader::run(context, pool, memory),
         }
     }
@@ -86,6 +97,8 @@ struct WorkerThread {
 pub(crate) struct WorkerThreads {
     common: Common,
     running: BTreeMap<usize, WorkerThread>,
+    /// Until when those whose handlers can be cancelled are waited for.
+    cancelled_by: Option<Instant>,
 }
 
 impl WorkerThreads {
@@ -93,6 +106,7 @@ impl WorkerThreads {
         Self {
             common,
             running: BTreeMap::new(),
+            cancelled_by: None,
         }
     }
 
@@ -101,6 +115,10 @@ impl WorkerThreads {
         let context = self.context(worker, restarts);
         let mailbox = Arc::clone(&context.mailbox);
         let job = match &self.common.pool {
+            #[cfg(feature = "tokio")]
+            Some(pool) if self.common.engines.is_async() => {
+                Job::AsyncHands(context, Arc::clone(pool))
+            }
             Some(pool) => Job::Hands(context, Arc::clone(pool)),
             None => Job::Worker(context),
         };
@@ -216,6 +234,27 @@ impl WorkerThreads {
             workers
         };
         self.common.memory.set_workers(readers);
+    }
+
+    /// Whether the workers share all partitions, which a reader has.
+    pub(crate) fn are_sharing(&self) -> bool {
+        self.common.pool.is_some()
+    }
+
+    /// Nobody waits for handlers any more: those that can be cancelled are.
+    pub(crate) fn cut_short(&mut self, now: Instant) {
+        for thread in self.running.values() {
+            thread.mailbox.cut_short();
+        }
+        if self.common.engines.is_async() {
+            self.cancelled_by.get_or_insert(now + CANCELLED_WITHIN);
+        }
+    }
+
+    /// Whether workers run that are about to end because their handlers were
+    /// cancelled.
+    pub(crate) fn are_cancelling(&self, now: Instant) -> bool {
+        !self.running.is_empty() && self.cancelled_by.is_some_and(|by| now < by)
     }
 
     /// Leaves behind the threads that have not ended: their handlers did not

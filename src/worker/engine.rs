@@ -7,9 +7,13 @@
 //! handler.
 
 use std::cell::Cell;
+#[cfg(feature = "tokio")]
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "tokio")]
+use crate::async_handler::{AsyncEngine, AsyncHandler, Shared};
 use crate::clock::{Clock, Coarse};
 use crate::config::Order;
 use crate::error::Problem;
@@ -47,6 +51,7 @@ impl BatchLimits {
 pub(crate) struct EngineFactory {
     make: Box<dyn Fn(WorkerInfo) -> Engine + Send + Sync>,
     batch_limits: Option<BatchLimits>,
+    is_async: bool,
 }
 
 impl EngineFactory {
@@ -56,6 +61,7 @@ impl EngineFactory {
         Self {
             make: Box::new(move |info| Engine::PerRecord(Box::new(RecordLoop(factory(info))))),
             batch_limits: None,
+            is_async: false,
         }
     }
 
@@ -66,6 +72,18 @@ impl EngineFactory {
         Self {
             make: Box::new(move |info| Engine::PerBatch(Box::new(factory(info)))),
             batch_limits: Some(limits),
+            is_async: false,
+        }
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn per_future<H: AsyncHandler + 'static>(
+        factory: impl Fn(WorkerInfo) -> H + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            make: Box::new(move |info| Engine::Async(Box::new(Shared(Rc::new(factory(info)))))),
+            batch_limits: None,
+            is_async: true,
         }
     }
 
@@ -89,6 +107,11 @@ impl EngineFactory {
         limits.problem().into_iter().chain(of_order).collect()
     }
 
+    /// Whether it makes handlers that are futures.
+    pub(crate) fn is_async(&self) -> bool {
+        self.is_async
+    }
+
     pub(crate) fn batch_limits(&self) -> Option<BatchLimits> {
         self.batch_limits
     }
@@ -98,6 +121,8 @@ impl EngineFactory {
 pub(crate) enum Engine {
     PerRecord(Box<dyn RecordEngine>),
     PerBatch(Box<dyn BatchHandler>),
+    #[cfg(feature = "tokio")]
+    Async(Box<dyn AsyncEngine>),
 }
 
 impl Engine {
@@ -107,6 +132,9 @@ impl Engine {
             Self::PerRecord(engine) => engine.work(turn, handled),
             // Refused at the start.
             Self::PerBatch(_) => HandEnd::Outcome(Outcome::stop("batches keep partition order")),
+            // Its threads are others.
+            #[cfg(feature = "tokio")]
+            Self::Async(_) => HandEnd::Outcome(Outcome::stop("a future is polled")),
         }
     }
 
@@ -114,6 +142,8 @@ impl Engine {
         match self {
             Self::PerRecord(engine) => engine.handler().on_assigned(partitions),
             Self::PerBatch(handler) => handler.on_assigned(partitions),
+            #[cfg(feature = "tokio")]
+            Self::Async(engine) => engine.on_assigned(partitions),
         }
     }
 
@@ -121,6 +151,8 @@ impl Engine {
         match self {
             Self::PerRecord(engine) => engine.handler().on_revoked(partitions),
             Self::PerBatch(handler) => handler.on_revoked(partitions),
+            #[cfg(feature = "tokio")]
+            Self::Async(engine) => engine.on_revoked(partitions),
         }
     }
 
@@ -128,6 +160,8 @@ impl Engine {
         match self {
             Self::PerRecord(engine) => engine.handler().on_lost(partitions),
             Self::PerBatch(handler) => handler.on_lost(partitions),
+            #[cfg(feature = "tokio")]
+            Self::Async(engine) => engine.on_lost(partitions),
         }
     }
 }
@@ -687,9 +721,7 @@ mod tests {
         let mut engine = RecordLoop(|_: &Record<'_>| inside.push(spans.entered()));
         assert_eq!(engine.turn(&mut batch, &bench.turn()), TurnEnd::Exhausted);
         batch.cursor = 0;
-        let end = tracing::subscriber::with_default(spans.clone(), || {
-            engine.turn(&mut batch, &bench.turn())
-        });
+        let end = spans.note(|| engine.turn(&mut batch, &bench.turn()));
         assert_eq!(end, TurnEnd::Exhausted);
         assert_eq!(inside, [0, 0, 1, 1], "none before anybody wanted one");
         assert_eq!(spans.entered(), 0);

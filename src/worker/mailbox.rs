@@ -44,6 +44,8 @@ pub(crate) struct Mailbox {
     /// True while there is something to take: the worker looks at this between
     /// two records, which costs less than a lock.
     attention: AtomicBool,
+    /// The stop is cut short: nobody waits for what is in hand.
+    is_cut_short: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -52,6 +54,7 @@ impl Mailbox {
         Self {
             wishes: Mutex::default(),
             attention: AtomicBool::new(false),
+            is_cut_short: AtomicBool::new(false),
             waker: Mutex::new(None),
         }
     }
@@ -144,6 +147,20 @@ impl Mailbox {
     /// The worker gives everything back and ends.
     pub(crate) fn stop(&self) {
         self.put(|wishes| wishes.stop = true);
+    }
+
+    /// Nobody waits any more for what the worker has in hand: what can be
+    /// cancelled is.
+    pub(crate) fn cut_short(&self) {
+        self.put(|wishes| {
+            wishes.stop = true;
+            self.is_cut_short.store(true, Ordering::Release);
+        });
+    }
+
+    /// True once nobody waits for what the worker has in hand.
+    pub(crate) fn is_cut_short(&self) -> bool {
+        self.is_cut_short.load(Ordering::Acquire)
     }
 
     /// True once the worker was told to end.

@@ -132,6 +132,18 @@ impl HandlerTimes {
         }
     }
 
+    /// One call took that long, and the handler said that.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn add(&self, said: &Outcome, took: Duration) {
+        match said {
+            Outcome::Done => self.done.add(1, took),
+            Outcome::Skip { .. } => self.skipped.add(1, took),
+            Outcome::Retry { .. } | Outcome::Reject { .. } => self.retried.add(1, took),
+            Outcome::DeadLetter { .. } => self.dead_lettered.add(1, took),
+            Outcome::Stop { .. } => {}
+        }
+    }
+
     /// Adds what one worker has counted of calls for this lane, which begins
     /// anew. Nobody else may write meanwhile.
     pub(crate) fn absorb(&self, of_worker: &Self) {

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::{Action, Ask, Assignment, LaneStart, REWIND_AGAIN, Resolve, StartAt, State};
 use crate::clock::Clock;
-use crate::config::{Order, Workers};
+use crate::config::Workers;
 use crate::error::CommandError;
 use crate::event::EventKind;
 use crate::member::reset::Stranded;
@@ -84,7 +84,7 @@ struct Bench {
 impl Bench {
     fn new(wanted: Workers) -> Self {
         let mut bench = Self {
-            assignment: Assignment::new(wanted, Order::Partition, DEADLINE),
+            assignment: Assignment::new(wanted, false, DEADLINE),
             clock: Clock::manual(),
             workers: BTreeMap::new(),
             resolving: Vec::new(),

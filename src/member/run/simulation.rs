@@ -43,6 +43,7 @@ use crate::worker::dead_letter::{DeadLetters, Delivery, Letter, Sent};
 use crate::worker::engine::EngineFactory;
 use crate::worker::gate::Gate;
 use crate::worker::pool::Pool;
+use crate::worker::pool::backlog::Lanes;
 use crate::worker::pool::backlog::slot_of;
 use crate::worker::pool::hands::{self, Hands};
 use crate::worker::pool::reader::{self, Reader};
@@ -377,8 +378,13 @@ impl World {
         let pool = (self.order != Order::Partition).then(|| {
             let rules = Rules {
                 drain: Duration::from_millis(200),
-                by_key: self.order == Order::Key,
+                lanes: match self.order {
+                    Order::Key => Lanes::Keys,
+                    _ => Lanes::Records,
+                },
                 remember_completed: self.remember_completed,
+                #[cfg(feature = "tokio")]
+                hands: 1,
                 retry,
                 dead_letters: dead_letters.clone(),
                 count: None,
@@ -458,6 +464,8 @@ impl World {
                     let made = Hands::open(context, pool).map(|h| Actor::Hands(Box::new(h)));
                     (worker, made)
                 }
+                #[cfg(feature = "tokio")]
+                Job::AsyncHands(..) => unreachable!("no such handler is simulated"),
                 Job::Reader(context, pool, memory) => {
                     let made = Reader::open(context, pool, memory).expect("memory can be read");
                     (reader::READER, Ok(Actor::Reader(Box::new(made))))

@@ -13,7 +13,8 @@
 //!
 //! A *lane* is what keeps its order: all records whose keys fall into the same
 //! of [`SLOTS`] slots (records without a key are spread over the slots by their
-//! offsets) or, in no order, each record by itself. Only the first record of a
+//! offsets); in no order each record by itself; in partition order, which the
+//! pool keeps for asynchronous handlers, all records of the partition. Only the first record of a
 //! lane that is not done is ever ready, so no two workers have the same lane,
 //! and a record that waits for a retry blocks its own lane and nothing else.
 //!
@@ -40,6 +41,41 @@ use crate::worker::dead_letter::Dead;
 
 /// Lanes of a partition in key order.
 pub(crate) const SLOTS: u16 = 4_096;
+
+/// What keeps its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lanes {
+    /// All records of a partition.
+    Partition,
+    /// Those of a key.
+    Keys,
+    /// Each record by itself.
+    Records,
+}
+
+impl Lanes {
+    /// How many lanes a partition has that records share.
+    fn shared(self) -> u16 {
+        match self {
+            Self::Partition => 1,
+            Self::Keys => SLOTS,
+            Self::Records => 0,
+        }
+    }
+
+    /// Writes down the lane of each record that is left in a batch.
+    pub(crate) fn slots(self, batch: &Batch, into: &mut Vec<u16>) {
+        into.clear();
+        match self {
+            Self::Partition => into.resize(batch.remaining(), 0),
+            Self::Keys => {
+                let left = batch.cursor..batch.entries.len();
+                into.extend(left.filter_map(|index| Some(slot_of(&batch.record(index, 1)?))));
+            }
+            Self::Records => {}
+        }
+    }
+}
 
 /// Nothing yet: no sequence number gets there.
 const NONE: u64 = u64::MAX;
@@ -219,7 +255,7 @@ fn size_of_batch(batch: &Batch) -> usize {
 pub(crate) struct Backlog {
     pieces: VecDeque<Piece>,
     next_seq: u64,
-    /// The last record of each lane, in key order.
+    /// The last record of each lane, where lanes have more than one.
     tails: Option<Box<[u64]>>,
     failures: BTreeMap<u64, Failure>,
     /// The piece that was looked for last: the next is nearly always the same.
@@ -239,12 +275,13 @@ pub(crate) struct Backlog {
 }
 
 impl Backlog {
-    /// An empty one that begins at `offset`; in key order, or in none.
-    pub(crate) fn new(offset: i64, by_key: bool) -> Self {
+    /// An empty one that begins at `offset`.
+    pub(crate) fn new(offset: i64, lanes: Lanes) -> Self {
+        let shared = usize::from(lanes.shared());
         Self {
             pieces: VecDeque::new(),
             next_seq: 0,
-            tails: by_key.then(|| vec![NONE; usize::from(SLOTS)].into_boxed_slice()),
+            tails: (shared > 0).then(|| vec![NONE; shared].into_boxed_slice()),
             failures: BTreeMap::new(),
             last_piece: Cell::new(0),
             look_from: 0,
@@ -264,7 +301,7 @@ impl Backlog {
     pub(crate) fn push(&mut self, batch: Batch, slots: &[u16]) {
         let len = batch.remaining();
         let first_seq = self.next_seq;
-        let by_key = self.tails.is_some();
+        let has_order = self.tails.is_some();
         let mut piece = Piece {
             first_seq,
             first_index: batch.cursor,
@@ -272,15 +309,15 @@ impl Backlog {
             head: 0,
             left: len,
             waiting: 0,
-            ready_count: if by_key { 0 } else { len },
-            ready: if by_key {
+            ready_count: if has_order { 0 } else { len },
+            ready: if has_order {
                 Bits::new(len)
             } else {
                 Bits::all(len)
             },
             done: Bits::new(len),
-            follows: Bits::new(if by_key { len } else { 0 }),
-            next_in_lane: vec![0; if by_key { len } else { 0 }],
+            follows: Bits::new(if has_order { len } else { 0 }),
+            next_in_lane: vec![0; if has_order { len } else { 0 }],
             next_offset: batch.next_offset,
             batch: Some(Arc::new(batch)),
         };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::schedule::{Goodbye, Work};
+use super::seat::Place;
 use super::{HELD_BACK, Pool, Told, WorkerSeat};
 use crate::event::EventKind;
 use crate::handler::Outcome;
@@ -85,7 +86,7 @@ impl Hands {
         let seat = WorkerSeat {
             worker: info.worker,
             mailbox: Arc::clone(&context.mailbox),
-            seat: pool.enter().enlist_worker(info.worker),
+            seat: pool.enter().enlist_worker(Place::of(info.worker)),
             tracker: None,
             bytes: Cell::new(0),
         };
@@ -169,33 +170,13 @@ impl Hands {
     /// No record may be started: what was taken goes back, and waits.
     fn hold_back(&self) {
         let mut schedule = self.pool.enter();
-        schedule.relieve(self.seat.worker);
+        schedule.relieve(Place::of(self.seat.worker));
         self.pool.leave(schedule);
         std::thread::park_timeout(HELD_BACK);
     }
 
     fn say_goodbye(&mut self, goodbyes: &[Goodbye]) -> Option<WorkerExit> {
-        let with = |cause: ReleaseCause| -> Vec<TopicPartition> {
-            let these = goodbyes.iter().filter(|goodbye| goodbye.cause == cause);
-            these.map(|goodbye| goodbye.partition.clone()).collect()
-        };
-        let revoked = [with(ReleaseCause::Revoked), with(ReleaseCause::Moved)].concat();
-        let lost = with(ReleaseCause::Lost);
-        let mut hook = "on_revoked";
-        let engine = &mut self.engine;
-        let ran = catch_unwind(AssertUnwindSafe(|| {
-            if !revoked.is_empty() {
-                engine.on_revoked(&revoked);
-            }
-            if !lost.is_empty() {
-                hook = "on_lost";
-                engine.on_lost(&lost);
-            }
-        }));
-        let mut schedule = self.pool.enter();
-        schedule.said_goodbye(self.seat.worker, goodbyes);
-        self.pool.leave(schedule);
-        ran.err().map(|panic| hook_panicked(hook, panic.as_ref()))
+        say_goodbye(&mut self.engine, &self.pool, self.seat.worker, goodbyes)
     }
 
     /// Ends: a handler that did not panic is told goodbye by its hook.
@@ -211,7 +192,7 @@ impl Hands {
         let mut schedule = self.pool.enter();
         // First, so that nothing is in its hand when the hook says goodbye.
         self.seat.settle(&mut schedule, &self.times);
-        schedule.relieve(self.seat.worker);
+        schedule.relieve(Place::of(self.seat.worker));
         let known = schedule.known_to(self.seat.worker);
         self.pool.leave(schedule);
         if known.is_empty() {
@@ -223,4 +204,33 @@ impl Hands {
             Err(panic) => hook_panicked("on_revoked", panic.as_ref()),
         }
     }
+}
+
+/// Runs the hooks of a worker for partitions that leave.
+pub(super) fn say_goodbye(
+    engine: &mut Engine,
+    pool: &Pool,
+    worker: usize,
+    goodbyes: &[Goodbye],
+) -> Option<WorkerExit> {
+    let with = |cause: ReleaseCause| -> Vec<TopicPartition> {
+        let these = goodbyes.iter().filter(|goodbye| goodbye.cause == cause);
+        these.map(|goodbye| goodbye.partition.clone()).collect()
+    };
+    let revoked = [with(ReleaseCause::Revoked), with(ReleaseCause::Moved)].concat();
+    let lost = with(ReleaseCause::Lost);
+    let mut hook = "on_revoked";
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        if !revoked.is_empty() {
+            engine.on_revoked(&revoked);
+        }
+        if !lost.is_empty() {
+            hook = "on_lost";
+            engine.on_lost(&lost);
+        }
+    }));
+    let mut schedule = pool.enter();
+    schedule.said_goodbye(worker, goodbyes);
+    pool.leave(schedule);
+    ran.err().map(|panic| hook_panicked(hook, panic.as_ref()))
 }

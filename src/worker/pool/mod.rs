@@ -1,4 +1,5 @@
-//! Workers that share all partitions: key order, and no order.
+//! Workers that share all partitions: key order, no order, and asynchronous
+//! handlers in any order.
 //!
 //! In partition order a worker reads what it handles, on one thread. Where the
 //! unit of order is smaller than a partition, more workers than partitions have
@@ -24,6 +25,7 @@
 //! | [`seat`] | what one worker has in hand |
 //! | [`reader`] | the thread that fetches |
 //! | [`hands`] | the threads that handle |
+//! | [`async_hands`] | the threads that handle many records at a time each |
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -31,8 +33,9 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use self::backlog::Lanes;
 use self::schedule::{Goodbye, Rules, SLOW, Schedule, Work};
-use self::seat::Seat;
+use self::seat::{Place, Seat};
 use crate::clock::Clock;
 use crate::handler::Outcome;
 use crate::source::{MAX_PULL_WAIT, Waker};
@@ -41,6 +44,8 @@ use crate::worker::run::WorkerExit;
 use crate::worker::timing::HandlerTimes;
 use crate::worker::tracker::Tracker;
 
+#[cfg(feature = "tokio")]
+pub(crate) mod async_hands;
 pub(crate) mod backlog;
 pub(crate) mod hands;
 pub(crate) mod reader;
@@ -65,13 +70,23 @@ pub(crate) struct Pool {
     /// There is something for workers.
     something: Condvar,
     clock: Clock,
-    by_key: bool,
+    lanes: Lanes,
+    /// Records that an asynchronous worker has in its handler at a time.
+    #[cfg(feature = "tokio")]
+    hands: usize,
+    /// As [`Rules::drain`].
+    #[cfg(feature = "tokio")]
+    drain: Duration,
 }
 
 impl Pool {
     pub(crate) fn new(rules: Rules, clock: Clock, seed: u64) -> Self {
         Self {
-            by_key: rules.by_key,
+            lanes: rules.lanes,
+            #[cfg(feature = "tokio")]
+            hands: rules.hands,
+            #[cfg(feature = "tokio")]
+            drain: rules.drain,
             schedule: Mutex::new(Schedule::new(rules, seed)),
             something: Condvar::new(),
             clock,
@@ -87,13 +102,15 @@ impl Pool {
     /// Wakes who may have something to do now.
     fn leave(&self, mut schedule: MutexGuard<'_, Schedule>) {
         let reader = self.call_others(&mut schedule);
+        let mut idle = None;
         if schedule.has_more() {
             // It wakes the next in turn, should there be more than it can take.
             self.something.notify_one();
+            idle = schedule.next_idle();
         }
         drop(schedule);
-        if let Some(reader) = reader {
-            reader.wake();
+        for waker in [reader, idle].into_iter().flatten() {
+            waker.wake();
         }
     }
 
@@ -101,6 +118,7 @@ impl Pool {
     fn call_others(&self, schedule: &mut Schedule) -> Option<Waker> {
         if schedule.take_parting() {
             self.something.notify_all();
+            schedule.ring_all();
         }
         schedule.take_news()
     }
@@ -128,7 +146,7 @@ impl Pool {
         let mut schedule = self.enter();
         seat.settle(&mut schedule, times);
         // What was interrupted is not its own any more.
-        schedule.relieve(seat.worker);
+        schedule.relieve(Place::of(seat.worker));
         let deadline = self.clock.now() + MAX_PULL_WAIT;
         loop {
             if seat.mailbox.has_wishes() && seat.mailbox.take().1 {
@@ -142,7 +160,7 @@ impl Pool {
             }
             let now = self.clock.now();
             schedule.wake_due(now);
-            if let Some(work) = schedule.take(seat.worker, most, self.clock.coarse()) {
+            if let Some(work) = schedule.take(Place::of(seat.worker), most, self.clock.coarse()) {
                 self.leave(schedule);
                 return Told::Work(work);
             }
@@ -182,7 +200,7 @@ impl Pool {
     ) -> Option<WorkerExit> {
         let mut schedule = self.enter();
         seat.settle(&mut schedule, times);
-        let exit = schedule.outcome(seat.worker, outcome, self.clock.now());
+        let exit = schedule.outcome(Place::of(seat.worker), outcome, self.clock.now());
         self.leave(schedule);
         exit
     }
@@ -206,7 +224,7 @@ impl WorkerSeat {
             tracker.times.absorb(times);
             tracker.took_bytes(self.bytes.take());
         }
-        schedule.settle(self.worker);
+        schedule.settle(Place::of(self.worker));
     }
 }
 

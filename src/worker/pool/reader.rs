@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Pool;
-use super::backlog::slot_of;
 use super::schedule::Goodbye;
 use crate::clock::Coarse;
 use crate::event::EventKind;
@@ -249,11 +248,7 @@ impl Reader {
                 self.left_out.remove(&epoch);
             }
         }
-        self.slots.clear();
-        if self.pool.by_key {
-            let records = (batch.cursor..batch.entries.len()).filter_map(|i| batch.record(i, 1));
-            self.slots.extend(records.map(|record| slot_of(&record)));
-        }
+        self.pool.lanes.slots(&batch, &mut self.slots);
         let mut schedule = self.pool.enter();
         schedule.share(self.memory.share());
         let is_full = schedule.push(batch, &self.slots);

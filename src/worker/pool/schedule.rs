@@ -1,5 +1,5 @@
 //! Who works on what, where any worker may work on any partition: in key order,
-//! and in none.
+//! in none, and by asynchronous handlers.
 //!
 //! All decisions of the pool are here, as functions of state, event and time;
 //! [`Pool`](super::Pool) puts a lock around them and waits. What must hold:
@@ -22,8 +22,8 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::backlog::{Backlog, Failure, Taken, Task};
-use super::seat::Seat;
+use super::backlog::{Backlog, Failure, Lanes, Taken, Task};
+use super::seat::{Hand, Place, Seat};
 use crate::clock::Coarse;
 use crate::config::{OnExhausted, RetryPolicy};
 use crate::event::{ConsumedRange, EventKind};
@@ -61,10 +61,13 @@ pub(crate) struct Rules {
     /// last record that somebody had: what lies before that and is not done
     /// would be done by the next owner, and all that follows done again.
     pub(crate) drain: Duration,
-    /// Records of one key keep their order; else none do.
-    pub(crate) by_key: bool,
+    /// What keeps its order.
+    pub(crate) lanes: Lanes,
     /// What is completed beyond the watermarks is told to the trackers.
     pub(crate) remember_completed: bool,
+    /// Records that an asynchronous worker has in its handler at a time.
+    #[cfg(feature = "tokio")]
+    pub(crate) hands: usize,
     pub(crate) retry: RetryPolicy,
     pub(crate) dead_letters: Option<Arc<dyn DeadLetters>>,
     pub(crate) count: Option<Arc<CountBudget>>,
@@ -113,6 +116,9 @@ struct Part {
     known_by: BTreeSet<usize>,
     /// Letters that are under way.
     writing: usize,
+    /// What was in a handler that did not come to its end, until somebody has it
+    /// again: it was handed over, and is not completed.
+    let_go: BTreeSet<u64>,
     consumed: Option<ConsumedRange>,
     position: i64,
     /// What an earlier owner had completed and is left out of what is read;
@@ -172,7 +178,7 @@ impl Part {
             position: self.position,
             watermark,
             timestamp,
-            in_flight: (self.backlog.in_hand() + self.backlog.waiting()) as u64,
+            in_flight: (self.backlog.in_hand() + self.backlog.waiting() + self.let_go.len()) as u64,
             completed,
             bytes,
         });
@@ -199,7 +205,11 @@ pub(crate) struct Schedule {
     due: BinaryHeap<Reverse<(Instant, AssignmentEpoch, u64)>>,
     /// Records whose letters are under way.
     writing: Vec<(AssignmentEpoch, u64)>,
-    seats: BTreeMap<usize, Arc<Seat>>,
+    seats: BTreeMap<Place, Arc<Seat>>,
+    /// What wakes the workers that do not wait on the pool's condition.
+    bells: BTreeMap<usize, Waker>,
+    /// Those of them that have found nothing and wait for something.
+    idle: VecDeque<usize>,
     /// Partitions that may be read on.
     thirsty: Vec<AssignmentEpoch>,
     /// Something happened that the reader waits for.
@@ -227,6 +237,8 @@ impl Schedule {
             due: BinaryHeap::new(),
             writing: Vec::new(),
             seats: BTreeMap::new(),
+            bells: BTreeMap::new(),
+            idle: VecDeque::new(),
             thirsty: Vec::new(),
             is_news: false,
             is_parting: false,
@@ -252,13 +264,14 @@ impl Schedule {
         let part = Part {
             partition: start.partition.clone(),
             tracker: Arc::clone(&start.tracker),
-            backlog: Backlog::new(start.offset, self.rules.by_key),
+            backlog: Backlog::new(start.offset, self.rules.lanes),
             paused: start.paused,
             leaving: None,
             is_in_turn: false,
             is_full: false,
             known_by: BTreeSet::new(),
             writing: 0,
+            let_go: BTreeSet::new(),
             consumed: None,
             position: start.offset,
             left_out: start.completed.clone(),
@@ -381,6 +394,8 @@ impl Schedule {
         for &epoch in epochs {
             self.enlist(epoch);
         }
+        // Whoever has many records of it in hand has to look after them.
+        self.is_parting |= !self.bells.is_empty();
         if cause != ReleaseCause::Revoked {
             self.forget_letters(epochs);
             if cause == ReleaseCause::Lost {
@@ -392,12 +407,12 @@ impl Schedule {
     /// Takes from the workers what they have not started of partitions that
     /// leave.
     fn cut_off(&mut self, which: impl Fn(AssignmentEpoch, u64) -> bool) {
-        let workers: Vec<usize> = self.seats.keys().copied().collect();
-        for worker in workers {
-            let has = self.seats[&worker].with(|hand| hand.epoch);
+        let places: Vec<Place> = self.seats.keys().copied().collect();
+        for place in places {
+            let has = self.seats[&place].with(|hand| hand.epoch);
             let leaving = self.parts.get(&has).and_then(|part| part.leaving);
             if leaving.is_some_and(|leaving| which(has, leaving.below)) {
-                self.relieve(worker);
+                self.relieve(place);
             }
         }
     }
@@ -504,7 +519,7 @@ impl Schedule {
     /// Tells the trackers which record has been in a handler for longest.
     pub(crate) fn show_hands(&self) {
         let mut oldest: HashMap<AssignmentEpoch, (Coarse, usize)> = HashMap::new();
-        for (&worker, seat) in &self.seats {
+        for (&Place { worker, .. }, seat) in &self.seats {
             let busy = seat.with(|hand| hand.is_busy.then_some((hand.epoch, hand.since)));
             if let Some((epoch, since)) = busy {
                 let before = oldest.entry(epoch).or_insert((since, worker));
@@ -605,34 +620,77 @@ impl Schedule {
 
     // The workers' part.
 
-    /// A worker begins to take part.
-    pub(crate) fn enlist_worker(&mut self, worker: usize) -> Arc<Seat> {
+    /// A worker begins to take part, with one hand more.
+    pub(crate) fn enlist_worker(&mut self, place: Place) -> Arc<Seat> {
         let seat = Arc::new(Seat::new());
-        self.seats.insert(worker, Arc::clone(&seat));
+        self.seats.insert(place, Arc::clone(&seat));
         seat
     }
 
     /// A worker takes part no longer. What it had in the handler is left to
     /// whoever asks for it: it has not been completed.
     pub(crate) fn dismiss_worker(&mut self, worker: usize) {
-        self.relieve(worker);
-        if let Some(seat) = self.seats.remove(&worker) {
-            let (epoch, busy) = seat.with(|hand| {
-                let busy = hand.is_busy.then(|| hand.tasks.get(hand.finished).copied());
-                hand.is_busy = false;
-                (hand.epoch, busy.flatten())
-            });
-            if let (Some(part), Some(task)) = (self.parts.get_mut(&epoch), busy) {
-                part.backlog.untake(&[task], true);
-                part.stands(0, 0);
-                self.give_back_count(1);
-                self.enlist(epoch);
-            }
+        let of_worker = |place: &&Place| place.worker == worker;
+        let places: Vec<Place> = self.seats.keys().filter(of_worker).copied().collect();
+        for place in places {
+            self.relieve(place);
+            self.let_go(place);
+            self.seats.remove(&place);
         }
+        self.bells.remove(&worker);
+        self.idle.retain(|&idle| idle != worker);
         for part in self.parts.values_mut() {
             part.known_by.remove(&worker);
         }
         self.is_news = true;
+    }
+
+    /// The record in a worker's handler will not be finished: it is left to
+    /// whoever asks for it.
+    pub(crate) fn let_go(&mut self, place: Place) {
+        let Some(seat) = self.seats.get(&place).cloned() else {
+            return;
+        };
+        let (epoch, busy) = seat.with(|hand| {
+            self.settle_hand(hand);
+            let busy = hand.is_busy.then(|| hand.tasks.get(hand.finished).copied());
+            hand.is_busy = false;
+            let busy = busy.flatten();
+            if busy.is_some() {
+                hand.tasks.truncate(hand.finished);
+            }
+            (hand.epoch, busy)
+        });
+        if let (Some(part), Some(task)) = (self.parts.get_mut(&epoch), busy) {
+            part.backlog.untake(&[task], true);
+            part.let_go.insert(task.seq);
+            part.stands(0, 0);
+            self.give_back_count(1);
+            self.enlist(epoch);
+        }
+    }
+
+    /// What wakes a worker that does not wait on the pool's condition.
+    pub(crate) fn set_bell(&mut self, worker: usize, bell: Waker) {
+        self.bells.insert(worker, bell);
+    }
+
+    /// Such a worker waits for records from now on.
+    pub(crate) fn waits(&mut self, worker: usize) {
+        if !self.idle.contains(&worker) {
+            self.idle.push_back(worker);
+        }
+    }
+
+    /// One that waits for records; it does not any more.
+    pub(crate) fn next_idle(&mut self) -> Option<Waker> {
+        let worker = self.idle.pop_front()?;
+        self.bells.get(&worker).cloned()
+    }
+
+    /// Wakes all that do not wait on the pool's condition.
+    pub(crate) fn ring_all(&self) {
+        self.bells.values().for_each(Waker::wake);
     }
 
     /// The partitions that a worker knows of.
@@ -678,16 +736,23 @@ impl Schedule {
         self.is_news = true;
     }
 
+    /// Whether a partition leaves that a worker knows of.
+    pub(crate) fn has_leaving(&self, worker: usize) -> bool {
+        self.parts
+            .values()
+            .any(|part| part.is_leaving() && part.known_by.contains(&worker))
+    }
+
     /// Takes over what a worker has finished since it was last asked.
-    pub(crate) fn settle(&mut self, worker: usize) {
-        let Some(seat) = self.seats.get(&worker) else {
+    pub(crate) fn settle(&mut self, place: Place) {
+        let Some(seat) = self.seats.get(&place) else {
             return;
         };
         let seat = Arc::clone(seat);
         seat.with(|hand| self.settle_hand(hand));
     }
 
-    fn settle_hand(&mut self, hand: &mut super::seat::Hand) {
+    fn settle_hand(&mut self, hand: &mut Hand) {
         let finished = hand.tasks.get(hand.settled..hand.finished);
         let finished = finished.unwrap_or_default();
         let Some(part) = self.parts.get_mut(&hand.epoch) else {
@@ -724,8 +789,8 @@ impl Schedule {
     }
 
     /// Takes from a worker what it has not started.
-    pub(crate) fn relieve(&mut self, worker: usize) {
-        let Some(seat) = self.seats.get(&worker).cloned() else {
+    pub(crate) fn relieve(&mut self, place: Place) {
+        let Some(seat) = self.seats.get(&place).cloned() else {
             return;
         };
         let unstarted = seat.with(|hand| {
@@ -749,7 +814,7 @@ impl Schedule {
     pub(crate) fn relieve_the_slow(&mut self, now: Coarse) -> (bool, bool) {
         let mut has_some = false;
         let mut slow = Vec::new();
-        for (&worker, seat) in &self.seats {
+        for (&place, seat) in &self.seats {
             let (unstarted, since) = seat.with(|hand| {
                 (
                     hand.tasks.len() > hand.unstarted() && hand.is_busy,
@@ -757,20 +822,20 @@ impl Schedule {
                 )
             });
             if unstarted && now.since(since) >= SLOW {
-                slow.push(worker);
+                slow.push(place);
             }
             has_some |= unstarted;
         }
         let did = !slow.is_empty();
-        for worker in slow {
-            self.relieve(worker);
+        for place in slow {
+            self.relieve(place);
         }
         (did, has_some)
     }
 
     /// Fills a worker's empty hand with up to `most` records of one partition;
     /// none where there is nothing to do.
-    pub(crate) fn take(&mut self, worker: usize, most: usize, now: Coarse) -> Option<Work> {
+    pub(crate) fn take(&mut self, place: Place, most: usize, now: Coarse) -> Option<Work> {
         while let Some(epoch) = self.turn.pop_front() {
             let Some(part) = self.parts.get_mut(&epoch) else {
                 continue;
@@ -779,10 +844,15 @@ impl Schedule {
             if !part.is_eligible() {
                 continue;
             }
-            let seat = self.seats.get(&worker)?;
+            let seat = self.seats.get(&place)?;
             let count = self.rules.count.as_ref();
             let allowed = count.map_or(most, |count| count.take(most));
             part.backlog.take(allowed, part.below(), &mut self.taken);
+            if !part.let_go.is_empty() {
+                let tasks = &self.taken.tasks;
+                part.let_go
+                    .retain(|seq| !tasks.iter().any(|task| task.seq == *seq));
+            }
             let taken = self.taken.tasks.len();
             if let Some(count) = count {
                 count.give_back(allowed.saturating_sub(taken));
@@ -794,12 +864,12 @@ impl Schedule {
             let work = first.map(|offset| {
                 part.position = part.position.max(offset + 1);
                 part.stands(0, 0);
-                part.tracker.set_worker(Some(worker));
+                part.tracker.set_worker(Some(place.worker));
                 Work {
                     partition: part.partition.clone(),
                     tracker: Arc::clone(&part.tracker),
                     batches: seat.fill(epoch, &mut self.taken, now),
-                    is_new: part.known_by.insert(worker),
+                    is_new: part.known_by.insert(place.worker),
                 }
             });
             self.enlist(epoch);
@@ -861,11 +931,11 @@ impl Schedule {
     /// same lane.
     pub(crate) fn outcome(
         &mut self,
-        worker: usize,
+        place: Place,
         outcome: Outcome,
         now: Instant,
     ) -> Option<WorkerExit> {
-        let seat = self.seats.get(&worker).cloned()?;
+        let seat = self.seats.get(&place).cloned()?;
         let (epoch, task) = seat.with(|hand| {
             self.settle_hand(hand);
             hand.is_busy = false;
@@ -878,7 +948,7 @@ impl Schedule {
         let partition = part.partition.clone();
         let is_leaving = part.is_leaving();
         let failed = Failed {
-            worker,
+            worker: place.worker,
             epoch,
             task,
             offset,

@@ -20,7 +20,22 @@ use super::backlog::{Taken, Task};
 use crate::clock::Coarse;
 use crate::record::{AssignmentEpoch, Batch};
 
-/// What a worker has in hand, of one partition.
+/// Whose hand it is. A thread has one; a worker that handles many records at a
+/// time has one for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) worker: usize,
+    pub(crate) hand: usize,
+}
+
+impl Place {
+    /// The only one of a thread.
+    pub(crate) const fn of(worker: usize) -> Self {
+        Self { worker, hand: 0 }
+    }
+}
+
+/// What is in one hand, of one partition.
 #[derive(Debug)]
 pub(crate) struct Hand {
     pub(crate) epoch: AssignmentEpoch,
