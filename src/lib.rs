@@ -18,7 +18,8 @@
 //! ```
 //!
 //! [`Builder`] has everything that can be set, [`Handler`] and [`BatchHandler`]
-//! what a record is given to, [`Outcome`] what can be said of it, [`Handle`]
+//! what a record is given to (with the feature `tokio` `AsyncHandler` too, many at
+//! a time), [`json()`] what decodes it before, [`Outcome`] what can be said of it, [`Handle`]
 //! what can be asked of a run, and [`Report`] how it ended.
 
 #[cfg(feature = "tokio")]

@@ -159,6 +159,7 @@ impl Mailbox {
     }
 
     /// True once nobody waits for what the worker has in hand.
+    #[cfg(feature = "tokio")]
     pub(crate) fn is_cut_short(&self) -> bool {
         self.is_cut_short.load(Ordering::Acquire)
     }

@@ -671,11 +671,13 @@ impl Schedule {
     }
 
     /// What wakes a worker that does not wait on the pool's condition.
+    #[cfg(feature = "tokio")]
     pub(crate) fn set_bell(&mut self, worker: usize, bell: Waker) {
         self.bells.insert(worker, bell);
     }
 
     /// Such a worker waits for records from now on.
+    #[cfg(feature = "tokio")]
     pub(crate) fn waits(&mut self, worker: usize) {
         if !self.idle.contains(&worker) {
             self.idle.push_back(worker);
@@ -737,6 +739,7 @@ impl Schedule {
     }
 
     /// Whether a partition leaves that a worker knows of.
+    #[cfg(feature = "tokio")]
     pub(crate) fn has_leaving(&self, worker: usize) -> bool {
         self.parts
             .values()
@@ -1206,3 +1209,6 @@ fn exhausted(partition: TopicPartition, offset: i64, attempts: u32, error: Strin
     };
     WorkerExit::EndsRun(stop, WorkerStop::RetriesExhausted)
 }
+
+#[cfg(test)]
+mod many_hands;

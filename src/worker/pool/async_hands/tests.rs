@@ -610,9 +610,16 @@ fn a_revoke_waits_for_what_is_in_the_handler_and_says_goodbye_after_it() {
     assert_eq!(noted.look(|notes| notes.hooks.len()), 1);
     scene.open();
     scene.wait_for_release();
-    assert_eq!(scene.watermark(0), Some(40));
+    let watermark = scene.watermark(0);
     scene.stop().look(|notes| {
-        assert_eq!((notes.began.len(), notes.cancelled.len()), (40, 0));
+        // A few more may have been begun before the reader heard of it.
+        assert!(notes.began.len() < 100, "it was read to its end");
+        let began = i64::try_from(notes.began.len()).expect("few");
+        assert_eq!(
+            (watermark, notes.done.len()),
+            (Some(began), notes.began.len())
+        );
+        assert_eq!(notes.cancelled, []);
         assert_eq!(notes.hooks[1], "revoked [orders-0]");
     });
 }
