@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -197,6 +197,11 @@ impl Keepup {
     pub(crate) fn signal(&mut self, signal: Signal) {
         let sent = self.process().signal(signal);
         assert!(sent, "it has ended; stderr:\n{}", self.stderr());
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.process().ended()
     }
 
     /// Waits for its end: the exit code, `None` where a signal ended it. All its output is there then, unless a child

@@ -185,17 +185,23 @@ const COMPACTED: [(&str, &str); 5] = [
 ];
 
 impl Producer {
-    /// Sends a record to the partition it names, waiting while the queue is full.
+    /// Sends a record to the partition it names, waiting while the queue is full, or the partition so new that the
+    /// producer does not know it yet.
     pub(crate) fn send(&self, record: BaseRecord<'_, [u8], [u8]>) {
         let mut unsent = Some(record);
         wait_until(PATIENT, "room in the producer's queue", || {
             let record = unsent.take().expect("it was given back");
             match self.inner.send(record) {
                 Ok(()) => Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), record)) => {
+                Err((KafkaError::MessageProduction(code), record))
+                    if matches!(
+                        code,
+                        RDKafkaErrorCode::QueueFull | RDKafkaErrorCode::UnknownPartition
+                    ) =>
+                {
                     unsent = Some(record);
                     self.inner.poll(Duration::from_millis(10));
-                    Err("full")
+                    Err(code)
                 }
                 Err((error, _)) => panic!("a record cannot be sent: {error}"),
             }

@@ -1,0 +1,180 @@
+//! Chaos: real groups of real processes that are started, stopped, killed and put to sleep at random, over a broker
+//! that goes and comes back while its topic grows; and a checker that says what became of every record.
+//!
+//! `cargo test --test chaos` runs it for a minute and a half, classic and KIP-848 side by side. `KEEPUP_TEST_SEED=N`
+//! repeats a schedule, `KEEPUP_CHAOS_SECONDS=N` has it last longer. The long runs are
+//! `cargo test --test chaos -- --ignored --nocapture the_long_run`.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the tests drive real processes and brokers: they read the clock to know when to give up"
+)]
+#![expect(
+    clippy::expect_used,
+    reason = "a failed expectation is how a test fails"
+)]
+#![expect(
+    clippy::print_stdout,
+    reason = "seeds and figures: the harness shows them where a test fails, or with --nocapture"
+)]
+
+#[expect(dead_code, unused_macros, reason = "the scenarios use more of it")]
+#[path = "../support/mod.rs"]
+#[macro_use]
+mod support;
+
+mod checker;
+mod faults;
+mod schedule;
+mod storm;
+
+use std::time::Duration;
+
+use keepup::Order;
+
+use checker::{Log, Verdict, check};
+use faults::Fault;
+use schedule::Shape;
+use storm::Storm;
+use support::kafka::Kafka;
+
+/// Heartbeats that tell of a rebalance soon; and a session for which all that happens is that a group waits for a
+/// member that was killed.
+const CLASSIC: [&str; 2] = ["session.timeout.ms=3000", "heartbeat.interval.ms=300"];
+
+/// A seed for this run, or the one of a failed run.
+fn seed() -> u64 {
+    let given = std::env::var("KEEPUP_TEST_SEED").ok();
+    let seed = given.map_or_else(
+        || fastrand::u64(..),
+        |seed| seed.parse().expect("KEEPUP_TEST_SEED is a number"),
+    );
+    println!("KEEPUP_TEST_SEED={seed}");
+    seed
+}
+
+/// How long a storm lasts that is not one of the long ones.
+fn time() -> Duration {
+    let given = std::env::var("KEEPUP_CHAOS_SECONDS").ok();
+    let seconds = given.map_or(45, |seconds| {
+        seconds.parse().expect("KEEPUP_CHAOS_SECONDS is a number")
+    });
+    Duration::from_secs(seconds)
+}
+
+/// What a storm left behind keeps every promise; and the checker, which says so, finds what is planted there.
+fn holds(kafka: &Kafka, name: &str, storm: &Storm, seed: u64) {
+    let log = storm::raise(kafka, name, storm, seed);
+    let verdict = check(&log);
+    println!("{name}, {:?}: {verdict}", storm.order);
+    assert_eq!(
+        verdict.found(),
+        [""; 0],
+        "KEEPUP_TEST_SEED={seed}: {verdict}"
+    );
+    assert!(verdict.handled >= storm.records, "{verdict}");
+    assert!(verdict.abrupt_ends > 0, "nobody was killed: {verdict}");
+    finds_what_is_planted(&log, &verdict, seed);
+}
+
+fn finds_what_is_planted(log: &Log, clean: &Verdict, seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    for fault in Fault::ALL {
+        let mut doctored = log.clone();
+        let planted = fault.plant(&mut doctored, &mut random);
+        // Without an order nothing is out of it.
+        let has_place = fault != Fault::OrderSwapped || log.order != Order::Unordered;
+        assert!(
+            planted || !has_place,
+            "{fault:?} could not be planted: {clean}"
+        );
+        let verdict = check(&doctored);
+        let is_found = verdict.found().contains(&fault.finding());
+        assert!(is_found || !planted, "{fault:?} was not found: {verdict}");
+    }
+}
+
+/// A storm for every day. The seed chooses the order, partitions' mostly.
+fn short(seed: u64, properties: Vec<&'static str>, frozen: Duration) -> Storm {
+    let time = time();
+    Storm {
+        shape: Shape {
+            time,
+            members: 5,
+            toggles: 400..900,
+            kills: 5_000..9_000,
+            freezes: 6_000..12_000,
+            frozen,
+            restarts: 1,
+            partitions: vec![12, 16, 20],
+        },
+        order: match seed % 4 {
+            0 => Order::Key,
+            1 => Order::Unordered,
+            _ => Order::Partition,
+        },
+        records: 250 * time.as_secs(),
+        properties,
+    }
+}
+
+#[test]
+fn s41_a_storm_over_a_classic_group_loses_reorders_and_commits_nothing_wrongly() {
+    let kafka = kafka!(one);
+    let seed = seed();
+    let storm = short(seed, CLASSIC.to_vec(), Duration::from_millis(4_500));
+    holds(&kafka, "storm-classic", &storm, seed);
+}
+
+#[test]
+fn s45_s41_a_storm_over_a_consumer_group_loses_reorders_and_commits_nothing_wrongly() {
+    // Its brokers give up a member that is silent for 6 s.
+    let kafka = kafka!(one);
+    let seed = seed();
+    let storm = short(
+        seed,
+        vec!["group.protocol=consumer"],
+        Duration::from_secs(9),
+    );
+    holds(&kafka, "storm-consumer", &storm, seed);
+}
+
+/// 10 minutes, 12 members of which one comes or goes every 200 to 500 ms, 80 partitions, 500,000 records.
+fn long(properties: Vec<&'static str>, frozen: Duration) -> Storm {
+    Storm {
+        shape: Shape {
+            time: Duration::from_mins(10),
+            members: 12,
+            toggles: 200..500,
+            kills: 15_000..30_000,
+            freezes: 20_000..40_000,
+            frozen,
+            restarts: 3,
+            partitions: vec![60, 70, 80],
+        },
+        order: Order::Partition,
+        records: 500_000,
+        properties,
+    }
+}
+
+#[test]
+#[ignore = "takes 12 minutes"]
+fn the_long_run_of_a_classic_group() {
+    let kafka = kafka!(one);
+    let seed = seed();
+    let classic = vec!["session.timeout.ms=10000", "heartbeat.interval.ms=300"];
+    let storm = long(classic, Duration::from_secs(15));
+    holds(&kafka, "long-classic", &storm, seed);
+}
+
+#[test]
+#[ignore = "takes 12 minutes"]
+fn the_long_run_of_a_consumer_group() {
+    let settings = ["group.consumer.session.timeout.ms=45000"];
+    let Some(kafka) = Kafka::start(test_name!(), 1, &settings) else {
+        return;
+    };
+    let seed = seed();
+    let storm = long(vec!["group.protocol=consumer"], Duration::from_mins(1));
+    holds(&kafka, "long-consumer", &storm, seed);
+}

@@ -1,0 +1,460 @@
+//! Does to a real group what the schedule says, and writes down what can be seen.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use keepup::Order;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::producer::BaseRecord;
+use rdkafka::{Offset, TopicPartitionList};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::checker::{Commits, End, Handled, Log, Member, Millis, Told};
+use crate::schedule::{Action, Shape, Step, draw};
+use crate::support::kafka::Kafka;
+use crate::support::keepup::Keepup;
+use crate::support::{wait_for, wait_until};
+
+/// How long a member may take to leave: its drain, a rebalance that is under way, and a busy machine.
+const LEAVING: Duration = Duration::from_mins(2);
+
+/// How long those that are left may take for what is left.
+const CATCHING_UP: Duration = Duration::from_mins(4);
+
+/// Members that are leaving, at most: their work goes on until they have left.
+const MOST_LEAVING: usize = 12;
+
+/// Keys per partition.
+const KEYS: u64 = 50;
+
+/// What is done to a group, and what the group is.
+#[derive(Debug, Clone)]
+pub(crate) struct Storm {
+    pub(crate) shape: Shape,
+    pub(crate) order: Order,
+    /// Written while it lasts, evenly.
+    pub(crate) records: u64,
+    /// Properties of every member.
+    pub(crate) properties: Vec<&'static str>,
+}
+
+/// A member that runs, stopped or not.
+struct Running {
+    keepup: Keepup,
+    log: Arc<Mutex<Member>>,
+    frozen: Option<Millis>,
+}
+
+/// Raises a storm on a topic and a group of this name, and gives what was seen once everything is committed or nothing
+/// moves any more.
+pub(crate) fn raise(kafka: &Kafka, name: &str, storm: &Storm, seed: u64) -> Log {
+    let partitions = AtomicI32::new(storm.shape.partitions[0]);
+    kafka.create_topic(name, partitions.load(Ordering::Relaxed), &[]);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        // Also where something panics: the scope waits for its threads.
+        let ends = Ends(&over);
+        let watch = threads.spawn(|| watch_commits(kafka, name, &partitions, &over));
+        let producer = threads.spawn(|| produce(kafka, name, storm, &partitions, &over));
+        let mut group = Group::new(kafka, name, storm);
+        for step in draw(&storm.shape, seed) {
+            group.take(&step, &partitions);
+        }
+        producer.join().expect("the producer ends");
+        group.fill_up(seed);
+        let ends_at = kafka.end_offsets(name);
+        let caught_up = group.catches_up(&ends_at);
+        let (members, outages) = group.end();
+        drop(ends);
+        let mut commits = watch.join().expect("the watch ends");
+        commits.push(Commits {
+            offsets: kafka.committed(name, name),
+            at: now(),
+        });
+        assert!(!members.is_empty());
+        println!(
+            "caught up: {caught_up}, {} members, {} looks at commits",
+            members.len(),
+            commits.len()
+        );
+        Log {
+            order: storm.order,
+            members,
+            commits,
+            outages,
+            ends: ends_at,
+        }
+    })
+}
+
+/// Ends what runs beside a storm.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Group<'a> {
+    kafka: &'a Kafka,
+    name: &'a str,
+    storm: &'a Storm,
+    start: Instant,
+    places: Vec<Option<Running>>,
+    leaving: Vec<Running>,
+    ended: Vec<Member>,
+    outages: Vec<std::ops::Range<Millis>>,
+}
+
+impl<'a> Group<'a> {
+    fn new(kafka: &'a Kafka, name: &'a str, storm: &'a Storm) -> Self {
+        Self {
+            kafka,
+            name,
+            storm,
+            start: Instant::now(),
+            places: (0..storm.shape.members).map(|_| None).collect(),
+            leaving: Vec::new(),
+            ended: Vec::new(),
+            outages: Vec::new(),
+        }
+    }
+
+    /// Waits for the time of a step, and does it.
+    fn take(&mut self, step: &Step, partitions: &AtomicI32) {
+        let start = self.start;
+        wait_for(self.storm.shape.time, "the time of a step", || {
+            start.elapsed() >= step.at
+        });
+        self.reap(MOST_LEAVING);
+        match step.action {
+            Action::Start(place, choice) => self.places[place] = Some(self.member(choice)),
+            Action::Leave(place) => {
+                let mut running = self.running(place);
+                running.signal(Signal::TERM);
+                self.leaving.push(running);
+            }
+            Action::Kill(place) => {
+                let mut running = self.running(place);
+                running.signal(Signal::KILL);
+                self.ended.push(running.ended(Some(End::Killed)));
+            }
+            Action::Freeze(place) => {
+                let running = self.places[place].as_mut().expect("the schedule knows");
+                running.frozen = Some(now());
+                running.signal(Signal::STOP);
+            }
+            Action::Thaw(place) => {
+                let running = self.places[place].as_mut().expect("the schedule knows");
+                running.thaw();
+            }
+            Action::RestartBroker { killed } => {
+                let from = now();
+                if killed {
+                    self.kafka.kill_broker(1);
+                } else {
+                    self.kafka.shut_down_broker(1);
+                }
+                self.kafka.restart_broker(1);
+                self.outages.push(from..now());
+            }
+            Action::Grow(total) => {
+                self.kafka.add_partitions(self.name, total);
+                partitions.store(total, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn running(&mut self, place: usize) -> Running {
+        self.places[place].take().expect("the schedule knows")
+    }
+
+    /// Starts a member that works in one of several ways.
+    fn member(&self, choice: u64) -> Running {
+        let mut arguments = vec![
+            "run",
+            "-b",
+            self.kafka.bootstrap(),
+            "-t",
+            self.name,
+            "-g",
+            self.name,
+        ];
+        arguments.extend(["--events", "json", "--records", "--timeout", "60s"]);
+        arguments.extend(["-X", "auto.commit.interval.ms=500"]);
+        arguments.extend(["-X", "topic.metadata.refresh.interval.ms=1000"]);
+        for property in &self.storm.properties {
+            arguments.extend(["-X", property]);
+        }
+        let (workers, in_hand) = match self.storm.order {
+            Order::Partition => (["auto", "2"][index(choice, 2)], 1),
+            Order::Key | Order::Unordered => ("4", 4),
+        };
+        arguments.extend(["--workers", workers]);
+        let script = crate::support::process::repository().join("tests/chaos/flaky.sh");
+        let flaky = format!("exec=exec {}", quoted(&script));
+        arguments.extend(match self.storm.order {
+            Order::Partition => ["--order", "partition"],
+            Order::Key => ["--order", "key"],
+            Order::Unordered => ["--order", "unordered"],
+        });
+        // What waits for a retry lets others be done before it where the order allows that, and those come again
+        // after a move: a matter of its own.
+        let may_retry = self.storm.order == Order::Partition;
+        arguments.extend(["--retry-backoff", "5ms", "--handler"]);
+        arguments.push(match index(choice / 2, 4) {
+            0 if may_retry => &flaky,
+            1 => "sleep=500us",
+            2 => "sleep=4ms",
+            _ => "sleep=1ms",
+        });
+        let log = Arc::new(Mutex::new(Member {
+            in_hand,
+            ..Member::default()
+        }));
+        let keepup = Keepup::start_sifted(&arguments, {
+            let log = Arc::clone(&log);
+            move |line| {
+                note(
+                    &mut log.lock().unwrap_or_else(PoisonError::into_inner),
+                    line,
+                );
+                true
+            }
+        });
+        Running {
+            keepup,
+            log,
+            frozen: None,
+        }
+    }
+
+    /// Takes note of those that have left, and waits until no more than `most` are leaving.
+    fn reap(&mut self, most: usize) {
+        wait_until(LEAVING, "members to leave", || {
+            let mut still = Vec::new();
+            for mut running in self.leaving.drain(..) {
+                if running.keepup.ended().is_some() {
+                    self.ended.push(running.ended(None));
+                } else {
+                    still.push(running);
+                }
+            }
+            self.leaving = still;
+            if self.leaving.len() <= most {
+                Ok(())
+            } else {
+                Err(self.leaving.len())
+            }
+        });
+    }
+
+    /// Starts a member in every empty place, and has those that are stopped go on.
+    fn fill_up(&mut self, seed: u64) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        for place in 0..self.places.len() {
+            match &mut self.places[place] {
+                Some(running) => running.thaw(),
+                None => self.places[place] = Some(self.member(random.u64(..))),
+            }
+        }
+    }
+
+    /// Whether everything is committed in time.
+    fn catches_up(&self, ends: &[i64]) -> bool {
+        let start = Instant::now();
+        wait_until(2 * CATCHING_UP, "the commits", || {
+            let committed = self.kafka.committed(self.name, self.name);
+            let all = committed
+                .iter()
+                .map(|offset| offset.unwrap_or(0))
+                .eq(ends.iter().copied());
+            if all || start.elapsed() > CATCHING_UP {
+                Ok(all)
+            } else {
+                Err(committed)
+            }
+        })
+    }
+
+    /// Has everybody leave: what they did, and when there was no broker.
+    fn end(mut self) -> (Vec<Member>, Vec<std::ops::Range<Millis>>) {
+        for place in 0..self.places.len() {
+            if let Some(mut running) = self.places[place].take() {
+                running.signal(Signal::TERM);
+                self.leaving.push(running);
+            }
+        }
+        self.reap(0);
+        (self.ended, self.outages)
+    }
+}
+
+impl Running {
+    fn signal(&mut self, signal: Signal) {
+        self.keepup.signal(signal);
+    }
+
+    fn thaw(&mut self) {
+        if let Some(since) = self.frozen.take() {
+            self.signal(Signal::CONT);
+            let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+            log.stops.push(since..now());
+        }
+    }
+
+    /// What it did, once it has ended as `end` says, or by itself.
+    fn ended(mut self, end: Option<End>) -> Member {
+        let code = self.keepup.end(LEAVING);
+        let signal = self.keepup.ended().and_then(|status| status.signal());
+        let stderr = self.keepup.stderr();
+        assert!(!stderr.contains("panicked at"), "{stderr}");
+        // With it its readers have ended: the log is whole.
+        drop(self.keepup);
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = end.unwrap_or_else(|| match (code, signal) {
+            (Some(0), _) => End::Left,
+            (Some(3), _) => End::LeftWork,
+            // It had not come so far as to take signals.
+            (_, Some(signal)) if signal == Signal::TERM.as_raw() && !log.has_begun => End::Killed,
+            _ => panic!("a member ended with code {code:?}, signal {signal:?}:\n{stderr}"),
+        });
+        log.end = Some((now(), end));
+        std::mem::take(&mut *log)
+    }
+}
+
+/// Takes a line of a member's standard output down.
+fn note(member: &mut Member, line: &str) {
+    let event: Value =
+        serde_json::from_str(line).unwrap_or_else(|_| panic!("not an event: {line}"));
+    let at = event["timestamp"].as_i64().expect("an event has a time");
+    let partition = |place: &Value| {
+        let number = place["partition"].as_u64().expect("a partition");
+        usize::try_from(number).expect("not so many")
+    };
+    let partitions = || {
+        let places = event["partitions"].as_array().expect("partitions");
+        places.iter().map(partition).collect::<Vec<_>>()
+    };
+    // A move from one worker of a process to another is no matter of the group's.
+    let is_local = event["local"] == true;
+    let number = |field: &str| {
+        let text = event[field].as_str().expect("a text");
+        text.parse().expect("a number")
+    };
+    match event["name"].as_str().expect("an event has a name") {
+        "record_data" => member.handled.push(Handled {
+            at,
+            partition: partition(&event),
+            offset: event["offset"].as_i64().expect("an offset"),
+            key: number("key"),
+            number: number("value"),
+        }),
+        "startup_complete" => member.has_begun = true,
+        "partitions_assigned" if !is_local => member.told.push((at, Told::Assigned(partitions()))),
+        "partitions_revoked" if !is_local => member.told.push((at, Told::Revoked(partitions()))),
+        "partitions_lost" => member.told.push((at, Told::Lost(partitions()))),
+        "offsets_committed" if event["success"] == true => {
+            let offsets = event["offsets"].as_array().expect("offsets").iter();
+            let offsets = offsets.map(|place| {
+                let offset = place["offset"].as_i64().expect("an offset");
+                (partition(place), offset)
+            });
+            member.told.push((at, Told::Committed(offsets.collect())));
+        }
+        _ => {}
+    }
+}
+
+/// Writes numbers from 0 on to every partition, each with a key, until all are written, and waits until all are there.
+fn produce(kafka: &Kafka, topic: &str, storm: &Storm, partitions: &AtomicI32, over: &AtomicBool) {
+    let producer = kafka.producer(&[
+        ("enable.idempotence", "true"),
+        ("topic.metadata.refresh.interval.ms", "500"),
+    ]);
+    let start = Instant::now();
+    let mut next: Vec<u64> = Vec::new();
+    let mut written = 0;
+    while written < storm.records && !over.load(Ordering::Relaxed) {
+        // A little faster than the time allows, so that it is done when the storm is over.
+        let due = storm
+            .shape
+            .time
+            .mul_f64(0.95 * fraction(written, storm.records));
+        if start.elapsed() < due {
+            std::thread::park_timeout(Duration::from_millis(5));
+            continue;
+        }
+        let count = usize::try_from(partitions.load(Ordering::Relaxed)).expect("it is positive");
+        next.resize(count, 0);
+        for (partition, number) in (0..).zip(&mut next) {
+            let key = (*number * *number / 3 % KEYS).to_string();
+            let payload = number.to_string();
+            let record = BaseRecord::to(topic).partition(partition);
+            producer.send(record.key(key.as_bytes()).payload(payload.as_bytes()));
+            *number += 1;
+            written += 1;
+        }
+    }
+    producer.flush();
+}
+
+fn fraction(part: u64, whole: u64) -> f64 {
+    let float = |number: u64| f64::from(u32::try_from(number).unwrap_or(u32::MAX));
+    float(part) / float(whole)
+}
+
+/// Asks the broker again and again what the group has committed, until it is over.
+fn watch_commits(
+    kafka: &Kafka,
+    name: &str,
+    partitions: &AtomicI32,
+    over: &AtomicBool,
+) -> Vec<Commits> {
+    let mut settings = kafka.client();
+    let asks: BaseConsumer = settings.set("group.id", name).create().expect("a client");
+    let mut commits = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        std::thread::park_timeout(Duration::from_millis(50));
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition_range(name, 0, partitions.load(Ordering::Relaxed) - 1);
+        // While the broker is away there is nothing to be seen.
+        let Ok(answer) = asks.committed_offsets(asked, Duration::from_secs(1)) else {
+            continue;
+        };
+        let mut offsets: Vec<(i32, Option<i64>)> = Vec::new();
+        for element in answer.elements() {
+            let offset = match (element.error(), element.offset()) {
+                (Ok(()), Offset::Offset(offset)) => Some(offset),
+                _ => None,
+            };
+            offsets.push((element.partition(), offset));
+        }
+        offsets.sort_unstable();
+        let offsets = offsets.into_iter().map(|(_, offset)| offset).collect();
+        let at = now();
+        commits.push(Commits { at, offsets });
+    }
+    commits
+}
+
+/// As one word of a shell.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+fn index(choice: u64, of: u64) -> usize {
+    usize::try_from(choice % of).expect("a few")
+}
+
+fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let millis = since.expect("it is after 1970").as_millis();
+    Millis::try_from(millis).expect("it fits")
+}
