@@ -7,7 +7,10 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use keepup::testing::{FakeCluster, Fault, Release, Request, Rule};
-use keepup::{Assignment, Builder, ConnectionErrors, Error, Handle, Report, StopReason, Workers};
+use keepup::{
+    Assignment, Builder, ConnectionErrors, Error, EventKind, Handle, Report, StartFrom, StopReason,
+    Workers,
+};
 
 use crate::support::run::{Events, SLACK, Tally, end_of, work_for};
 use crate::support::{PATIENT, SOON, wait_for, wait_until};
@@ -17,6 +20,9 @@ const GROUP: &str = "billing";
 
 /// An error code that Kafka does not have.
 const UNHEARD_OF: i16 = 4242;
+
+/// `STALE_MEMBER_EPOCH`: what a broker of KIP-848 answers who has not heard yet that the group went on.
+const STALE_EPOCH: i16 = 113;
 
 /// Records per batch of a log.
 const BATCH: i64 = 20;
@@ -422,6 +428,73 @@ fn a_run_starts_in_spite_of_hostile_answers_about_the_coordinator() {
 #[test]
 fn a_run_starts_in_spite_of_hostile_answers_about_commits() {
     starts_in_spite_of(Request::OffsetFetch);
+}
+
+#[test]
+fn s45_a_stale_epoch_in_place_of_a_commit_is_asked_again_and_never_taken_for_none() {
+    for fault in [
+        Fault::Error(STALE_EPOCH),
+        Fault::PartitionError(STALE_EPOCH),
+    ] {
+        let (partitions, before, records) = (2, 40, 60);
+        let cluster = cluster(1, partitions, before);
+        let finished = Tally::default();
+        let handle = builder(&cluster).start(finished.handlers());
+        let handle = handle.expect("the run starts");
+        finished.await_each(PATIENT, partitions, before);
+        all_committed(&cluster, before);
+        stopped(handle);
+
+        append(&cluster, partitions, before..records);
+        cluster.script(Rule::new(Request::OffsetFetch, fault).to("keepup").times(3));
+        let latest = builder(&cluster).start_from(StartFrom::Latest);
+        let handle = latest.start(finished.handlers()).expect("the run starts");
+        finished.await_each(PATIENT, partitions, records);
+        all_committed(&cluster, records);
+        stopped(handle);
+        assert_eq!(cluster.faults(), 3, "{fault:?}");
+        finished.assert_each_once(partitions, records);
+    }
+}
+
+#[test]
+fn s45_a_commit_that_is_refused_for_a_stale_epoch_is_made_again() {
+    let (partitions, records) = (2, 40);
+    let cluster = cluster(1, partitions, records);
+    let stale = Fault::PartitionError(STALE_EPOCH);
+    cluster.script(Rule::new(Request::OffsetCommit, stale).times(3));
+    let (finished, events) = (Tally::default(), Events::default());
+    let handle = builder(&cluster)
+        .property("auto.commit.interval.ms", "100")
+        .on_event(events.observer())
+        .start(finished.handlers())
+        .expect("the run starts");
+    finished.await_each(PATIENT, partitions, records);
+    // The broker keeps what it refuses, so what counts is what the run believes.
+    let confirmed = |partition| {
+        let confirmed = events.pick(|event| match &event.kind {
+            EventKind::OffsetsCommitted {
+                offsets,
+                error: None,
+            } => offsets
+                .iter()
+                .find(|(of, _)| of.partition() == partition)
+                .map(|(_, at)| *at),
+            _ => None,
+        });
+        confirmed.last().copied()
+    };
+    wait_until(PATIENT, "the commits to be confirmed", || {
+        let all: Vec<_> = (0..partitions).map(confirmed).collect();
+        if all.iter().all(|offset| *offset == Some(records)) {
+            Ok(())
+        } else {
+            Err(all)
+        }
+    });
+    assert_eq!(cluster.faults(), 3);
+    stopped(handle);
+    finished.assert_each_once(partitions, records);
 }
 
 #[test]

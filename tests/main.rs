@@ -54,5 +54,6 @@ mod static_members;
 mod steering;
 mod stopping;
 mod supervision;
+mod takeover;
 mod two_processes;
 mod wire;

@@ -176,6 +176,7 @@ pub(crate) struct KafkaGroup {
     is_static: bool,
     has_joined: bool,
     session_timeout: Duration,
+    sleep_limit: Duration,
 }
 
 impl KafkaGroup {
@@ -194,6 +195,7 @@ impl KafkaGroup {
             is_static: matches!(settings.assignment, Assignment::Static { .. }),
             has_joined: false,
             session_timeout: properties::session_timeout(settings),
+            sleep_limit: properties::sleep_limit(settings),
         })
     }
 
@@ -391,6 +393,10 @@ impl Group for KafkaGroup {
 
     fn session_timeout(&self) -> Option<Duration> {
         (!self.is_static).then_some(self.session_timeout)
+    }
+
+    fn sleep_limit(&self) -> Option<Duration> {
+        (!self.is_static).then_some(self.sleep_limit)
     }
 
     fn finish(self: Box<Self>, patience: Duration) -> bool {

@@ -28,6 +28,11 @@ const DEFAULT_MAX_POLL_INTERVAL: Duration = Duration::from_mins(5);
 /// `group.consumer.session.timeout.ms` under KIP-848.
 const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 
+/// The shortest session that is reckoned with under KIP-848. The broker decides
+/// it, may have been told another one for the group than for the rest, and
+/// tells its members neither.
+const SHORTEST_UNTOLD_SESSION: Duration = Duration::from_secs(6);
+
 /// Properties that the runtime sets itself, with the reason and the way out.
 const RESERVED: [(&str, &str, &str); 8] = [
     (
@@ -257,6 +262,17 @@ pub(crate) fn session_timeout(settings: &Settings) -> Duration {
     millis(&settings.properties, "session.timeout.ms").unwrap_or(DEFAULT_SESSION_TIMEOUT)
 }
 
+/// How long the process may be asleep before the group may have given it up:
+/// half of the session, since the last sign of life may be old by then.
+pub(crate) fn sleep_limit(settings: &Settings) -> Duration {
+    let session = session_timeout(settings);
+    if uses_consumer_protocol(&settings.properties) {
+        session.min(SHORTEST_UNTOLD_SESSION) / 2
+    } else {
+        session / 2
+    }
+}
+
 fn uses_consumer_protocol(properties: &BTreeMap<String, String>) -> bool {
     properties
         .get("group.protocol")
@@ -351,6 +367,14 @@ mod tests {
                 "sesion.timeout.ms"
             ]
         );
+    }
+
+    #[test]
+    fn a_sleep_is_held_against_half_the_session_and_under_kip_848_against_the_shortest() {
+        let limit = |properties: &[_]| sleep_limit(&with(properties)).as_millis();
+        assert_eq!(limit(&[]), 22_500);
+        assert_eq!(limit(&[("session.timeout.ms", "10000")]), 5_000);
+        assert_eq!(limit(&[("group.protocol", "consumer")]), 3_000);
     }
 
     #[test]

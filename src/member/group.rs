@@ -113,9 +113,15 @@ pub(crate) trait Group: Send {
     /// True once the group was left, and nothing is pending.
     fn is_closed(&self) -> bool;
 
-    /// How long the group waits for a sign of life: a process that was asleep
-    /// longer may have been replaced. `None` where there is no session.
+    /// How long the group waits for a sign of life. `None` where there is no
+    /// session.
     fn session_timeout(&self) -> Option<Duration>;
+
+    /// How long the process may be asleep before it may have been replaced.
+    /// `None` where there is no session.
+    fn sleep_limit(&self) -> Option<Duration> {
+        self.session_timeout().map(|timeout| timeout / 2)
+    }
 
     /// Ends the client within about `patience`; false where it did not come to
     /// an end and was left behind.

@@ -208,7 +208,7 @@ struct Member {
 impl Member {
     fn new(parts: Parts) -> Self {
         let now = parts.clock.now();
-        let session = parts.group.session_timeout();
+        let sleep_limit = parts.group.sleep_limit();
         Self {
             assignment: Assignment::new(
                 parts.settings.workers,
@@ -216,7 +216,7 @@ impl Member {
                 parts.settings.revoke_deadline,
             ),
             ladder: Ladder::new(parts.settings.stop_deadline),
-            watch: Watch::new(session, parts.clock.coarse()),
+            watch: Watch::new(sleep_limit, parts.clock.coarse()),
             restarts: RestartPolicy::new(parts.settings.restart_budget),
             claim: Claim::new(parts.settings.instance_wait),
             patience: Patience::default(),
@@ -362,7 +362,7 @@ impl Member {
             Some(Change::Shut { slept }) => {
                 self.gate.shut();
                 self.events.warn(format!(
-                    "this process did not run for {slept:?}, more than half the session timeout: \
+                    "this process did not run for {slept:?}, and the group may have given it up: \
                      no record is started before the group has answered"
                 ));
             }

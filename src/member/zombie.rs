@@ -1,9 +1,10 @@
 //! Whether this process may still be a member after it was asleep.
 //!
 //! The member's loop turns many times a second. A gap of more than half the
-//! session timeout means that the process did not run (SIGSTOP, a suspended
-//! machine), and that the group may have given its partitions away. Until the
-//! group has answered again no record may be started ([`Gate`]).
+//! session timeout ([`Group::sleep_limit`]) means that the process did not run
+//! (SIGSTOP, a suspended machine), and that the group may have given its
+//! partitions away. Until the group has answered again no record may be started
+//! ([`Gate`]).
 //!
 //! librdkafka does not tell when a heartbeat was answered, so the answer is
 //! taken from what it does tell, whichever comes first:
@@ -17,6 +18,7 @@
 //!   unreachable coordinator starts the wait anew.
 //!
 //! [`Gate`]: crate::worker::gate::Gate
+//! [`Group::sleep_limit`]: crate::member::group::Group::sleep_limit
 
 use std::time::Duration;
 
@@ -44,11 +46,11 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Watches for gaps of more than half of `session_timeout`; without a
-    /// session there is nothing to watch.
-    pub(crate) fn new(session_timeout: Option<Duration>, now: Coarse) -> Self {
+    /// Watches for gaps of more than `limit`; without one there is nothing to
+    /// watch.
+    pub(crate) fn new(limit: Option<Duration>, now: Coarse) -> Self {
         Self {
-            limit: session_timeout.map(|timeout| timeout / 2),
+            limit,
             last_turn: now,
             shut_since: None,
         }
@@ -94,8 +96,8 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_of_more_than_half_the_session_shuts_the_gate_until_the_group_answered() {
-        let mut watch = Watch::new(Some(Duration::from_secs(10)), at(0));
+    fn a_gap_of_more_than_the_limit_shuts_the_gate_until_the_group_answered() {
+        let mut watch = Watch::new(Some(Duration::from_secs(5)), at(0));
         assert_eq!(watch.turn(at(5)), None);
         let slept = Duration::from_secs(6);
         assert_eq!(watch.turn(at(11)), Some(Change::Shut { slept }));
@@ -106,7 +108,7 @@ mod tests {
 
     #[test]
     fn silence_opens_the_gate_only_while_the_coordinator_can_be_reached() {
-        let mut watch = Watch::new(Some(Duration::from_secs(10)), at(0));
+        let mut watch = Watch::new(Some(Duration::from_secs(5)), at(0));
         watch.turn(at(100));
         for second in 101..105 {
             assert_eq!(watch.turn(at(second)), None);

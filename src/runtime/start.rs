@@ -103,9 +103,7 @@ pub(crate) fn start(
     };
     let services = beside.start(listener, rings)?;
     let (reports, from_workers) = bounded(INBOX);
-    let limit = group
-        .session_timeout()
-        .map_or(Duration::MAX, |timeout| timeout / 2);
+    let limit = group.sleep_limit().unwrap_or(Duration::MAX);
     let gate = Arc::new(Gate::new(limit, clock.coarse()));
     let memory = Arc::new(MemoryBudget::new(settings.memory_budget));
     let dead_letters = dead_letters.map(|letters| Arc::new(letters) as Arc<dyn DeadLetters>);

@@ -69,6 +69,8 @@ pub(crate) struct Member {
     pub(crate) told: Vec<(Millis, Told)>,
     /// The records that it completed, in the order of their completion.
     pub(crate) handled: Vec<Handled>,
+    /// Why commits of it were refused, and how often; for people.
+    pub(crate) refusals: BTreeMap<String, u64>,
     /// When it was stopped (SIGSTOP).
     pub(crate) stops: Vec<Range<Millis>>,
     pub(crate) end: Option<(Millis, End)>,
@@ -135,6 +137,8 @@ pub(crate) struct Verdict {
     pub(crate) handled: u64,
     /// Records that were completed again.
     pub(crate) repeats: u64,
+    /// How the ownerships ended whose records were completed again, and how many those are.
+    causes: BTreeMap<Ended, u64>,
     /// What may be repeated: completed and not committed where an ownership ended without its owner's doing, and what
     /// was in its handlers then.
     pub(crate) uncommitted: u64,
@@ -183,12 +187,13 @@ impl fmt::Display for Verdict {
         write!(
             f,
             "{} records handled; {} again, of at most {} that were in flight or not committed when {} of {} ownerships \
-             ended abruptly; lag {}",
+             ended abruptly {:?}; lag {}",
             self.handled,
             self.repeats,
             self.uncommitted,
             self.abrupt_ends,
             self.ownerships,
+            self.causes,
             self.lag
         )?;
         for (name, findings) in self.kinds() {
@@ -242,12 +247,18 @@ struct Ownership {
     records: Vec<Handled>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How an ownership ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Ended {
     /// By the owner, in its own time.
     Orderly,
-    /// By somebody else, or without a commit.
-    Abrupt,
+    Killed,
+    LeftWork,
+    Lost,
+    /// The owner was stopped meanwhile, whatever it said afterwards.
+    Slept,
+    /// There was nobody to commit to.
+    WithoutBroker,
 }
 
 impl Ownership {
@@ -263,14 +274,22 @@ impl Ownership {
         }
     }
 
-    /// Whether what it completed may be uncommitted at its end.
-    fn is_abrupt(&self, log: &Log) -> bool {
+    /// How it ended, all things considered.
+    fn ended(&self, log: &Log) -> Ended {
         let stops = &log.members[self.member].stops;
         let asleep = |stop: &Range<Millis>| stop.start <= self.to && self.from <= stop.end;
         let no_broker = |outage: &Range<Millis>| {
             outage.start - AROUND_OUTAGE <= self.to && self.to <= outage.end + AROUND_OUTAGE
         };
-        self.ended == Ended::Abrupt || stops.iter().any(asleep) || log.outages.iter().any(no_broker)
+        if self.ended != Ended::Orderly {
+            self.ended
+        } else if stops.iter().any(asleep) {
+            Ended::Slept
+        } else if log.outages.iter().any(no_broker) {
+            Ended::WithoutBroker
+        } else {
+            Ended::Orderly
+        }
     }
 }
 
@@ -303,9 +322,9 @@ fn ownerships(number: usize, member: &Member) -> Vec<Ownership> {
         let Some((at, told)) = told.next() else { break };
         let (concerned, ended, taking) = match told {
             // Where it was let go of before, that went with the member's end, or never came.
-            Told::Assigned(partitions) => (partitions, Ended::Abrupt, true),
+            Told::Assigned(partitions) => (partitions, Ended::Lost, true),
             Told::Revoked(partitions) => (partitions, Ended::Orderly, false),
-            Told::Lost(partitions) => (partitions, Ended::Abrupt, false),
+            Told::Lost(partitions) => (partitions, Ended::Lost, false),
             Told::Committed(_) => continue,
         };
         for &partition in concerned {
@@ -322,7 +341,8 @@ fn ownerships(number: usize, member: &Member) -> Vec<Ownership> {
     }
     let (to, ended) = match member.end {
         Some((at, End::Left)) => (at, Ended::Orderly),
-        Some((at, End::LeftWork | End::Killed)) => (at, Ended::Abrupt),
+        Some((at, End::LeftWork)) => (at, Ended::LeftWork),
+        Some((at, End::Killed)) => (at, Ended::Killed),
         None => (Millis::MAX, Ended::Orderly),
     };
     all.extend(open.into_values().map(|ownership| Ownership {
@@ -334,7 +354,7 @@ fn ownerships(number: usize, member: &Member) -> Vec<Ownership> {
         // Which of those that it let go of while it stopped is uncommitted it does not say.
         let stopping = to - STOP;
         for ownership in all.iter_mut().filter(|ownership| ownership.to >= stopping) {
-            ownership.ended = Ended::Abrupt;
+            ownership.ended = Ended::LeftWork;
         }
     }
     all
@@ -524,7 +544,9 @@ fn check_repeats(log: &Log, broker: &Broker, all: &[Ownership], verdict: &mut Ve
             };
             let owner = &all[before];
             // A second time within one ownership is a matter of order.
-            let is_needless = before != place && !owner.is_abrupt(log);
+            let ended = owner.ended(log);
+            *verdict.causes.entry(ended).or_default() += 1;
+            let is_needless = before != place && ended == Ended::Orderly;
             if is_needless || record.offset < committed {
                 verdict.needless.add(|| {
                     format!(
@@ -541,7 +563,7 @@ fn check_repeats(log: &Log, broker: &Broker, all: &[Ownership], verdict: &mut Ve
                 });
             }
         }
-        if ownership.is_abrupt(log) {
+        if ownership.ended(log) != Ended::Orderly {
             verdict.abrupt_ends += 1;
             // One that was stopped finds out late: what counts is where the next one begins.
             let next = all.get(place + 1).map_or(Millis::MAX, |next| next.from);

@@ -1,7 +1,7 @@
 //! Faults that are planted into a log: what it would look like had the product done that. Whoever trusts the checker
 //! has it find them first.
 
-use crate::checker::{Handled, Log, Told};
+use crate::checker::{Handled, Log, Member, Told};
 
 /// What a product could do wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,41 +88,46 @@ fn commit_at_delivery(log: &mut Log, random: &mut fastrand::Rng) -> bool {
     false
 }
 
-/// A member that was told to let go completes one more record when another member has the partition.
+/// A member completes a record of a partition that another one has at the time.
 fn ignore_an_epoch(log: &mut Log, random: &mut fastrand::Rng) -> bool {
-    let mut places = Vec::new();
-    for (number, member) in log.members.iter().enumerate() {
-        for (at, told) in &member.told {
-            let (Told::Revoked(partitions) | Told::Lost(partitions)) = told else {
-                continue;
-            };
-            places.extend(partitions.iter().map(|&partition| (number, *at, partition)));
-        }
-    }
-    random.shuffle(&mut places);
-    for (number, at, partition) in places {
-        // What the other member completes next, and when.
-        let others = log
-            .members
-            .iter()
-            .enumerate()
-            .filter(|(other, _)| *other != number);
-        let next = others
-            .flat_map(|(_, other)| &other.handled)
-            .filter(|record| record.partition == partition && record.at > at)
-            .min_by_key(|record| record.at)
-            .copied();
-        let member = &mut log.members[number];
-        let lives = |at| member.end.is_none_or(|(end, _)| end > at + 2_000);
-        if let Some(record) = next.filter(|record| lives(record.at)) {
-            let place = member
-                .handled
-                .partition_point(|before| before.at <= record.at);
-            member.handled.insert(place, record);
+    let mut records: Vec<Handled> = all(log).collect();
+    random.shuffle(&mut records);
+    for record in records {
+        let mut members: Vec<usize> = (0..log.members.len()).collect();
+        random.shuffle(&mut members);
+        let may = |number: &usize| {
+            let member = &log.members[*number];
+            let first = member.told.first().is_some_and(|(at, _)| *at < record.at);
+            // Far from its end: what a member that is killed says last may be lost.
+            first
+                && member.end.is_none_or(|(end, _)| end > record.at + 2_000)
+                && !had(member, record.partition, record.at)
+        };
+        if let Some(number) = members.into_iter().find(may) {
+            let handled = &mut log.members[number].handled;
+            let place = handled.partition_point(|before| before.at <= record.at);
+            handled.insert(place, record);
             return true;
         }
     }
     false
+}
+
+/// Whether a member had a partition at a moment, by its own word.
+fn had(member: &Member, partition: usize, at: i64) -> bool {
+    let mut had = false;
+    for (_, told) in member.told.iter().take_while(|(told, _)| *told <= at) {
+        match told {
+            Told::Assigned(partitions) if partitions.contains(&partition) => had = true,
+            Told::Revoked(partitions) | Told::Lost(partitions)
+                if partitions.contains(&partition) =>
+            {
+                had = false;
+            }
+            _ => {}
+        }
+    }
+    had
 }
 
 /// A record that is committed was never completed.

@@ -1,5 +1,6 @@
 //! Does to a real group what the schedule says, and writes down what can be seen.
 
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -75,12 +76,8 @@ pub(crate) fn raise(kafka: &Kafka, name: &str, storm: &Storm, seed: u64) -> Log 
             offsets: kafka.committed(name, name),
             at: now(),
         });
-        assert!(!members.is_empty());
-        println!(
-            "caught up: {caught_up}, {} members, {} looks at commits",
-            members.len(),
-            commits.len()
-        );
+        tell(&members);
+        println!("caught up: {caught_up}; {} looks at commits", commits.len());
         Log {
             order: storm.order,
             members,
@@ -89,6 +86,26 @@ pub(crate) fn raise(kafka: &Kafka, name: &str, storm: &Storm, seed: u64) -> Log 
             ends: ends_at,
         }
     })
+}
+
+/// Tells what was done to whom.
+fn tell(members: &[Member]) {
+    let ended = |how| {
+        let ends = members.iter().filter_map(|member| member.end);
+        ends.filter(|(_, end)| *end == how).count()
+    };
+    let sleeps: usize = members.iter().map(|member| member.stops.len()).sum();
+    let mut refusals: BTreeMap<&str, u64> = BTreeMap::new();
+    for (why, count) in members.iter().flat_map(|member| &member.refusals) {
+        *refusals.entry(why).or_default() += count;
+    }
+    println!(
+        "{} members: {} left, {} left work, {} were killed; {sleeps} sleeps; refused commits: {refusals:?}",
+        members.len(),
+        ended(End::Left),
+        ended(End::LeftWork),
+        ended(End::Killed)
+    );
 }
 
 /// Ends what runs beside a storm.
@@ -360,7 +377,11 @@ fn note(member: &mut Member, line: &str) {
         "partitions_assigned" if !is_local => member.told.push((at, Told::Assigned(partitions()))),
         "partitions_revoked" if !is_local => member.told.push((at, Told::Revoked(partitions()))),
         "partitions_lost" => member.told.push((at, Told::Lost(partitions()))),
-        "offsets_committed" if event["success"] == true => {
+        "offsets_committed" if event["success"] != true => {
+            let why = event["error"].as_str().unwrap_or_default();
+            *member.refusals.entry(why.to_owned()).or_default() += 1;
+        }
+        "offsets_committed" => {
             let offsets = event["offsets"].as_array().expect("offsets").iter();
             let offsets = offsets.map(|place| {
                 let offset = place["offset"].as_i64().expect("an offset");

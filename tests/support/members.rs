@@ -250,6 +250,18 @@ impl Tally {
         of.filter_map(|(_, event)| pick(event)).collect()
     }
 
+    /// Why commits of any member were refused, each reason once.
+    pub(crate) fn refused_commits(&self) -> BTreeSet<String> {
+        let seen = self.seen();
+        let kinds = seen.events.iter().map(|(_, event)| &event.kind);
+        kinds
+            .filter_map(|kind| match kind {
+                EventKind::OffsetsCommitted { error, .. } => error.clone(),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// The offsets that a member was told to be committed of a partition, in order.
     pub(crate) fn commits_by(&self, member: &str, topic: &str, partition: i32) -> Vec<i64> {
         let which = TopicPartition::new(topic, partition);
