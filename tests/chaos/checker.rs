@@ -73,6 +73,9 @@ pub(crate) struct Member {
     pub(crate) refusals: BTreeMap<String, u64>,
     /// When it was stopped (SIGSTOP).
     pub(crate) stops: Vec<Range<Millis>>,
+    /// When it was asked to leave.
+    pub(crate) asked: Option<Millis>,
+    /// When its end was noticed, and what it was.
     pub(crate) end: Option<(Millis, End)>,
 }
 
@@ -352,8 +355,8 @@ fn ownerships(number: usize, member: &Member) -> Vec<Ownership> {
     }));
     if matches!(member.end, Some((_, End::LeftWork))) {
         // Which of those that it let go of while it stopped is uncommitted it does not say.
-        let stopping = to - STOP;
-        for ownership in all.iter_mut().filter(|ownership| ownership.to >= stopping) {
+        let asked = member.asked.unwrap_or(to);
+        for ownership in all.iter_mut().filter(|ownership| ownership.to >= asked) {
             ownership.ended = Ended::LeftWork;
         }
     }
@@ -362,9 +365,6 @@ fn ownerships(number: usize, member: &Member) -> Vec<Ownership> {
 
 /// How long what a member says of itself takes until it is out.
 const LAST_WORDS: Millis = 1_000;
-
-/// How long before its end a member may have begun to stop.
-const STOP: Millis = 30_000;
 
 /// When every record below an offset was completed.
 struct Done {

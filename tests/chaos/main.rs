@@ -52,10 +52,10 @@ fn seed() -> u64 {
     seed
 }
 
-/// How long a storm lasts that is not one of the long ones.
-fn time() -> Duration {
+/// How long a storm lasts, where that is not given.
+fn time(usual: u64) -> Duration {
     let given = std::env::var("KEEPUP_CHAOS_SECONDS").ok();
-    let seconds = given.map_or(45, |seconds| {
+    let seconds = given.map_or(usual, |seconds| {
         seconds.parse().expect("KEEPUP_CHAOS_SECONDS is a number")
     });
     Duration::from_secs(seconds)
@@ -95,7 +95,7 @@ fn finds_what_is_planted(log: &Log, clean: &Verdict, seed: u64) {
 
 /// A storm for every day. The seed chooses the order, partitions' mostly.
 fn short(seed: u64, properties: Vec<&'static str>, frozen: Duration) -> Storm {
-    let time = time();
+    let time = time(45);
     Storm {
         shape: Shape {
             time,
@@ -140,9 +140,10 @@ fn s45_s41_a_storm_over_a_consumer_group_loses_reorders_and_commits_nothing_wron
 
 /// 10 minutes, 12 members of which one comes or goes every 200 to 500 ms, 80 partitions, 500,000 records.
 fn long(properties: Vec<&'static str>, frozen: Duration) -> Storm {
+    let time = time(600);
     Storm {
         shape: Shape {
-            time: Duration::from_mins(10),
+            time,
             members: 12,
             toggles: 200..500,
             kills: 15_000..30_000,
@@ -152,7 +153,7 @@ fn long(properties: Vec<&'static str>, frozen: Duration) -> Storm {
             partitions: vec![60, 70, 80],
         },
         order: Order::Partition,
-        records: 500_000,
+        records: 500_000 * time.as_secs() / 600,
         properties,
     }
 }

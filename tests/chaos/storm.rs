@@ -100,8 +100,10 @@ fn tell(members: &[Member]) {
         *refusals.entry(why).or_default() += count;
     }
     println!(
-        "{} members: {} left, {} left work, {} were killed; {sleeps} sleeps; refused commits: {refusals:?}",
+        "{} members, {} of which ended before they had begun: {} left, {} left work, {} were killed; {sleeps} sleeps; \
+         refused commits: {refusals:?}",
         members.len(),
+        members.iter().filter(|member| !member.has_begun).count(),
         ended(End::Left),
         ended(End::LeftWork),
         ended(End::Killed)
@@ -152,9 +154,8 @@ impl<'a> Group<'a> {
         match step.action {
             Action::Start(place, choice) => self.places[place] = Some(self.member(choice)),
             Action::Leave(place) => {
-                let mut running = self.running(place);
-                running.signal(Signal::TERM);
-                self.leaving.push(running);
+                let running = self.running(place);
+                self.leaving.push(running.leave());
             }
             Action::Kill(place) => {
                 let mut running = self.running(place);
@@ -302,9 +303,8 @@ impl<'a> Group<'a> {
     /// Has everybody leave: what they did, and when there was no broker.
     fn end(mut self) -> (Vec<Member>, Vec<std::ops::Range<Millis>>) {
         for place in 0..self.places.len() {
-            if let Some(mut running) = self.places[place].take() {
-                running.signal(Signal::TERM);
-                self.leaving.push(running);
+            if let Some(running) = self.places[place].take() {
+                self.leaving.push(running.leave());
             }
         }
         self.reap(0);
@@ -315,6 +315,15 @@ impl<'a> Group<'a> {
 impl Running {
     fn signal(&mut self, signal: Signal) {
         self.keepup.signal(signal);
+    }
+
+    /// Asks it to leave.
+    fn leave(mut self) -> Self {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.asked = Some(now());
+        drop(log);
+        self.signal(Signal::TERM);
+        self
     }
 
     fn thaw(&mut self) {

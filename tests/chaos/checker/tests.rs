@@ -83,9 +83,17 @@ fn what_is_let_go_of_while_there_is_no_broker_may_come_again() {
     let mut log = takeover(Some((1_000, End::Left)));
     log.outages.push(500..2_000);
     assert_eq!(check(&log).found(), [""; 0]);
-    log.members[0].end = Some((1_000, End::LeftWork));
     log.outages.clear();
+    log.members[0].end = Some((9_000, End::LeftWork));
+    log.members[0].told.push((600, Told::Revoked(vec![0])));
+    log.members[0].asked = Some(600);
     assert_eq!(check(&log).found(), [""; 0], "it said so itself");
+    log.members[0].asked = Some(601);
+    let found = check(&log).found();
+    assert!(
+        found.contains(&"needless"),
+        "not of what it let go of before"
+    );
 }
 
 #[test]
