@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use keepup::Outcome;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -15,7 +16,8 @@ use crate::support::deliveries::Deliveries;
 use crate::support::kafka::Kafka;
 use crate::support::keepup::Keepup;
 use crate::support::members::{Member, Protocol, Tally};
-use crate::support::{PATIENT, SOON, wait_until};
+use crate::support::run::work_for;
+use crate::support::{PATIENT, SOON, wait_for, wait_until};
 
 /// How long a member may be silent: by the properties of [`Protocol`], and by the settings of the brokers of the tests.
 const SESSION: Duration = Duration::from_secs(6);
@@ -359,4 +361,59 @@ fn s45_commits_that_meet_another_epoch_of_the_member_are_made_good(
     }
     let refused = tally.refused_commits();
     println!("{end} records each; commits that were refused at first: {refused:?}");
+}
+
+/// Commits that are on their way when the broker goes are sent again when it is back, each after a time of its own: so
+/// they may come in any order, but none of them is older than the outage.
+#[test]
+fn s06_commits_that_an_outage_held_up_undo_none_of_before_it_and_end_where_the_handlers_are() {
+    let kafka = kafka!(one);
+    let topic = "s06-held-up";
+    // More than are handled.
+    kafka.filled_topic(topic, 1, 0..100_000);
+    let tally = Tally::default();
+    let run = kafka.run_of(topic, topic, Protocol::Cooperative);
+    // A session that outlives the outage.
+    let run = run
+        .property("session.timeout.ms", "60000")
+        .property("auto.commit.interval.ms", "20");
+    let a = Member::start_with("a", run, &tally, |_| {
+        work_for(Duration::from_micros(500));
+        Outcome::Done
+    });
+    let wait_committed = |offset: usize| {
+        let offset = i64::try_from(offset).expect("a few");
+        wait_until(PATIENT, "a commit", || {
+            let last = tally.commits_by("a", topic, 0).last().copied();
+            if last >= Some(offset) {
+                Ok(())
+            } else {
+                Err(last)
+            }
+        });
+    };
+    wait_committed(tally.len() + 200);
+    kafka.stop_broker(1);
+    let before = tally.commits_by("a", topic, 0).len();
+    // What it has fetched it goes on with, and commits.
+    tally.wait_for_len(tally.len() + 700);
+    kafka.kill_broker(1);
+    kafka.restart_broker(1);
+    // By then everything that was held up has come: it is tried again after a second at most.
+    let back = Instant::now();
+    wait_for(SOON, "the last that was held up", || {
+        back.elapsed() > 2 * EARLY
+    });
+    wait_committed(tally.len());
+    let report = a.stop();
+    assert_eq!(report.left_uncommitted, 0, "{report:?}");
+    let commits = tally.commits_by("a", topic, 0);
+    let undone = commits.windows(2).filter(|pair| pair[1] < pair[0]).count();
+    println!("{} commits, {undone} of them back", commits.len());
+    let (before, since) = commits.split_at(before);
+    let held = before.iter().max();
+    assert!(since.iter().min() >= held, "{held:?}, then {since:?}");
+    let handled = i64::try_from(tally.len()).expect("a few");
+    assert_eq!(kafka.committed(topic, topic), [Some(handled)]);
+    assert_eq!(tally.offsets(topic, 0), (0..handled).collect::<Vec<_>>());
 }

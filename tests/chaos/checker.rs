@@ -13,7 +13,7 @@
 //! | altered | a record that is not the one that was produced at its offset |
 //! | disordered | within one ownership, a record before its predecessor |
 //! | unsafe | an offset was committed before every record below it was completed |
-//! | rewound | a committed offset that went back |
+//! | rewound | a committed offset that went back; after an outage, to before it |
 //! | stale | a record that was completed after another member had taken the partition over |
 //! | needless | a record again that was committed, or whose last owner let go of it in an orderly way |
 //!
@@ -136,6 +136,8 @@ pub(crate) struct Verdict {
     pub(crate) rewound: Findings,
     pub(crate) stale: Findings,
     pub(crate) needless: Findings,
+    /// How often a committed offset went back after an outage, to what was handled during it.
+    pub(crate) undone: u64,
     /// Different records that were completed.
     pub(crate) handled: u64,
     /// Records that were completed again.
@@ -190,13 +192,14 @@ impl fmt::Display for Verdict {
         write!(
             f,
             "{} records handled; {} again, of at most {} that were in flight or not committed when {} of {} ownerships \
-             ended abruptly {:?}; lag {}",
+             ended abruptly {:?}; {} commits undone after outages; lag {}",
             self.handled,
             self.repeats,
             self.uncommitted,
             self.abrupt_ends,
             self.ownerships,
             self.causes,
+            self.undone,
             self.lag
         )?;
         for (name, findings) in self.kinds() {
@@ -216,7 +219,7 @@ pub(crate) fn check(log: &Log) -> Verdict {
     let mut verdict = Verdict::default();
     let broker = Broker::new(log);
     let done = Done::new(log, &mut verdict);
-    check_commits(log, &done, &mut verdict);
+    check_commits(log, &done, &broker, &mut verdict);
     let mut by_partition: Vec<Vec<Ownership>> = log.ends.iter().map(|_| Vec::new()).collect();
     for (number, member) in log.members.iter().enumerate() {
         for ownership in ownerships(number, member) {
@@ -416,7 +419,7 @@ impl Done {
     }
 }
 
-fn check_commits(log: &Log, done: &Done, verdict: &mut Verdict) {
+fn check_commits(log: &Log, done: &Done, broker: &Broker<'_>, verdict: &mut Verdict) {
     let mut check = |by: &dyn fmt::Display, at, partition, offset| {
         let since = done.since(partition, offset);
         if since > at {
@@ -430,23 +433,28 @@ fn check_commits(log: &Log, done: &Done, verdict: &mut Verdict) {
             });
         }
     };
-    let mut highest: Vec<i64> = vec![0; log.ends.len()];
+    let mut last: Vec<i64> = vec![0; log.ends.len()];
     for commits in &log.commits {
         for (partition, offset) in commits.offsets.iter().enumerate() {
             let Some(offset) = *offset else { continue };
             check(&"the broker's word", commits.at, partition, offset);
-            let Some(highest) = highest.get_mut(partition) else {
+            let Some(last) = last.get_mut(partition) else {
                 continue;
             };
-            if offset < *highest {
+            let before = std::mem::replace(last, offset);
+            if offset >= before {
+                continue;
+            }
+            if offset < broker.safe(partition, commits.at, before) {
                 verdict.rewound.add(|| {
                     format!(
-                        "{partition}: from {highest} to {offset}, seen at {}",
+                        "{partition}: from {before} to {offset}, seen at {}",
                         commits.at
                     )
                 });
+            } else {
+                verdict.undone += 1;
             }
-            *highest = offset;
         }
     }
     for (number, member) in log.members.iter().enumerate() {
@@ -531,7 +539,7 @@ fn check_takeovers(log: &Log, all: &[Ownership], verdict: &mut Verdict) {
 }
 
 /// A record comes again only where its last owner could not commit it, and only while it is not committed.
-fn check_repeats(log: &Log, broker: &Broker, all: &[Ownership], verdict: &mut Verdict) {
+fn check_repeats(log: &Log, broker: &Broker<'_>, all: &[Ownership], verdict: &mut Verdict) {
     // By offset, whose it was last.
     let mut last: BTreeMap<i64, usize> = BTreeMap::new();
     let mut reached = 0;
@@ -576,19 +584,20 @@ fn check_repeats(log: &Log, broker: &Broker, all: &[Ownership], verdict: &mut Ve
 }
 
 /// What was committed when.
-struct Broker {
-    /// By partition, when an offset was first seen committed; both rise.
+struct Broker<'a> {
+    /// By partition, what was seen to be committed from when on.
     seen: Vec<Vec<(Millis, i64)>>,
     last: Vec<Option<i64>>,
+    outages: &'a [Range<Millis>],
 }
 
-impl Broker {
-    fn new(log: &Log) -> Self {
+impl<'a> Broker<'a> {
+    fn new(log: &'a Log) -> Self {
         let mut seen: Vec<Vec<(Millis, i64)>> = log.ends.iter().map(|_| Vec::new()).collect();
         for commits in &log.commits {
             for (seen, offset) in seen.iter_mut().zip(&commits.offsets) {
                 let Some(offset) = *offset else { continue };
-                if seen.last().is_none_or(|&(_, before)| offset > before) {
+                if seen.last().is_none_or(|&(_, before)| offset != before) {
                     seen.push((commits.at, offset));
                 }
             }
@@ -597,14 +606,31 @@ impl Broker {
         Self {
             seen,
             last: last.map(|last| last.offsets.clone()).unwrap_or_default(),
+            outages: &log.outages,
         }
     }
 
-    /// What was known to be committed at that moment.
+    /// What was known to be committed at that moment, and to stay so.
     fn committed(&self, partition: usize, at: Millis) -> i64 {
+        self.safe(partition, at, self.seen_at(partition, at))
+    }
+
+    fn seen_at(&self, partition: usize, at: Millis) -> i64 {
         let seen = self.seen.get(partition).map_or(&[][..], Vec::as_slice);
         let known = seen.partition_point(|&(since, _)| since <= at);
         known.checked_sub(1).map_or(0, |last| seen[last].1)
+    }
+
+    /// What stays committed of `offset`. When a broker comes back, commits that it never got come again, in any order:
+    /// then nothing but what it had before is safe.
+    fn safe(&self, partition: usize, at: Millis, offset: i64) -> i64 {
+        let outage = self
+            .outages
+            .iter()
+            .find(|outage| outage.start <= at && at <= outage.end + AROUND_OUTAGE);
+        outage.map_or(offset, |outage| {
+            offset.min(self.seen_at(partition, outage.start))
+        })
     }
 
     /// By its last answer.

@@ -1,6 +1,8 @@
 //! Faults that are planted into a log: what it would look like had the product done that. Whoever trusts the checker
 //! has it find them first.
 
+use keepup::Order;
+
 use crate::checker::{Handled, Log, Member, Told};
 
 /// What a product could do wrong.
@@ -148,7 +150,13 @@ fn lose_a_retry(log: &mut Log, random: &mut fastrand::Rng) -> bool {
 fn swap(log: &mut Log, random: &mut fastrand::Rng) -> bool {
     let mut places = Vec::new();
     for (number, member) in log.members.iter().enumerate() {
-        for (place, record) in member.handled.iter().enumerate() {
+        // Without an order nothing is out of it.
+        for (place, record) in member
+            .handled
+            .iter()
+            .enumerate()
+            .filter(|_| log.order != Order::Unordered)
+        {
             // Close to each other: within one ownership.
             let later = &member.handled[place + 1..];
             let near = later.iter().take_while(|next| next.at < record.at + 1_000);

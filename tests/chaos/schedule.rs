@@ -187,7 +187,7 @@ mod tests {
 
     fn shape() -> Shape {
         Shape {
-            time: Duration::from_secs(60),
+            time: Duration::from_mins(1),
             members: 5,
             toggles: 200..500,
             kills: 3_000..6_000,

@@ -185,6 +185,19 @@ impl Tally {
         self.seen().handled.clone()
     }
 
+    /// How many were handed over.
+    pub(crate) fn len(&self) -> usize {
+        self.seen().handled.len()
+    }
+
+    /// Waits until so many were handed over.
+    pub(crate) fn wait_for_len(&self, len: usize) {
+        wait_until(PATIENT, "records to be handed over", || {
+            let now = self.len();
+            if now >= len { Ok(()) } else { Err(now) }
+        });
+    }
+
     /// The offsets of a partition in the order in which they were handed over, by whichever member.
     pub(crate) fn offsets(&self, topic: &str, partition: i32) -> Vec<i64> {
         self.of(topic, partition)

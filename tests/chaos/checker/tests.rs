@@ -168,6 +168,21 @@ fn a_commit_is_held_against_what_was_completed_when_it_was_seen() {
 }
 
 #[test]
+fn a_commit_goes_back_only_after_an_outage_and_only_to_what_was_handled_during_it() {
+    let mut log = takeover(Some((1_000, End::Killed)));
+    log.commits.insert(1, commits(160, 6));
+    log.commits.insert(2, commits(400, 5));
+    assert!(check(&log).found().contains(&"rewound"));
+    log.outages.push(155..300);
+    let verdict = check(&log);
+    assert_eq!(verdict.found(), [""; 0], "{verdict}");
+    assert_eq!(verdict.undone, 1);
+    log.commits[2].offsets = vec![Some(3)];
+    let found = check(&log).found();
+    assert!(found.contains(&"rewound"), "to before the outage");
+}
+
+#[test]
 fn what_is_missing_in_the_end_is_lost_or_lag() {
     let mut log = takeover(Some((1_000, End::Killed)));
     log.ends[0] = 11;
