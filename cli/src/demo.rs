@@ -251,6 +251,13 @@ impl Founder<'_> {
         }
         if self.traps.is_some() {
             builder = builder.on_event(tells).restart_budget(CHAOS_BUDGET);
+            if !self.plan.properties.contains_key("group.protocol") {
+                // The embedded cluster waits for members that rejoin until a second
+                // before their sessions end, whether they have come or not.
+                builder = builder
+                    .property("session.timeout.ms", "3000")
+                    .property("heartbeat.interval.ms", "300");
+            }
         }
         for (name, value) in &self.plan.properties {
             builder = builder.property(name, value);
