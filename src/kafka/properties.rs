@@ -305,7 +305,9 @@ pub(super) fn member(settings: &Settings) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("client.id", client_id(settings));
     config.set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS);
-    config.set("auto.commit.interval.ms", "1000");
+    // A watermark is stored once the one before is confirmed, and then waits for
+    // that long.
+    config.set("auto.commit.interval.ms", "500");
     if !uses_consumer_protocol(&settings.properties) {
         config.set("partition.assignment.strategy", "cooperative-sticky");
     }

@@ -1186,6 +1186,22 @@ impl Assignment {
             .collect()
     }
 
+    /// Those of them that may be stored while the run goes on: not while an
+    /// earlier one of the same partition is stored and not confirmed.
+    ///
+    /// librdkafka sends what is stored at each interval, though the commit before
+    /// is not answered. When a coordinator dies with several of them, each is sent
+    /// again after a wait of its own, by chance, so that an older one may arrive
+    /// after a newer one, and what is committed goes back. With one watermark at a
+    /// time they all say the same.
+    pub(crate) fn storable(&self) -> Vec<Mark> {
+        self.lanes
+            .iter()
+            .filter(|(_, lane)| lane.confirmed >= lane.stored)
+            .filter_map(|(partition, lane)| lane.unstored(partition))
+            .collect()
+    }
+
     /// That mark is stored now.
     pub(crate) fn mark_stored(&mut self, mark: &Mark) {
         if let Some(lane) = self.lanes.get_mut(&mark.partition) {

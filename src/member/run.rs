@@ -306,8 +306,8 @@ impl Member {
             // What is lost is still here until the group says so, or until the
             // revoke that it waits for is answered.
             if !self.group.is_lost() {
-                let unstored = self.assignment.unstored();
-                self.store(&unstored);
+                let storable = self.assignment.storable();
+                self.store(&storable);
                 let unnoted = self.assignment.take_unnoted(now);
                 self.commit_notes(&unnoted);
             }

@@ -888,6 +888,27 @@ fn after_a_seek_backwards_nothing_is_handed_over_before_the_commit_has_come_down
 }
 
 #[test]
+fn s06_a_watermark_waits_until_the_one_before_is_confirmed_but_not_the_last_one() {
+    let mut bench = Bench::running(2);
+    let storable = |bench: &Bench| offsets(bench.assignment.storable());
+    bench.complete(0);
+    assert_eq!(storable(&bench), [(tp(0), 11)]);
+    bench.store();
+    bench.complete(0);
+    bench.complete(1);
+    assert_eq!(storable(&bench), [(tp(1), 11)], "each partition by itself");
+    bench.commit();
+    assert_eq!(storable(&bench), [(tp(0), 12), (tp(1), 11)]);
+    bench.store();
+    bench.complete(0);
+    assert!(storable(&bench).is_empty());
+    bench.revoke(&[0, 1]);
+    bench.obey_all();
+    assert_eq!(bench.answers[0].watermarks, [(tp(0), 13)], "the last word");
+    bench.check();
+}
+
+#[test]
 fn a_seek_to_what_is_committed_does_not_wait() {
     let mut bench = Bench::running(1);
     bench.complete(0);
