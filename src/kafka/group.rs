@@ -365,8 +365,9 @@ impl Group for KafkaGroup {
     }
 
     /// Commits of one client are carried out in the order in which they were
-    /// asked for, also those that wait for a coordinator, and nothing higher was
-    /// stored before: so this one takes nothing back that is committed later.
+    /// asked for, and nothing higher was stored before: so this one takes nothing
+    /// back that is committed later. Unless the coordinator dies with it on its
+    /// way: it is sent again then, after a wait of its own.
     fn commit_now(&mut self, marks: &[Mark]) -> Result<(), String> {
         // Stored first: the committer would otherwise find that more is stored
         // than committed, and undo it.
