@@ -127,7 +127,8 @@ impl Programs {
         command
     }
 
-    fn perf(&self, task: &Task, group: &str) -> Command {
+    /// `keepup perf`.
+    pub(crate) fn perf(&self, task: &Task, group: &str) -> Command {
         let mut command = Command::new(&self.keepup);
         command
             .args([
@@ -216,21 +217,26 @@ fn take_turns(
     for round in 0..options.rounds {
         for (peer, cell) in peers.iter().zip(&mut cells) {
             let group = format!("bench-{}-{row}-{round}", std::process::id());
-            match run(programs.command(*peer, &task, &group)) {
-                Ok(line) if line["records"].as_u64().unwrap_or(0) >= records => {
-                    let numbers: Vec<(&str, f64)> = KEPT
-                        .iter()
-                        .filter_map(|name| Some((*name, line[name].as_f64()?)))
-                        .collect();
-                    cell.add(&numbers);
-                }
-                Ok(line) => cell.fail(format!("it has not read {records} records: {line}")),
-                Err(why) => cell.fail(why),
-            }
+            run_into(cell, programs.command(*peer, &task, &group), records);
             eprint!(".");
         }
     }
     cells
+}
+
+/// Runs a client once, and keeps its numbers.
+pub(crate) fn run_into(cell: &mut Cell, client: Command, records: u64) {
+    match run(client) {
+        Ok(line) if line["records"].as_u64().unwrap_or(0) >= records => {
+            let numbers: Vec<(&str, f64)> = KEPT
+                .iter()
+                .filter_map(|name| Some((*name, line[name].as_f64()?)))
+                .collect();
+            cell.add(&numbers);
+        }
+        Ok(line) => cell.fail(format!("it has not read {records} records: {line}")),
+        Err(why) => cell.fail(why),
+    }
 }
 
 /// Runs a client to its end and reads the line that it prints last.

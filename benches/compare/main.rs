@@ -13,7 +13,7 @@
 //! | [`broker`], [`topics`] | a broker with and without TLS, and what it holds |
 //! | [`clients`] | runs a client once, as a process of its own |
 //! | [`bare`], [`plain`], [`stream`], `Consumer.java` | the clients beside keepup |
-//! | [`latency`], [`idle`] | the rows that are not about throughput |
+//! | [`latency`], [`idle`], [`orders`] | the rows that are not about throughput |
 //! | [`results`], [`machine`] | what is kept of a run, and where it was made |
 //! | [`report`], [`plot`] | tables and pictures of it |
 //!
@@ -35,6 +35,7 @@ mod latency;
 mod machine;
 mod measure;
 mod options;
+mod orders;
 mod plain;
 mod plot;
 mod report;
@@ -69,6 +70,9 @@ fn main() {
             "plain" => plain::run(&task),
             "stream" => stream::run(&task),
             "latency" => latency::consume(&task),
+            "sleepers" => orders::sleepers(&task),
+            "calm" => orders::calm(&task),
+            "storm" => orders::storm(&task),
             other => panic!("no client is called {other}"),
         }
         return;
@@ -102,6 +106,10 @@ fn measure(options: &Options, results: &mut Results) {
             Kind::Latency => latency::measure(&broker, &programs, options),
             Kind::Idle => idle::measure(&broker, &programs, options),
             Kind::Allocations => vec![allocations()],
+            Kind::Orders(of, work) => {
+                orders::measure(*of, row.name, work, &broker, &programs, options)
+            }
+            Kind::Completions => vec![completions()],
         };
         for failure in cells.iter().filter_map(Cell::failure) {
             eprint!("\n    {failure}");
@@ -134,6 +142,23 @@ fn allocations() -> Cell {
             ("per_record", allocations / records),
         ]),
         _ => cell.fail(format!("tests/allocations.rs printed {counted:?}")),
+    }
+    cell
+}
+
+/// What the test of that name has measured; `scripts/bench` runs it.
+fn completions() -> Cell {
+    let mut cell = Cell::new("keepup");
+    let measured = std::env::var("KEEPUP_BENCH_COMPLETIONS").unwrap_or_default();
+    // "20000000 completions: 31000000 a second, 9000000 with reading and taking, 500 KiB at most"
+    let number = |word: usize| measured.split_whitespace().nth(word)?.parse::<f64>().ok();
+    match (number(2), number(5), number(10)) {
+        (Some(completing), Some(all), Some(kib)) => cell.add(&[
+            ("millions_per_s", completing / 1e6),
+            ("millions_per_s_with_reading", all / 1e6),
+            ("peak_kib", kib),
+        ]),
+        _ => cell.fail(format!("the test has printed {measured:?}")),
     }
     cell
 }

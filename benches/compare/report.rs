@@ -305,6 +305,7 @@ fn others(results: &Results) -> String {
             );
         }
     }
+    text.push_str(&orders(results));
     if let (Some(allocations), Some(records)) = (
         median("allocations", "allocations"),
         median("allocations", "records"),
@@ -313,6 +314,46 @@ fn others(results: &Results) -> String {
             text,
             "- **Allocations.** {allocations:.0} in {records:.0} records of the steady state: none for a record; what there \
              is belongs to answers of thousands of records and to the member's ticks (`tests/allocations.rs`).",
+        );
+    }
+    text
+}
+
+/// What lies behind the targets about orders.
+fn orders(results: &Results) -> String {
+    let mut text = String::new();
+    let median =
+        |row: &str, cell: &str, metric: &str| results.cell_called(row, cell)?.median(metric);
+    let cpu = |order| median("orders", order, "cpu_ns_per_record");
+    if let (Some(partition), Some(key), Some(unordered)) = (
+        cpu("keepup-partition"),
+        cpu("keepup-key"),
+        cpu("keepup-unordered"),
+    ) {
+        let _ = writeln!(
+            text,
+            "- **Orders.** Four million records of 100 bytes with 1,000 keys in 4 partitions, 4 workers whose handler does \
+             nothing: {partition:.0} ns of CPU per record in partition order, {key:.0} by key, {unordered:.0} without order.",
+        );
+    }
+    let rate = |cell| median("slow", cell, "records_per_s");
+    if let (Some(sleepers), Some(unordered), Some(key)) = (
+        rate("sleepers"),
+        rate("keepup-unordered"),
+        rate("keepup-key"),
+    ) {
+        let _ = writeln!(
+            text,
+            "- **Slow handlers.** 5 ms each, 64 workers, one partition: {unordered:.0} records per second without order, {key:.0} \
+             by key; 64 threads that only sleep come to {sleepers:.0}.",
+        );
+    }
+    let attempt = |cell| median("storm", cell, "cpu_ns_per_record");
+    if let (Some(calm), Some(storm)) = (attempt("keepup-calm"), attempt("keepup-storm")) {
+        let _ = writeln!(
+            text,
+            "- **A storm of retries.** Every record fails twice, without order: {storm:.0} ns of CPU per attempt, beside {calm:.0} \
+             where none fails.",
         );
     }
     text

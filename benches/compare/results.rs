@@ -85,8 +85,12 @@ impl Cell {
 
 impl Results {
     pub(crate) fn cell(&self, row: &str, peer: Peer) -> Option<&Cell> {
+        self.cell_called(row, peer.name())
+    }
+
+    pub(crate) fn cell_called(&self, row: &str, name: &str) -> Option<&Cell> {
         let row = self.rows.get(row)?;
-        row.cells.iter().find(|cell| cell.peer == peer.name())
+        row.cells.iter().find(|cell| cell.peer == name)
     }
 
     /// What was kept, or nothing.

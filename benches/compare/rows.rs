@@ -1,9 +1,10 @@
 //! What is measured, and what is to be reached.
 
+use crate::orders::Of;
 use crate::results::Results;
 
 /// Everything that is measured, in the order in which it is shown.
-pub(crate) const ROWS: [RowPlan; 12] = [
+pub(crate) const ROWS: [RowPlan; 16] = [
     RowPlan {
         name: "100-bytes",
         title: "100 bytes",
@@ -67,6 +68,26 @@ pub(crate) const ROWS: [RowPlan; 12] = [
         title: "memory, 16 workers",
         kind: Kind::Memory(Work::many(16)),
     },
+    RowPlan {
+        name: "orders",
+        title: "orders, 4 workers",
+        kind: Kind::Orders(Of::Orders, Work::keyed(4, 4, 4_000_000)),
+    },
+    RowPlan {
+        name: "slow",
+        title: "5 ms in the handler, 64 workers",
+        kind: Kind::Orders(Of::Slow, Work::keyed(1, 64, 60_000)),
+    },
+    RowPlan {
+        name: "storm",
+        title: "every record fails twice, 4 workers",
+        kind: Kind::Orders(Of::Storm, Work::keyed(4, 4, 400_000)),
+    },
+    RowPlan {
+        name: "completions",
+        title: "completions",
+        kind: Kind::Completions,
+    },
 ];
 
 #[derive(Debug)]
@@ -89,6 +110,11 @@ pub(crate) enum Kind {
     Idle,
     /// What a test has counted.
     Allocations,
+    /// keepup in other orders than the partition's, and where handlers fail.
+    Orders(Of, Work),
+    /// How many records a second one core can complete in key order, as a test
+    /// has measured.
+    Completions,
 }
 
 /// A topic, and who reads it.
@@ -100,6 +126,8 @@ pub(crate) struct Work {
     pub(crate) partitions: i32,
     pub(crate) workers: usize,
     pub(crate) tls: bool,
+    /// How many keys the records have; 0: they have none.
+    pub(crate) keys: u64,
 }
 
 impl Work {
@@ -111,6 +139,16 @@ impl Work {
             partitions: crate::PARTITIONS,
             workers: crate::THREADS,
             tls: false,
+            keys: 0,
+        }
+    }
+
+    const fn keyed(partitions: i32, workers: usize, records: u64) -> Self {
+        Self {
+            partitions,
+            workers,
+            keys: 1_000,
+            ..Self::of(100, records)
         }
     }
 
@@ -207,6 +245,12 @@ enum Got {
     Value(&'static str, &'static str),
     /// keepup's median by another's.
     Ratio(&'static str, &'static str, Peer),
+    /// One cell's median.
+    Of(&'static str, &'static str, &'static str),
+    /// One cell's median by another's.
+    By(&'static str, &'static str, &'static str, &'static str),
+    /// One cell's median less another's.
+    Less(&'static str, &'static str, &'static str, &'static str),
 }
 
 /// Whether a figure was reached.
@@ -248,6 +292,25 @@ impl Target {
                     .collect();
                 spread(ours.median(metric)? / theirs.median(metric)?, &ratios)
             }
+            Got::Of(row, metric, cell) => {
+                let cell = results.cell_called(row, cell)?;
+                let rounds: Vec<f64> = cell
+                    .rounds
+                    .iter()
+                    .filter_map(|round| round.get(metric).copied())
+                    .collect();
+                spread(cell.median(metric)?, &rounds)
+            }
+            Got::By(row, metric, ours, theirs) => {
+                of_two(results, row, metric, ours, theirs, |ours, theirs| {
+                    ours / theirs
+                })
+            }
+            Got::Less(row, metric, ours, theirs) => {
+                of_two(results, row, metric, ours, theirs, |ours, theirs| {
+                    ours - theirs
+                })
+            }
         }
     }
 
@@ -274,6 +337,24 @@ impl Target {
     }
 }
 
+/// What two cells of a row make, by their medians and round by round.
+fn of_two(
+    results: &Results,
+    row: &str,
+    metric: &str,
+    ours: &str,
+    theirs: &str,
+    make: impl Fn(f64, f64) -> f64,
+) -> Option<(f64, f64, f64)> {
+    let ours = results.cell_called(row, ours)?;
+    let theirs = results.cell_called(row, theirs)?;
+    let rounds: Vec<f64> = (ours.rounds.iter())
+        .zip(&theirs.rounds)
+        .filter_map(|(ours, theirs)| Some(make(*ours.get(metric)?, *theirs.get(metric)?)))
+        .collect();
+    spread(make(ours.median(metric)?, theirs.median(metric)?), &rounds)
+}
+
 fn spread(median: f64, rounds: &[f64]) -> Option<(f64, f64, f64)> {
     let least = rounds.iter().copied().min_by(f64::total_cmp)?;
     let most = rounds.iter().copied().max_by(f64::total_cmp)?;
@@ -297,8 +378,8 @@ macro_rules! target {
 
 /// What is to be reached.
 #[rustfmt::skip]
-pub(crate) const TARGETS: [Target; 17] = {
-    use Got::{Ratio, Value};
+pub(crate) const TARGETS: [Target; 24] = {
+    use Got::{By, Less, Of, Ratio, Value};
     use Limit::{AtLeast, AtMost, Below};
     use Peer::{Bare, Java, Plain};
     [
@@ -319,5 +400,12 @@ pub(crate) const TARGETS: [Target; 17] = {
         target!("steady state", "allocations per record", Value("allocations", "per_record"), AtMost(0.0), ""),
         target!("catching up, 2 workers", "peak memory", Value("memory-2", "peak_rss_mib"), AtMost(64.0), " MiB"),
         target!("catching up, 16 workers", "peak memory", Value("memory-16", "peak_rss_mib"), AtMost(128.0), " MiB"),
+        target!("no-op, 4 workers, by key", "CPU per record more than by partition", Less("orders", CPU, "keepup-key", "keepup-partition"), AtMost(150.0), " ns"),
+        target!("no-op, 4 workers, unordered", "CPU per record more than by partition", Less("orders", CPU, "keepup-unordered", "keepup-partition"), AtMost(150.0), " ns"),
+        target!("5 ms, 64 workers, 1 partition, unordered", "records/s / 64 sleeping threads'", By("slow", RATE, "keepup-unordered", "sleepers"), AtLeast(0.98), " ×"),
+        target!("5 ms, 64 workers, 1 partition, by 1,000 keys", "records/s / 64 sleeping threads'", By("slow", RATE, "keepup-key", "sleepers"), AtLeast(0.95), " ×"),
+        target!("every record fails twice", "CPU per attempt / where none fails", By("storm", CPU, "keepup-storm", "keepup-calm"), AtMost(1.2), " ×"),
+        target!("every record fails twice", "peak memory", Of("storm", "peak_rss_mib", "keepup-storm"), AtMost(64.0), " MiB"),
+        target!("one core, by key", "completions", Value("completions", "millions_per_s"), AtLeast(20.0), " million/s"),
     ]
 };

@@ -2,7 +2,8 @@
 //!
 //! Values are pieces of JSON whose fields differ from record to record, as
 //! events of a shop would: one repeated byte compresses to nothing, which makes
-//! decompressing it look free. They have no keys and no headers. Batches are
+//! decompressing it look free. They have no headers, and keys only where
+//! a row is about these. Batches are
 //! as large as librdkafka makes them under load (1 MB, 10,000 records).
 
 use std::fmt::Write as _;
@@ -39,9 +40,10 @@ pub(crate) fn filled(bootstrap: &str, work: &Work, records: u64) -> String {
         value: size,
         compression,
         partitions,
+        keys,
         ..
     } = *work;
-    let name = format!("bench-{size}-{compression}-{partitions}-{records}");
+    let name = format!("bench-{size}-{compression}-{partitions}-{keys}-{records}");
     if !create(bootstrap, &name, partitions) {
         return name;
     }
@@ -59,9 +61,11 @@ pub(crate) fn filled(bootstrap: &str, work: &Work, records: u64) -> String {
     let mut events = Events::new(size);
     for number in 0..records {
         let partition = i32::try_from(number % u64::from(partitions.unsigned_abs())).unwrap_or(0);
-        let mut record = BaseRecord::<(), [u8]>::to(&name)
+        let key = number.checked_rem(keys).map(u64::to_be_bytes);
+        let mut record = BaseRecord::<[u8], [u8]>::to(&name)
             .partition(partition)
             .payload(events.next());
+        record.key = key.as_ref().map(|key| &key[..]);
         while let Err((error, back)) = producer.send(record) {
             assert!(
                 matches!(

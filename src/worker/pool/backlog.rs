@@ -793,3 +793,6 @@ fn copy_of(batch: &Batch, index: usize) -> Option<Batch> {
         ..*batch
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! What is completed beyond the watermark, and what a completion costs.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::*;
+use crate::clock::{Clock, Coarse};
+use crate::record::{AssignmentEpoch, TopicPartition};
+
+/// Records with a key of eight bytes each, drawn from so many.
+fn batch(first: i64, len: usize, keys: u64, random: &mut fastrand::Rng) -> Batch {
+    let mut bytes = Vec::with_capacity(len * 8);
+    let mut entries = Vec::with_capacity(len);
+    for offset in (first..).take(len) {
+        entries.push(Entry {
+            offset,
+            key_start: u32::try_from(bytes.len()).expect("small"),
+            key_len: 8,
+            value_len: -1,
+            ..Entry::default()
+        });
+        bytes.extend_from_slice(&random.u64(..keys).to_le_bytes());
+    }
+    let next_offset = first + i64::try_from(len).expect("small");
+    Batch {
+        partition: TopicPartition::new("t", 0),
+        epoch: AssignmentEpoch(1),
+        bytes: bytes.into(),
+        entries,
+        cursor: 0,
+        next_offset,
+        end_offset: next_offset,
+        log_start: 0,
+        fetched_at: Coarse::ZERO,
+    }
+}
+
+#[test]
+fn what_is_completed_is_what_was_done_beyond_the_first_that_is_not() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for lanes in [Lanes::Keys, Lanes::Records] {
+        let mut backlog = Backlog::new(0, lanes);
+        let (mut read, mut slots) = (0, Vec::new());
+        let (mut done, mut hand) = (BTreeSet::new(), Vec::new());
+        for _ in 0..500 {
+            if backlog.untaken() < 50 {
+                let next = batch(read, random.usize(1..40), 30, &mut random);
+                read = next.next_offset;
+                lanes.slots(&next, &mut slots);
+                backlog.push(next, &slots);
+            }
+            let mut taken = Taken::default();
+            backlog.take(random.usize(1..6), u64::MAX, &mut taken);
+            // Offsets have no holes here, so the number is the offset.
+            hand.extend(taken.tasks.iter().map(|task| task.seq));
+            let mut stay = Vec::new();
+            for seq in std::mem::take(&mut hand) {
+                match random.u8(..10) {
+                    0..5 => {
+                        backlog.done(seq);
+                        done.insert(i64::try_from(seq).expect("small"));
+                    }
+                    5 => drop(backlog.wait(seq, Failure::new(1))),
+                    _ => stay.push(seq),
+                }
+            }
+            hand = stay;
+            let (watermark, _) = backlog.front();
+            let completed = backlog.completed(usize::MAX);
+            for offset in watermark..read {
+                assert_eq!(completed.has(offset), done.contains(&offset), "{offset}");
+            }
+            assert!(!completed.has(read));
+        }
+    }
+}
+
+/// Not a test: how many records a second one core can complete in key order.
+///
+/// ```text
+/// cargo test --release -p keepup --lib -- --ignored --nocapture cost_of_completions
+/// ```
+#[test]
+#[ignore = "measures"]
+#[expect(clippy::cast_precision_loss, reason = "figures to look at")]
+fn cost_of_completions() {
+    const RECORDS: u64 = 20_000_000;
+    /// What lies between reading and handling, at most.
+    const AHEAD: usize = 16_384;
+    let clock = Clock::System;
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut backlog = Backlog::new(0, Lanes::Keys);
+    let (mut read, mut slots, mut taken) = (0, Vec::new(), Taken::default());
+    let (mut completing, mut most_bytes) = (Duration::ZERO, 0);
+    let began = clock.now();
+    let mut completed = 0;
+    while completed < RECORDS {
+        while backlog.untaken() < AHEAD {
+            let next = batch(read, 4_096, 1_000, &mut random);
+            read = next.next_offset;
+            Lanes::Keys.slots(&next, &mut slots);
+            backlog.push(next, &slots);
+        }
+        most_bytes = most_bytes.max(backlog.bytes());
+        backlog.take(256, u64::MAX, &mut taken);
+        let start = clock.now();
+        for task in &taken.tasks {
+            let _ = backlog.done(task.seq);
+        }
+        let _ = backlog.front();
+        completing += clock.now() - start;
+        completed += taken.tasks.len() as u64;
+        taken.tasks.clear();
+        taken.batches.clear();
+    }
+    let all = clock.now() - began;
+    println!(
+        "{completed} completions: {:.0} a second, {:.0} with reading and taking, {} KiB at most",
+        completed as f64 / completing.as_secs_f64(),
+        completed as f64 / all.as_secs_f64(),
+        most_bytes / 1024
+    );
+}
