@@ -18,7 +18,9 @@ use crate::record::Record;
 
 impl<'a> Record<'a> {
     /// The value, decoded from JSON; a tombstone is decoded from `null`, so it is
-    /// the `None` of an `Option`. Text may be borrowed from the record.
+    /// the `None` of an `Option`. Text may be borrowed from the record, as `Cow`:
+    /// a `&str` cannot be where the JSON has an escape (`"\n"`), and the record
+    /// would be rejected.
     ///
     /// # Errors
     ///
@@ -26,10 +28,16 @@ impl<'a> Record<'a> {
     /// `?` the handler's outcome:
     ///
     /// ```
+    /// use std::borrow::Cow;
+    ///
     /// use keepup::{Outcome, Record};
     ///
     /// #[derive(serde::Deserialize)]
-    /// struct Order<'a> { id: u64, customer: &'a str }
+    /// struct Order<'a> {
+    ///     id: u64,
+    ///     #[serde(borrow)]
+    ///     customer: Cow<'a, str>,
+    /// }
     ///
     /// fn handle(record: &Record<'_>) -> Result<(), Outcome> {
     ///     let order: Order<'_> = record.json()?;

@@ -541,6 +541,9 @@ impl Assignment {
                     offset: *offset,
                     until: *until,
                     commit_first: false,
+                    // What a commit says that has come down, or has not yet, is
+                    // of the life before.
+                    completed: None,
                     ..start
                 }
             }
@@ -554,6 +557,11 @@ impl Assignment {
             lane.tracker.set_committed(start.committed);
         }
         lane.until = start.until;
+        if let Some(completed) = &start.completed {
+            // The next commit says so too, before any of it is read again.
+            lane.tracker
+                .set_completed_beyond(Completed::clone(completed));
+        }
         lane.completed = start.completed;
         lane.confirmed = Some(start.committed.unwrap_or(start.offset));
         // A position that came from the policy is stored like any other, so

@@ -591,10 +591,10 @@ impl Member {
             return;
         }
         self.first_assigned.get_or_insert(self.clock.now());
-        self.is_taken_in();
         if self.ladder.rung() == Rung::Running {
             self.shared.set_phase(Phase::Joined);
         }
+        self.is_taken_in();
         let mut actions = Vec::new();
         self.assignment.assigned(partitions, &mut actions);
         self.carry_out(actions);
@@ -762,15 +762,16 @@ impl Member {
         let now = self.clock.now();
         let claimed = self.claim.granted(now);
         let waited = self.patience.end(now);
+        if claimed.or(waited).is_some() {
+            // Before it is told: whoever hears of it may look.
+            self.shared.set_held_up(None);
+        }
         if let Some(waited) = claimed {
             let told = "the group gave this member its group.instance.id after";
             self.events.warn(format!("{told} {waited:?}"));
         } else if let Some(waited) = waited {
             let told = "the group gives assignments again, after";
             self.events.warn(format!("{told} {} s", waited.as_secs()));
-        }
-        if claimed.or(waited).is_some() {
-            self.shared.set_held_up(None);
         }
     }
 

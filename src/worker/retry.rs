@@ -22,6 +22,10 @@ pub(crate) enum Hope {
     None,
 }
 
+/// Nothing that is asked for lasts longer: clocks do not count up to what a
+/// [`Duration`] can be.
+const FOREVER: Duration = Duration::from_hours(24 * 365);
+
 /// Decides after the `attempts`-th failure of a record (from 1). `chance` (0 to
 /// 1) makes the policy's own wait a little longer or shorter.
 pub(crate) fn decide(
@@ -33,7 +37,11 @@ pub(crate) fn decide(
 ) -> Verdict {
     match hope {
         Hope::Retry { after } if attempts < policy.attempts => Verdict::Again {
-            not_before: now + after.unwrap_or_else(|| policy.delay(attempts, chance)),
+            not_before: now
+                + after.map_or_else(
+                    || policy.delay(attempts, chance),
+                    |after| after.min(FOREVER),
+                ),
         },
         Hope::Retry { .. } | Hope::None => Verdict::Exhausted,
     }
@@ -59,6 +67,8 @@ mod tests {
         assert_eq!(waits[9], None, "the tenth failure is the last");
         let asked = after(Some(Duration::from_secs(7)));
         assert_eq!(wait(1, asked), Some(7_000));
+        let for_ever = after(Some(Duration::MAX));
+        assert_eq!(wait(1, for_ever), Some(FOREVER.as_millis()));
         assert_eq!(wait(1, Hope::None), None, "the first is the last too");
         let long = RetryPolicy {
             attempts: u32::MAX,

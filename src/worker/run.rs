@@ -437,6 +437,10 @@ impl Worker {
         if let Some(completed) = &lane.start.completed {
             // An earlier owner, who kept another order, had done it.
             completed.leave_out_of(&mut batch);
+            let is_passed = lane.start.tracker.watermark() >= Some(completed.end());
+            if is_passed {
+                lane.start.completed = None;
+            }
         }
         if let Some(through) = lane.dead().map(|dead| dead.through) {
             let begins_at = batch.entries.get(batch.cursor).map(|entry| entry.offset);

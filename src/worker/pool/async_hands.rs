@@ -113,7 +113,8 @@ struct AsyncHands {
     /// The hands that have nothing.
     free: Vec<usize>,
     in_flight: HashMap<Id, InFlight>,
-    futures: JoinSet<Outcome>,
+    /// They say nothing where they were not begun.
+    futures: JoinSet<Option<Outcome>>,
     /// Futures that are done and of which no account was given.
     ended: Vec<(InFlight, End)>,
     bell: Arc<Notify>,
@@ -214,9 +215,9 @@ impl AsyncHands {
         }
     }
 
-    fn note(&mut self, joined: Result<(Id, Outcome), JoinError>) {
+    fn note(&mut self, joined: Result<(Id, Option<Outcome>), JoinError>) {
         let (id, end) = match joined {
-            Ok((id, outcome)) => (id, End::Said(outcome)),
+            Ok((id, outcome)) => (id, outcome.map_or(End::Cancelled, End::Said)),
             Err(error) => {
                 let id = error.id();
                 let end = match error.try_into_panic() {
@@ -282,7 +283,10 @@ impl AsyncHands {
         if let Some(ends_by) = self.ends_by {
             wait = wait.min(ends_by.saturating_duration_since(now));
         }
-        let has_leaving = schedule.has_leaving(worker);
+        // After a seek what is in hand is of a life that nobody knows any more.
+        let mut in_flight = self.in_flight.values();
+        let has_leaving = schedule.has_leaving(worker)
+            || in_flight.any(|in_flight| schedule.is_leaving(in_flight.epoch));
         if has_leaving {
             wait = wait.min(LEAVING_LOOK);
         }
@@ -368,7 +372,16 @@ impl AsyncHands {
             return;
         };
         let span = trace::is_wanted().then(|| trace::span_of(&record.as_record()));
-        let call = engine.call(record);
+        let call = {
+            let call = engine.call(record);
+            let (tracker, gate) = (Arc::clone(&work.tracker), Arc::clone(&self.context.gate));
+            let clock = self.context.clock.clone();
+            // Asked when its turn comes: others may have computed for long before.
+            async move {
+                let may_begin = !tracker.is_given_up() && gate.allows(clock.coarse());
+                if may_begin { Some(call.await) } else { None }
+            }
+        };
         let task = match span {
             Some(span) => self.futures.spawn_local(call.instrument(span)),
             None => self.futures.spawn_local(call),

@@ -297,9 +297,18 @@ impl Backlog {
     }
 
     /// Adds what was fetched. `slots` has the slot of every record that is left
-    /// in the batch; it is not looked at where there is no order.
-    pub(crate) fn push(&mut self, batch: Batch, slots: &[u16]) {
+    /// in the batch; it is not looked at where there is no order. Gives back a
+    /// batch without records, of which nothing is kept but how far it goes.
+    pub(crate) fn push(&mut self, batch: Batch, slots: &[u16]) -> Option<Batch> {
         let len = batch.remaining();
+        if len == 0 {
+            self.next_offset = batch.next_offset;
+            match self.pieces.back_mut() {
+                Some(last) => last.next_offset = batch.next_offset,
+                None => self.watermark = batch.next_offset,
+            }
+            return Some(batch);
+        }
         let first_seq = self.next_seq;
         let has_order = self.tails.is_some();
         let mut piece = Piece {
@@ -343,7 +352,7 @@ impl Backlog {
         self.not_done += len;
         self.bytes += piece.bytes();
         self.pieces.push_back(piece);
-        self.settle_front();
+        None
     }
 
     /// Takes up to `most` records that are ready and whose numbers are below

@@ -131,7 +131,7 @@ impl Part {
         match self.leaving {
             _ if self.tracker.is_given_up() => false,
             None => self.backlog.ready() > 0 && !self.paused,
-            Some(leaving) => self.backlog.has_ready(leaving.below),
+            Some(leaving) => self.backlog.has_ready(leaving.below) && !self.paused,
         }
     }
 
@@ -149,7 +149,7 @@ impl Part {
     /// It leaves, and nobody has or takes anything of it any more.
     fn is_drained(&self) -> bool {
         self.leaving.is_some_and(|leaving| {
-            let is_over = self.tracker.is_given_up();
+            let is_over = self.tracker.is_given_up() || self.paused;
             self.backlog.in_hand() == 0 && (is_over || !self.backlog.has_ready(leaving.below))
         })
     }
@@ -311,7 +311,7 @@ impl Schedule {
         };
         part.tracker
             .saw_ends(batch.end_offset, batch.log_start, batch.fetched_at);
-        part.backlog.push(batch, slots);
+        let empty = part.backlog.push(batch, slots);
         part.stands(0, 0);
         part.left_out
             .take_if(|left_out| left_out.end() <= next_offset);
@@ -320,6 +320,9 @@ impl Schedule {
             || backlog.bytes() >= most_bytes
             || backlog.span() >= MOST_AHEAD;
         let is_full = part.is_full;
+        if let Some(empty) = empty {
+            self.keep(empty);
+        }
         self.enlist(epoch);
         is_full
     }
@@ -578,6 +581,7 @@ impl Schedule {
                 part.completed(1, offset, offset, bytes);
                 self.keep_shared(done);
                 self.enlist(epoch);
+                self.look_for_thirst(epoch);
                 self.rules.events.send(
                     None,
                     EventKind::RecordDeadLettered {
@@ -744,6 +748,12 @@ impl Schedule {
         self.parts
             .values()
             .any(|part| part.is_leaving() && part.known_by.contains(&worker))
+    }
+
+    /// Whether a partition leaves, or has left.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_leaving(&self, epoch: AssignmentEpoch) -> bool {
+        self.parts.get(&epoch).is_none_or(Part::is_leaving)
     }
 
     /// Takes over what a worker has finished since it was last asked.
@@ -979,14 +989,15 @@ impl Schedule {
         });
         part.backlog.untake(&followers, false);
         self.give_back_count(followers.len());
-        let part = self.parts.get_mut(&epoch)?;
+        let _ = self.parts.get_mut(&epoch)?;
         let (hope, error, is_dead) = match outcome {
             Outcome::Retry { after, reason } => (Hope::Retry { after }, reason, false),
             Outcome::Reject { reason } => (Hope::None, reason, false),
             Outcome::DeadLetter { reason } => (Hope::None, reason, true),
             Outcome::Stop { reason } => {
-                part.backlog.untake(&[task], true);
-                part.stands(0, 0);
+                // It waits for the next start: no other worker is to have it
+                // while this run comes to its end.
+                self.set_aside(epoch, task.seq, Failure::new(task.attempt));
                 let stop = StopReason::HandlerStop {
                     partition,
                     offset,
@@ -1076,6 +1087,7 @@ impl Schedule {
         part.completed(1, offset, offset, bytes);
         self.keep_shared(done);
         self.enlist(epoch);
+        self.look_for_thirst(epoch);
         self.rules.events.send(
             Some(worker),
             EventKind::RecordSkipped {
@@ -1093,6 +1105,8 @@ impl Schedule {
             let done = part.backlog.wait(seq, failure);
             part.stands(0, 0);
             self.keep_shared(done);
+            // It may have been the last that kept its batch.
+            self.look_for_thirst(epoch);
         }
     }
 

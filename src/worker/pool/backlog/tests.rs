@@ -49,7 +49,7 @@ fn what_is_completed_is_what_was_done_beyond_the_first_that_is_not() {
                 let next = batch(read, random.usize(1..40), 30, &mut random);
                 read = next.next_offset;
                 lanes.slots(&next, &mut slots);
-                backlog.push(next, &slots);
+                let _ = backlog.push(next, &slots);
             }
             let mut taken = Taken::default();
             backlog.take(random.usize(1..6), u64::MAX, &mut taken);
@@ -101,7 +101,7 @@ fn cost_of_completions() {
             let next = batch(read, 4_096, 1_000, &mut random);
             read = next.next_offset;
             Lanes::Keys.slots(&next, &mut slots);
-            backlog.push(next, &slots);
+            let _ = backlog.push(next, &slots);
         }
         most_bytes = most_bytes.max(backlog.bytes());
         backlog.take(256, u64::MAX, &mut taken);

@@ -34,6 +34,8 @@ struct Owned {
     /// What was read up to, and what the log has.
     read: i64,
     is_leaving: bool,
+    /// It has enough, and is not read on before it is thirsty.
+    is_full: bool,
 }
 
 struct Run {
@@ -52,6 +54,9 @@ struct Run {
     begun: BTreeMap<(AssignmentEpoch, i64), i64>,
     log_end: i64,
     workers: BTreeSet<usize>,
+    /// Bytes that all partitions may hold: a few batches, or one that is too
+    /// large by itself.
+    share: usize,
 }
 
 impl Run {
@@ -89,7 +94,9 @@ impl Run {
             begun: BTreeMap::new(),
             log_end: 30,
             workers: BTreeSet::new(),
+            share: 0,
         };
+        run.share = run.random.usize(100..10_000);
         for worker in 0..WORKERS {
             run.begin_worker(worker);
         }
@@ -139,6 +146,7 @@ impl Run {
             tracker,
             read: offset,
             is_leaving: false,
+            is_full: false,
         };
         self.owned.insert(partition, owned);
     }
@@ -149,10 +157,16 @@ impl Run {
             return;
         };
         let next = (owned.read + self.random.i64(1..9)).min(self.log_end);
-        if owned.is_leaving || next == owned.read {
+        if owned.is_leaving || owned.is_full || next == owned.read {
             return;
         }
-        let offsets = owned.read..next;
+        // What was left out, or was never there, is read past as well.
+        let is_empty = self.random.u8(..5) == 0;
+        let offsets = if is_empty { 0..0 } else { owned.read..next };
+        if is_empty {
+            let done = self.done.entry(owned.epoch).or_default();
+            done.extend(owned.read..next);
+        }
         let keys: Vec<u8> = offsets.clone().map(Self::key_of).collect();
         let batch = Batch {
             partition: TopicPartition::new("orders", partition),
@@ -177,7 +191,17 @@ impl Run {
         owned.read = next;
         let mut slots = Vec::new();
         self.lanes.slots(&batch, &mut slots);
-        self.schedule.push(batch, &slots);
+        self.schedule.share(self.share);
+        owned.is_full = self.schedule.push(batch, &slots);
+    }
+
+    fn read_on_where_it_is_thirsty(&mut self) {
+        for (epoch, offset) in self.schedule.take_thirsty() {
+            let owned = self.owned.values_mut().find(|owned| owned.epoch == epoch);
+            let owned = owned.expect("what has left is not thirsty");
+            assert!(owned.is_full && owned.read == offset, "{epoch:?}@{offset}");
+            owned.is_full = false;
+        }
     }
 
     fn take(&mut self) {
@@ -332,7 +356,8 @@ impl Run {
         self.schedule.wake_due(self.now);
     }
 
-    fn check(&self) {
+    fn check(&mut self) {
+        self.read_on_where_it_is_thirsty();
         for (partition, owned) in &self.owned {
             let watermark = owned.tracker.watermark().expect("it has begun");
             let done = &self.done[&owned.epoch];
