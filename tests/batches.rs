@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use keepup::{BatchOutcome, OnExhausted, Outcome, Records, RetryPolicy, StopReason, Workers};
+use keepup::{
+    BatchOutcome, OnExhausted, Outcome, Records, RetryPolicy, StopReason, WorkerInfo, Workers,
+};
 use rdkafka::Message;
 
 use crate::support::kafka::Isolation;
@@ -136,6 +138,17 @@ fn s38_the_record_at_the_index_goes_by_policy_and_the_others_are_handled_once() 
     }
 }
 
+/// Makes batch handlers that note what they have.
+fn noting(
+    finished: &Tally,
+) -> impl Fn(WorkerInfo) -> Box<dyn FnMut(&Records<'_>)> + Send + Sync + 'static {
+    let finished = finished.clone();
+    move |_| {
+        let finished = finished.clone();
+        Box::new(move |records| finished.note_all(records))
+    }
+}
+
 #[test]
 fn s39_a_batch_that_is_half_full_at_a_revoke_is_dropped_and_its_records_are_the_next_owners() {
     let kafka = kafka!(shared);
@@ -145,13 +158,7 @@ fn s39_a_batch_that_is_half_full_at_a_revoke_is_dropped_and_its_records_are_the_
     let (events, finished) = (Events::default(), Tally::default());
     let waiting = builder(kafka, name, name, &events)
         .workers(Workers::Fixed(1))
-        .start_batches(1_000, NEVER, {
-            let finished = finished.clone();
-            move |_| {
-                let finished = finished.clone();
-                move |records: &Records<'_>| finished.note_all(records)
-            }
-        })
+        .start_batches(1_000, NEVER, noting(&finished))
         .expect("the run starts");
     // All of it is in its windows: it has asked for what is behind.
     wait_until(SOON, "everything to be read", || {
@@ -169,13 +176,7 @@ fn s39_a_batch_that_is_half_full_at_a_revoke_is_dropped_and_its_records_are_the_
     });
 
     let eager = builder(kafka, name, name, &Events::default())
-        .start_batches(AT_ONCE, A_MOMENT, {
-            let finished = finished.clone();
-            move |_| {
-                let finished = finished.clone();
-                move |records: &Records<'_>| finished.note_all(records)
-            }
-        })
+        .start_batches(AT_ONCE, A_MOMENT, noting(&finished))
         .expect("the run starts");
     finished.await_len(SOON, 100);
     assert!(finished.of(0).is_empty() || finished.of(1).is_empty());

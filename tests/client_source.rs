@@ -13,23 +13,12 @@ use crate::support::kafka::Kafka;
 use crate::support::keepup::{Keepup, keepup};
 use crate::support::process::thread;
 use crate::support::prometheus::get;
-use crate::support::{PATIENT, SOON, wait_until};
+use crate::support::{PATIENT, SOON, seed, wait_until};
 
 const PARTITIONS: i32 = 12;
 
 /// How long members come and go.
 const CHAOS: Duration = Duration::from_secs(20);
-
-/// A seed for this run, or the one of a failed run.
-fn seed() -> u64 {
-    let given = std::env::var("KEEPUP_TEST_SEED").ok();
-    let seed = given.map_or_else(
-        || fastrand::u64(..),
-        |seed| seed.parse().expect("KEEPUP_TEST_SEED is a number"),
-    );
-    println!("KEEPUP_TEST_SEED={seed}");
-    seed
-}
 
 /// What was done to the members.
 #[derive(Debug, Default)]

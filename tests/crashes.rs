@@ -9,23 +9,11 @@ use crate::command_run::{LARGE, large};
 use crate::support::deliveries::Deliveries;
 use crate::support::kafka::Kafka;
 use crate::support::keepup::Keepup;
-use crate::support::wait_until;
-use crate::support::{PATIENT, SOON};
+use crate::support::{PATIENT, SOON, seed, wait_until};
 
 /// How long what was handled may stay uncommitted: `auto.commit.interval.ms` here and the 200 ms in which watermarks
 /// are collected are 400 ms; the rest is for machines that are busy.
 const UNCOMMITTED: Duration = Duration::from_secs(2);
-
-/// A seed for this run, or the one of a failed run.
-fn seed() -> u64 {
-    let given = std::env::var("KEEPUP_TEST_SEED").ok();
-    let seed = given.map_or_else(
-        || fastrand::u64(..),
-        |seed| seed.parse().expect("KEEPUP_TEST_SEED is a number"),
-    );
-    println!("KEEPUP_TEST_SEED={seed}");
-    seed
-}
 
 /// How often a run is killed: 20 times, or as `KEEPUP_TEST_KILLS` says.
 fn kills() -> u64 {

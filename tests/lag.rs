@@ -193,11 +193,3 @@ fn unix_ms() -> i64 {
     let millis = since.expect("it is after 1970").as_millis();
     i64::try_from(millis).expect("it fits")
 }
-
-/// A generator for the moments of a test, with its seed on standard output.
-fn seeded(name: &str) -> fastrand::Rng {
-    let given = std::env::var("KEEPUP_TEST_SEED").ok();
-    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
-    println!("{name}: KEEPUP_TEST_SEED={seed}");
-    fastrand::Rng::with_seed(seed)
-}

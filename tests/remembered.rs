@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use keepup::{EventKind, Order, Outcome, Record, Workers};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseRecord;
 use rdkafka::{Offset, TopicPartitionList};
@@ -39,22 +39,6 @@ fn commit_of(kafka: &Kafka, name: &str) -> (Offset, String) {
         let commit = (elements[0].offset(), elements[0].metadata().to_owned());
         Ok::<_, KafkaError>(commit)
     })
-}
-
-/// Commits for partition 0, as somebody else's consumer does.
-fn commit(kafka: &Kafka, name: &str, offset: i64, metadata: &str) {
-    let client: BaseConsumer = kafka
-        .client()
-        .set("group.id", name)
-        .create()
-        .expect("a client");
-    let mut list = TopicPartitionList::new();
-    let mut element = list.add_partition(name, 0);
-    element.set_metadata(metadata);
-    element
-        .set_offset(Offset::Offset(offset))
-        .expect("an offset");
-    client.commit(&list, CommitMode::Sync).expect("it commits");
 }
 
 /// What the documented text says: base, and the completed offsets.
@@ -249,7 +233,7 @@ fn s37_metadata_that_is_foreign_or_broken_is_told_counted_and_overwritten() {
         ("s37-broken", "keepup/1:CgIBB9QHmNyX0BIBxXxpTA"),
     ] {
         topic_of_numbers(kafka, name, 1, 100);
-        commit(kafka, name, 10, metadata);
+        kafka.commit_noting(name, name, 10, metadata);
         let (events, finished) = (Events::default(), Tally::default());
         let handle = builder(kafka, name, name, &events)
             .order(Order::Unordered)

@@ -190,7 +190,23 @@ fn take_turns(
     programs: &Programs,
     options: &Options,
 ) -> Vec<Cell> {
-    let mut cells: Vec<Cell> = peers.iter().map(|peer| Cell::new(peer.name())).collect();
+    let names: Vec<&str> = peers.iter().map(|peer| peer.name()).collect();
+    let command =
+        |turn: usize, task: &Task, group: &str| programs.command(peers[turn], task, group);
+    in_turns(row, work, &names, command, broker, options)
+}
+
+/// Whoever `names` names takes turns at the topic of that work, round after
+/// round: `command` makes the process of a turn, for a group of its own.
+pub(crate) fn in_turns(
+    row: &str,
+    work: &Work,
+    names: &[&str],
+    command: impl Fn(usize, &Task, &str) -> Command,
+    broker: &Broker,
+    options: &Options,
+) -> Vec<Cell> {
+    let mut cells: Vec<Cell> = names.iter().map(|name| Cell::new(name)).collect();
     let records = options.records(work.records);
     let topic = topics::filled(&broker.bootstrap, work, records);
     let (bootstrap, authority) = match (&broker.tls, work.tls) {
@@ -215,9 +231,10 @@ fn take_turns(
         file: None,
     };
     for round in 0..options.rounds {
-        for (peer, cell) in peers.iter().zip(&mut cells) {
-            let group = format!("bench-{}-{row}-{round}", std::process::id());
-            run_into(cell, programs.command(*peer, &task, &group), records);
+        for (turn, cell) in cells.iter_mut().enumerate() {
+            let name = names[turn];
+            let group = format!("bench-{}-{row}-{name}-{round}", std::process::id());
+            run_into(cell, command(turn, &task, &group), records);
             eprint!(".");
         }
     }
@@ -225,7 +242,7 @@ fn take_turns(
 }
 
 /// Runs a client once, and keeps its numbers.
-pub(crate) fn run_into(cell: &mut Cell, client: Command, records: u64) {
+fn run_into(cell: &mut Cell, client: Command, records: u64) {
     match run(client) {
         Ok(line) if line["records"].as_u64().unwrap_or(0) >= records => {
             let numbers: Vec<(&str, f64)> = KEPT

@@ -20,7 +20,6 @@ use crate::measure::{Measured, Sum};
 use crate::options::Options;
 use crate::results::Cell;
 use crate::rows::Work;
-use crate::topics;
 
 /// How long a slow handler takes.
 const SLEEP: Duration = Duration::from_millis(5);
@@ -82,32 +81,16 @@ pub(crate) fn measure(
         Of::Slow => SLOW,
         Of::Storm => STORM,
     };
-    let records = options.records(work.records);
-    let task = Task {
-        bootstrap: broker.bootstrap.clone(),
-        topic: topics::filled(&broker.bootstrap, work, records),
-        records,
-        threads: work.workers,
-        authority: None,
-        file: None,
-    };
-    let mut cells: Vec<Cell> = turns.iter().map(|(name, _)| Cell::new(name)).collect();
-    for round in 0..options.rounds {
-        for ((name, client), cell) in turns.iter().zip(&mut cells) {
-            let group = format!("bench-{}-{row}-{name}-{round}", std::process::id());
-            let command = match client {
-                Client::Perf(more) => {
-                    let mut command = programs.perf(&task, &group);
-                    command.args(*more);
-                    command
-                }
-                Client::Own(name) => programs.client(name, &task),
-            };
-            clients::run_into(cell, command, records);
-            eprint!(".");
+    let names: Vec<&str> = turns.iter().map(|(name, _)| *name).collect();
+    let command = |turn: usize, task: &Task, group: &str| match &turns[turn].1 {
+        Client::Perf(more) => {
+            let mut command = programs.perf(task, group);
+            command.args(*more);
+            command
         }
-    }
-    cells
+        Client::Own(name) => programs.client(name, task),
+    };
+    clients::in_turns(row, work, &names, command, broker, options)
 }
 
 /// Threads that only sleep, as often as there are records.

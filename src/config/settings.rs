@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::error::Problem;
 use crate::kafka::security::{NotSpoken, Security, Unusable};
 use crate::source::MemoryBudget;
+use crate::worker::pool::schedule::MOST_UNTAKEN;
 
 /// Gives the values of a setting their names in options: `name()`, which
 /// `Display` and `FromStr` follow.
@@ -720,7 +721,7 @@ const TOPIC_NAMES: &str = "Kafka's topic names have 1 to 249 letters, digits, do
                            and hyphens, and are not . or ..";
 
 /// More records of a partition are not read ahead of their handlers.
-const MOST_IN_FLIGHT: usize = 16_384;
+const MOST_IN_FLIGHT: usize = MOST_UNTAKEN;
 
 /// The longest wait that somebody can have meant.
 const LONGEST: Duration = Duration::from_hours(24);

@@ -236,6 +236,29 @@ impl KafkaGroup {
         }
     }
 
+    /// Stores a list, and adds to what was refused of it before.
+    fn store_list(
+        &self,
+        list: &List,
+        mut refused: Vec<(TopicPartition, String)>,
+    ) -> Vec<(TopicPartition, String)> {
+        // Success means that at least one was stored: the truth is in the
+        // elements.
+        let stored = self.consumer.store_offsets(list);
+        for element in list.elements() {
+            let error = match (element.error(), &stored) {
+                (Err(error), _) => error.to_string(),
+                (Ok(()), Err(error)) if list.count() == 1 => error.to_string(),
+                _ => continue,
+            };
+            refused.push((
+                TopicPartition::new(element.topic(), element.partition()),
+                error,
+            ));
+        }
+        refused
+    }
+
     fn is_cooperative(&self) -> bool {
         matches!(
             self.consumer.rebalance_protocol(),
@@ -346,22 +369,8 @@ impl Group for KafkaGroup {
     }
 
     fn store(&mut self, marks: &[Mark]) -> Vec<(TopicPartition, String)> {
-        let (list, mut refused) = offsets(marks);
-        // Success means that at least one was stored: the truth is in the
-        // elements.
-        let stored = self.consumer.store_offsets(&list);
-        for element in list.elements() {
-            let error = match (element.error(), &stored) {
-                (Err(error), _) => error.to_string(),
-                (Ok(()), Err(error)) if list.count() == 1 => error.to_string(),
-                _ => continue,
-            };
-            refused.push((
-                TopicPartition::new(element.topic(), element.partition()),
-                error,
-            ));
-        }
-        refused
+        let (list, refused) = offsets(marks);
+        self.store_list(&list, refused)
     }
 
     /// Commits of one client are carried out in the order in which they were
@@ -371,11 +380,12 @@ impl Group for KafkaGroup {
     fn commit_now(&mut self, marks: &[Mark]) -> Result<(), String> {
         // Stored first: the committer would otherwise find that more is stored
         // than committed, and undo it.
-        if let Some((partition, why)) = self.store(marks).pop() {
+        let (list, refused) = offsets(marks);
+        if let Some((partition, why)) = self.store_list(&list, refused).pop() {
             return Err(format!("{partition}: {why}"));
         }
         self.consumer
-            .commit(&offsets(marks).0, CommitMode::Async)
+            .commit(&list, CommitMode::Async)
             .map_err(|error| error.to_string())
     }
 

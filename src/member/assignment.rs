@@ -559,8 +559,7 @@ impl Assignment {
         lane.until = start.until;
         if let Some(completed) = &start.completed {
             // The next commit says so too, before any of it is read again.
-            lane.tracker
-                .set_completed_beyond(Completed::clone(completed));
+            lane.tracker.set_completed_beyond(Arc::clone(completed));
         }
         lane.completed = start.completed;
         lane.confirmed = Some(start.committed.unwrap_or(start.offset));

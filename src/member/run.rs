@@ -1204,24 +1204,31 @@ impl Member {
         self.group.finish(CLIENT_END);
         self.starts.stop(CLIENT_END);
         let (reason, stop_took) = self.ladder.outcome(self.clock.now());
-        let left_uncommitted = self.assignment.left_uncommitted();
-        self.events.send(
-            None,
-            EventKind::ShutdownComplete {
-                reason: reason.clone(),
-                left_uncommitted,
+        told(
+            &self.events,
+            Report {
+                reason,
+                workers: self.ended_workers.into_values().collect(),
+                records,
+                left_uncommitted: self.assignment.left_uncommitted(),
+                abandoned,
+                left_group,
+                stop_took,
             },
-        );
-        Report {
-            reason,
-            workers: self.ended_workers.into_values().collect(),
-            records,
-            left_uncommitted,
-            abandoned,
-            left_group,
-            stop_took,
-        }
+        )
     }
+}
+
+/// Tells of the end of the run, which is the last that is told.
+fn told(events: &EventSink, report: Report) -> Report {
+    events.send(
+        None,
+        EventKind::ShutdownComplete {
+            reason: report.reason.clone(),
+            left_uncommitted: report.left_uncommitted,
+        },
+    );
+    report
 }
 
 mod broken;

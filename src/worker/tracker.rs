@@ -288,9 +288,8 @@ impl Tracker {
     }
 
     /// What is completed beyond the watermark, as it was a moment ago.
-    pub(crate) fn set_completed_beyond(&self, completed: Completed) {
-        let completed = (!completed.is_empty()).then(|| Arc::new(completed));
-        *self.completed_beyond.lock() = completed;
+    pub(crate) fn set_completed_beyond(&self, completed: Arc<Completed>) {
+        *self.completed_beyond.lock() = Some(completed).filter(|completed| !completed.is_empty());
     }
 
     /// As it was told last; what is below the watermark by now included.

@@ -36,21 +36,11 @@ use faults::Fault;
 use schedule::Shape;
 use storm::Storm;
 use support::kafka::Kafka;
+use support::seed;
 
 /// Heartbeats that tell of a rebalance soon; and a session for which all that happens is that a group waits for a
 /// member that was killed.
 const CLASSIC: [&str; 2] = ["session.timeout.ms=3000", "heartbeat.interval.ms=300"];
-
-/// A seed for this run, or the one of a failed run.
-fn seed() -> u64 {
-    let given = std::env::var("KEEPUP_TEST_SEED").ok();
-    let seed = given.map_or_else(
-        || fastrand::u64(..),
-        |seed| seed.parse().expect("KEEPUP_TEST_SEED is a number"),
-    );
-    println!("KEEPUP_TEST_SEED={seed}");
-    seed
-}
 
 /// How long a storm lasts, where that is not given.
 fn time(usual: u64) -> Duration {

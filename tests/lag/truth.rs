@@ -11,13 +11,13 @@ use serde_json::Value;
 
 use super::{
     Oracle, TICK, anywhere, assert_true_within_an_interval, family, fetched, lag_of, scraped,
-    seeded, unix_ms,
+    unix_ms,
 };
 use crate::support::kafka::{Isolation, Kafka};
 use crate::support::process::thread;
 use crate::support::run::{Door, Events, Tally, builder, end_of, topic_of_numbers, work_for};
 use crate::support::tools::GroupRow;
-use crate::support::{PATIENT, SOON, wait_for, wait_until};
+use crate::support::{PATIENT, SOON, seed, wait_for, wait_until};
 
 /// Records per second that the producer writes to each partition.
 const RATE: i64 = 300;
@@ -113,7 +113,7 @@ struct Moment {
 fn records_lag_and_committed_lag_equal_what_the_broker_says_at_sixty_random_moments() {
     let kafka = kafka!(shared);
     let (name, partitions) = ("lag-truth", 4);
-    let mut random = seeded(name);
+    let mut random = fastrand::Rng::with_seed(seed());
     kafka.create_topic(name, partitions, &[]);
     let _producer = steady_producer(kafka, name, partitions);
     let positions: Arc<Vec<AtomicI64>> = Arc::new((0..4).map(|_| AtomicI64::new(0)).collect());

@@ -407,11 +407,20 @@ impl Kafka {
 
     /// Commits an offset for a group without members.
     pub(crate) fn commit_for(&self, group: &str, topic: &str, offset: i64) {
+        self.commit_noting(group, topic, offset, "");
+    }
+
+    /// As [`Kafka::commit_for`], with metadata.
+    pub(crate) fn commit_noting(&self, group: &str, topic: &str, offset: i64, metadata: &str) {
         let mut config = self.client();
         let member: BaseConsumer = config.set("group.id", group).create().expect("a client");
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, 0, Offset::Offset(offset))
-            .expect("a valid offset");
+        let mut element = list.add_partition(topic, 0);
+        let offset = Offset::Offset(offset);
+        element.set_offset(offset).expect("a valid offset");
+        if !metadata.is_empty() {
+            element.set_metadata(metadata);
+        }
         wait_until(PATIENT, "a commit", || {
             member.commit(&list, CommitMode::Sync)
         });

@@ -57,6 +57,17 @@ pub(crate) fn enclosing(path: &str) -> &str {
         .map_or(function, |(_, name)| name)
 }
 
+/// A seed for this test, or the one of a failed run, on standard output.
+pub(crate) fn seed() -> u64 {
+    let given = std::env::var("KEEPUP_TEST_SEED").ok();
+    let seed = given.map_or_else(
+        || fastrand::u64(..),
+        |seed| seed.parse().expect("KEEPUP_TEST_SEED is a number"),
+    );
+    println!("KEEPUP_TEST_SEED={seed}");
+    seed
+}
+
 /// Asks `probe` again and again until it gives `Ok`.
 ///
 /// `Err` is what was seen instead; the last one is in the panic's message when `within` has passed.

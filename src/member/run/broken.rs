@@ -10,7 +10,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{CLIENT_END, Member, TICK, ToMember};
+use super::{CLIENT_END, Member, TICK, ToMember, told};
 use crate::event::EventKind;
 use crate::lag::health::Phase;
 use crate::member::group::{Group, GroupEvent};
@@ -39,22 +39,18 @@ impl Member {
         self.shared.set_owned(Vec::new());
         self.shared.set_workers(0);
         self.starts.stop(CLIENT_END);
-        self.events.send(
-            None,
-            EventKind::ShutdownComplete {
-                reason: reason.clone(),
+        told(
+            &self.events,
+            Report {
+                reason,
+                workers: self.ended_workers.into_values().collect(),
+                records,
                 left_uncommitted,
+                abandoned,
+                left_group,
+                stop_took: self.clock.now().saturating_duration_since(began),
             },
-        );
-        Report {
-            reason,
-            workers: self.ended_workers.into_values().collect(),
-            records,
-            left_uncommitted,
-            abandoned,
-            left_group,
-            stop_took: self.clock.now().saturating_duration_since(began),
-        }
+        )
     }
 
     /// Waits for the workers and leaves the group, which waits for records in hand

@@ -215,14 +215,14 @@ impl Reader {
         let mut schedule = self.pool.enter();
         let exit = schedule.take_deliveries(now);
         schedule.wake_due(now);
-        let released = schedule.take_released(now);
+        let released = schedule.take_released(now, &self.left_out);
         let thirsty = schedule.take_thirsty();
         let spare = schedule.take_spare();
         let coarse = self.context.clock.coarse();
         if coarse.since(self.shown) >= SHOW_INTERVAL {
             self.shown = coarse;
             schedule.show_hands();
-            schedule.note_completed();
+            schedule.note_completed(&self.left_out);
         }
         // What is news for the reader is what it is looking at.
         schedule.take_news();

@@ -41,7 +41,7 @@ use crate::worker::tracker::{CountBudget, Standing, Tracker};
 
 /// Records of a partition that were read and that nobody has had yet: with more
 /// of them it is not read on, with half of them it is.
-const MOST_UNTAKEN: usize = 16_384;
+pub(crate) const MOST_UNTAKEN: usize = 16_384;
 
 /// How far a partition is read beyond its watermark: so many records may be
 /// delivered again after a crash, and that far a lane that waits lets the others
@@ -121,9 +121,6 @@ struct Part {
     let_go: BTreeSet<u64>,
     consumed: Option<ConsumedRange>,
     position: i64,
-    /// What an earlier owner had completed and is left out of what is read;
-    /// until that is read past.
-    left_out: Option<Arc<Completed>>,
 }
 
 impl Part {
@@ -161,12 +158,12 @@ impl Part {
     }
 
     /// Tells the tracker what is completed beyond the watermark.
-    fn note_completed(&self) {
+    fn note_completed(&self, left_out: Option<&Arc<Completed>>) {
         let mut completed = self.backlog.completed(MOST_RUNS);
-        if let Some(left_out) = &self.left_out {
+        if let Some(left_out) = left_out {
             completed.extend(left_out, self.backlog.next_offset());
         }
-        self.tracker.set_completed_beyond(completed);
+        self.tracker.set_completed_beyond(Arc::new(completed));
     }
 
     /// Tells the tracker where the partition stands.
@@ -274,7 +271,6 @@ impl Schedule {
             let_go: BTreeSet::new(),
             consumed: None,
             position: start.offset,
-            left_out: start.completed.clone(),
         };
         self.parts.insert(start.epoch, part);
     }
@@ -286,11 +282,12 @@ impl Schedule {
     }
 
     /// Tells the trackers what is completed beyond the watermarks, where that is
-    /// to be remembered.
-    pub(crate) fn note_completed(&self) {
+    /// to be remembered. Of what was not read yet, `left_out` knows it: an
+    /// earlier owner had completed that, and it will not be handed over.
+    pub(crate) fn note_completed(&self, left_out: &HashMap<AssignmentEpoch, Arc<Completed>>) {
         if self.rules.remember_completed {
-            for part in self.parts.values() {
-                part.note_completed();
+            for (epoch, part) in &self.parts {
+                part.note_completed(left_out.get(epoch));
             }
         }
     }
@@ -299,7 +296,6 @@ impl Schedule {
     /// it is named by [`Schedule::take_thirsty`] when it has not any more.
     pub(crate) fn push(&mut self, batch: Batch, slots: &[u16]) -> bool {
         let epoch = batch.epoch;
-        let next_offset = batch.next_offset;
         let most_bytes = self.most_bytes;
         let Some(part) = self
             .parts
@@ -313,8 +309,6 @@ impl Schedule {
             .saw_ends(batch.end_offset, batch.log_start, batch.fetched_at);
         let empty = part.backlog.push(batch, slots);
         part.stands(0, 0);
-        part.left_out
-            .take_if(|left_out| left_out.end() <= next_offset);
         let backlog = &part.backlog;
         part.is_full = backlog.untaken() >= MOST_UNTAKEN
             || backlog.bytes() >= most_bytes
@@ -469,8 +463,13 @@ impl Schedule {
         });
     }
 
-    /// The partitions that are free now.
-    pub(crate) fn take_released(&mut self, now: Instant) -> Vec<Goodbye> {
+    /// The partitions that are free now. `left_out` is as for
+    /// [`Schedule::note_completed`].
+    pub(crate) fn take_released(
+        &mut self,
+        now: Instant,
+        left_out: &HashMap<AssignmentEpoch, Arc<Completed>>,
+    ) -> Vec<Goodbye> {
         self.end_drains(now);
         let patience = self.rules.dead_letters.as_ref().map(|l| l.patience());
         let late: Vec<AssignmentEpoch> = self
@@ -500,7 +499,7 @@ impl Schedule {
                 part.tracker.set_worker(None);
                 if self.rules.remember_completed {
                     // For the last commit of it.
-                    part.note_completed();
+                    part.note_completed(left_out.get(&epoch));
                 }
                 Some(Goodbye {
                     epoch,
@@ -989,7 +988,6 @@ impl Schedule {
         });
         part.backlog.untake(&followers, false);
         self.give_back_count(followers.len());
-        let _ = self.parts.get_mut(&epoch)?;
         let (hope, error, is_dead) = match outcome {
             Outcome::Retry { after, reason } => (Hope::Retry { after }, reason, false),
             Outcome::Reject { reason } => (Hope::None, reason, false),

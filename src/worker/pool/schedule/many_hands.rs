@@ -333,7 +333,7 @@ impl Run {
             });
             self.schedule.said_goodbye(worker, &goodbyes);
         }
-        for goodbye in self.schedule.take_released(self.now) {
+        for goodbye in self.schedule.take_released(self.now, &HashMap::new()) {
             let mut held = self.held.values();
             assert!(held.all(|held| held.epoch != goodbye.epoch), "{goodbye:?}");
             let partition = goodbye.partition.partition();
