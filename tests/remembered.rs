@@ -1,11 +1,13 @@
 //! What is done beyond the commit, and outlives a crash in the commit's metadata.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use keepup::{EventKind, Order, Outcome, Record, Workers};
+use keepup::{EventKind, Order, Outcome, Record, RetryPolicy, Workers};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseRecord;
@@ -19,6 +21,7 @@ use crate::support::run::{Events, Tally, builder, end_of, topic_of_numbers};
 use crate::support::{PATIENT, SOON, wait_until};
 
 const NEVER: Duration = Duration::from_hours(1);
+const BRIEF: Duration = Duration::from_millis(50);
 /// Longer texts are refused by brokers.
 const MOST_BYTES: usize = 4_096;
 
@@ -323,6 +326,60 @@ fn s37_what_does_not_fit_is_handled_again_and_the_commit_succeeds() {
         commit_of(kafka, name),
         (Offset::Offset(4_000), String::new())
     );
+}
+
+#[test]
+fn s37_a_broker_that_takes_no_notes_is_told_once_and_gets_every_commit_without_them() {
+    let Some(kafka) = Kafka::start(test_name!(), 1, &["offset.metadata.max.bytes=12"]) else {
+        return;
+    };
+    let name = "s37-no-notes";
+    topic_of_numbers(&kafka, name, 2, 100);
+    let (events, finished) = (Events::default(), Tally::default());
+    let passed = Arc::new(AtomicI64::new(10));
+    let mut patient = RetryPolicy::default();
+    patient.attempts = u32::MAX;
+    let handle = builder(&kafka, name, name, &events)
+        .retry(patient)
+        .order(Order::Unordered)
+        .remember_completed(true)
+        .start({
+            let (finished, passed) = (finished.clone(), Arc::clone(&passed));
+            move |_| {
+                let (finished, passed) = (finished.clone(), Arc::clone(&passed));
+                move |record: &Record<'_>| {
+                    let waits = record.partition() == 0 && record.offset() % 10 == 0;
+                    if waits && record.offset() >= passed.load(Ordering::Relaxed) {
+                        return Outcome::retry_after(BRIEF, "not yet");
+                    }
+                    finished.note(record);
+                    Outcome::Done
+                }
+            }
+        })
+        .expect("the run starts");
+    kafka.await_committed(name, name, &[Some(10), Some(100)]);
+    // What is done beyond it is noted with each commit of the first, and must not hold up the second.
+    for round in 1..=3 {
+        passed.store(10 * round + 10, Ordering::Relaxed);
+        let producer = kafka.producer(&[]);
+        let more = u64::try_from(100 * round).expect("few");
+        producer.send_numbers(name, 2, more..more + 100);
+        producer.flush();
+        let expected = [Some(10 * round + 10), Some(100 * round + 100)];
+        kafka.await_committed(name, name, &expected);
+    }
+    assert_eq!(commit_of(&kafka, name), (Offset::Offset(40), String::new()));
+    let notes = handle.lag().commit_notes;
+    assert!(notes.refused > 0, "{notes:?}");
+    let warnings = events.warnings();
+    let told = |warning: &&String| warning.contains("offset.metadata.max.bytes");
+    assert_eq!(warnings.iter().filter(told).count(), 1, "{warnings:?}");
+    passed.store(i64::MAX, Ordering::Relaxed);
+    kafka.await_committed(name, name, &[Some(400), Some(400)]);
+    handle.stop();
+    let (report, _) = end_of(handle, SOON);
+    assert_eq!((report.exit_code(), report.records), (0, 800));
 }
 
 per_protocol! {

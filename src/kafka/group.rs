@@ -39,7 +39,7 @@ use crate::config::{Assignment, Settings};
 use crate::error::Error;
 use crate::kafka::client::{self, list};
 use crate::kafka::properties;
-use crate::member::group::{Group, GroupEvent, Mark};
+use crate::member::group::{CommitRefusal, Group, GroupEvent, Mark};
 use crate::record::TopicPartition;
 
 /// Writes down what librdkafka says, in order.
@@ -89,7 +89,7 @@ impl ConsumerContext for Notes {
     fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
         let mut committed = Vec::new();
         let mut failed = Vec::new();
-        let mut first_error = result.as_ref().err().map(ToString::to_string);
+        let mut first_error = result.as_ref().err().cloned();
         for element in offsets.elements() {
             let Offset::Offset(offset) = element.offset() else {
                 continue;
@@ -102,7 +102,7 @@ impl ConsumerContext for Notes {
                 (Ok(()), Ok(())) => committed.push(entry),
                 (_, error) => {
                     if let (None, Err(error)) = (&first_error, error) {
-                        first_error = Some(error.to_string());
+                        first_error = Some(error);
                     }
                     failed.push(entry);
                 }
@@ -120,9 +120,27 @@ impl ConsumerContext for Notes {
         if let (Some(error), false) = (first_error, nothing) {
             self.say(GroupEvent::CommitFailed {
                 offsets: failed,
-                error,
+                refusal: error.rdkafka_error_code().and_then(refusal),
+                error: error.to_string(),
             });
         }
+    }
+}
+
+/// Whether the coordinator has answered with that, and does not take an offset.
+fn refusal(code: RDKafkaErrorCode) -> Option<CommitRefusal> {
+    match code {
+        RDKafkaErrorCode::OffsetMetadataTooLarge => Some(CommitRefusal::NoteTooLarge),
+        // Not the coordinator any more, or not yet; or one that does not know
+        // whether the commit arrived, or that librdkafka asks again.
+        RDKafkaErrorCode::NotCoordinator
+        | RDKafkaErrorCode::CoordinatorNotAvailable
+        | RDKafkaErrorCode::CoordinatorLoadInProgress
+        | RDKafkaErrorCode::RequestTimedOut
+        | RDKafkaErrorCode::StaleMemberEpoch => None,
+        // librdkafka's own, of connections that broke among others.
+        code if (code as i32) < 0 && code != RDKafkaErrorCode::Unknown => None,
+        _ => Some(CommitRefusal::Other),
     }
 }
 

@@ -315,6 +315,7 @@ impl Reporter {
             foreign: read(&counters.notes_foreign),
             broken: read(&counters.notes_broken),
             cut: read(&counters.notes_cut),
+            refused: read(&counters.notes_refused),
         };
         into.end_offset_errors = self.end_offset_errors;
         into.clamped = self.clamped;

@@ -81,6 +81,9 @@ pub struct CommitNotes {
     pub broken: u64,
     /// Written without all there is, since that is longer than 4 KiB.
     pub cut: u64,
+    /// Commits that the coordinator did not take because of it: it is longer than
+    /// the broker's `offset.metadata.max.bytes`. Nothing is written after that.
+    pub refused: u64,
 }
 
 /// Connections to brokers that failed, by how. Each was given up and made anew

@@ -49,7 +49,7 @@ pub(crate) enum Action {
     /// Find out where these lanes begin.
     Resolve(Vec<Resolve>),
     /// Commit `offset` though more is committed, and ask what the group has
-    /// then: the answer comes by [`Assignment::resolved`].
+    /// then: the answer comes by [`Assignment::read_back`].
     Rewind { lane: Resolve, offset: i64 },
     /// Start the thread that reads for all workers.
     StartReader,
@@ -81,8 +81,9 @@ pub(crate) enum Action {
     AnswerRevoke {
         partitions: Vec<TopicPartition>,
         watermarks: Vec<Mark>,
-        /// Stored already, and of which something else is to be noted.
-        notes: Vec<Mark>,
+        /// Stored already, and committed by being told to: something else is to
+        /// be noted, or the group has more than it should.
+        at_once: Vec<Mark>,
     },
     /// Tell the observer.
     Tell(EventKind),
@@ -129,11 +130,7 @@ enum State {
     AwaitingCommit { offset: i64 },
     /// It begins below what the group may have committed, and that has to come
     /// down first: whoever starts from the commit would skip what comes between.
-    AwaitingRewind {
-        offset: i64,
-        until: Option<i64>,
-        again: Again,
-    },
+    AwaitingRewind { offset: i64, until: Option<i64> },
     /// It has a position and no worker.
     Free,
     /// A worker has it.
@@ -145,12 +142,22 @@ enum State {
     Revoked,
 }
 
+/// What a commit that was confirmed is to its lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Confirmed {
+    Expected,
+    /// The lane waited for it.
+    Freed,
+    /// The group has more than it should, and that has to come down.
+    TooMuch,
+}
+
 /// When a commit that has to come down is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Again {
     /// What came of the last time is not known yet.
     Asked,
-    /// It was too early, or in vain.
+    /// It was too early, in vain, or undone since.
     Soon,
     At(Instant),
 }
@@ -174,6 +181,10 @@ struct Lane {
     cancelled: Arc<AtomicBool>,
     /// The watermark that was stored last.
     stored: Option<i64>,
+    /// That, as long as its commit has not been answered.
+    under_way: Option<i64>,
+    /// The group has, or may have, more than it should.
+    rewinding: Option<Again>,
     /// What the group confirmed, or where the lane began.
     confirmed: Option<i64>,
     /// The note that was stored or committed last, and since when it may be
@@ -191,6 +202,11 @@ struct Lane {
     ceiling: Option<i64>,
     /// The topic is not the one that was read: no offset of it is stored.
     is_void: bool,
+    /// The position that could not be read, where the run ends over it. What
+    /// is below is as it was.
+    ends_over: Option<Stranded>,
+    /// Records that were completed before it was given up.
+    counted: u64,
 }
 
 impl Lane {
@@ -204,6 +220,8 @@ impl Lane {
             failed: None,
             cancelled: Arc::default(),
             stored: None,
+            under_way: None,
+            rewinding: None,
             confirmed: None,
             noted: None,
             note_again: None,
@@ -212,6 +230,8 @@ impl Lane {
             stranded: None,
             ceiling: None,
             is_void: false,
+            ends_over: None,
+            counted: 0,
         }
     }
 
@@ -221,17 +241,27 @@ impl Lane {
         !self.is_void && self.stranded.is_none()
     }
 
+    /// The offset that the group may not have more than, where that is known: a
+    /// crash would skip what comes between.
+    fn most(&self) -> Option<i64> {
+        match self.state {
+            State::AwaitingRewind { offset, .. } => Some(offset),
+            _ => self.tracker.watermark(),
+        }
+    }
+
     /// What is to be stored, where it is not yet.
-    fn unstored(&self, partition: &TopicPartition) -> Option<Mark> {
+    fn unstored(&self, partition: &TopicPartition, notes: Notes) -> Option<Mark> {
         let watermark = self
             .tracker
             .watermark()
             .filter(|&watermark| self.counts() && self.stored != Some(watermark))?;
-        Some(self.mark(partition, watermark))
+        Some(self.mark(partition, watermark, notes))
     }
 
-    fn mark(&self, partition: &TopicPartition, watermark: i64) -> Mark {
+    fn mark(&self, partition: &TopicPartition, watermark: i64, notes: Notes) -> Mark {
         let completed = self.tracker.completed_beyond();
+        let completed = completed.filter(|_| notes == Notes::Taken);
         let written = completed.and_then(|completed| completed.write(watermark));
         let mark = Mark::at(partition.clone(), watermark);
         match written {
@@ -244,16 +274,17 @@ impl Lane {
         }
     }
 
-    /// What is stored already, and says something else than the last commit.
-    fn last_note(&self, partition: &TopicPartition) -> Option<Mark> {
+    /// What is stored already, and that the group does not have so: its note is
+    /// another, or it may have more.
+    fn last_word(&self, partition: &TopicPartition, notes: Notes) -> Option<Mark> {
         let watermark = self.stored.filter(|_| self.counts())?;
-        let mark = self.mark(partition, watermark);
-        (mark.note != self.noted).then_some(mark)
+        let mark = self.mark(partition, watermark, notes);
+        (mark.note != self.noted || self.rewinding.is_some()).then_some(mark)
     }
 
     /// What is committed already, and says something else or has to be said
     /// again. Whether such a commit arrives is not told, so it is repeated.
-    fn unnoted(&mut self, partition: &TopicPartition, now: Instant) -> Option<Mark> {
+    fn unnoted(&mut self, partition: &TopicPartition, now: Instant, notes: Notes) -> Option<Mark> {
         let watermark = self
             .tracker
             .watermark()
@@ -261,7 +292,7 @@ impl Lane {
             .filter(|&watermark| {
                 (self.stored, self.confirmed) == (Some(watermark), Some(watermark))
             })?;
-        let mark = self.mark(partition, watermark);
+        let mark = self.mark(partition, watermark, notes);
         let is_news = mark.note != self.noted;
         if mark.note.is_none() || !(is_news || self.note_again.is_none_or(|again| now >= again)) {
             return None;
@@ -269,6 +300,123 @@ impl Lane {
         self.noted.clone_from(&mark.note);
         self.note_again = Some(now + NOTE_AGAIN);
         Some(mark)
+    }
+
+    /// Its start is known.
+    fn begin(&mut self, start: StartAt) {
+        self.ceiling = None;
+        self.stranded = None;
+        self.tracker.begin(start.offset);
+        if start.committed.is_some() {
+            // After a reset the group has a commit that nobody asked for again.
+            self.tracker.set_committed(start.committed);
+        }
+        self.until = start.until;
+        if let Some(completed) = &start.completed {
+            // The next commit says so too, before any of it is read again.
+            self.tracker.set_completed_beyond(Arc::clone(completed));
+        }
+        self.completed = start.completed;
+        self.confirmed = Some(start.committed.unwrap_or(start.offset));
+        // A position that came from the policy is stored like any other, so
+        // that the group's first commit does not wait for the first record.
+        self.stored = start
+            .committed
+            .filter(|committed| *committed == start.offset);
+        self.state = if start.commit_first {
+            State::AwaitingCommit {
+                offset: start.offset,
+            }
+        } else {
+            State::Free
+        };
+    }
+
+    /// A commit that brings down what the group has, and the question whether it
+    /// has.
+    fn rewind(&mut self, partition: &TopicPartition) -> Option<Action> {
+        let offset = self.most()?;
+        self.rewinding = Some(Again::Asked);
+        if self.tracker.watermark().is_some() {
+            self.stored = Some(offset);
+            self.noted = None;
+            self.under_way = None;
+        }
+        Some(Action::Rewind {
+            lane: Resolve {
+                partition: partition.clone(),
+                epoch: self.epoch,
+                ask: Ask::Start,
+                cancelled: Arc::clone(&self.cancelled),
+            },
+            offset,
+        })
+    }
+
+    /// What the group has, after a commit that should bring that down.
+    fn read_back(&mut self, committed: Option<i64>) {
+        let again = self.rewinding;
+        if let State::AwaitingRewind { offset, until } = self.state {
+            // Less is too early as well: a commit of before may still be on its
+            // way, and it is not known what comes of ours.
+            if committed != Some(offset) {
+                self.rewinding = Some(Again::Soon);
+                return;
+            }
+            self.begin(StartAt {
+                offset,
+                committed,
+                until,
+                commit_first: false,
+                // What a commit says that has come down, or has not yet, is of
+                // the life before.
+                completed: None,
+            });
+        } else if committed > self.tracker.watermark() {
+            self.rewinding = Some(Again::Soon);
+            return;
+        } else {
+            self.confirmed = self.confirmed.max(committed);
+            self.tracker.set_committed(self.confirmed);
+        }
+        // Where more was confirmed meanwhile, that may have come after ours.
+        self.rewinding = again.filter(|again| *again != Again::Asked);
+    }
+
+    /// An earlier commit's answer says nothing of the one that is under way.
+    fn was_answered(&mut self, offset: i64) {
+        if self.under_way == Some(offset) {
+            self.under_way = None;
+        }
+    }
+
+    /// The group confirmed a commit. Where it is one of the life before, which an
+    /// outage held up, it may have arrived after the one that brought the commit
+    /// down:
+    ///
+    /// ```text
+    /// commits 100 ─► no coordinator ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─► sent again, 100 holds
+    /// seek to 50, commits 50 ─► the new coordinator has 50 ─► read back, begins at 50
+    /// ```
+    ///
+    /// Whoever begins at 100 after a crash skips what comes between, and librdkafka
+    /// commits nothing below it by itself.
+    fn confirm(&mut self, offset: i64) -> Confirmed {
+        self.was_answered(offset);
+        if self.most().is_some_and(|most| offset > most) {
+            if self.rewinding.is_some() {
+                self.rewinding = Some(Again::Soon);
+                return Confirmed::Expected;
+            }
+            return Confirmed::TooMuch;
+        }
+        self.confirmed = Some(offset);
+        self.tracker.set_committed(self.confirmed);
+        if matches!(self.state, State::AwaitingCommit { offset: awaited } if offset >= awaited) {
+            self.state = State::Free;
+            return Confirmed::Freed;
+        }
+        Confirmed::Expected
     }
 
     fn worker(&self) -> Option<usize> {
@@ -287,6 +435,40 @@ impl Lane {
                     ..
                 }
         )
+    }
+}
+
+/// Whether the group takes what is completed beyond commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Notes {
+    Taken,
+    /// Its broker allows less metadata than ours has.
+    Refused,
+}
+
+/// A lane that was given up while its worker was inside a handler.
+#[derive(Debug)]
+struct Overrunning {
+    partition: TopicPartition,
+    worker: usize,
+    tracker: Arc<Tracker>,
+    /// Records of it that were completed before.
+    counted: u64,
+}
+
+impl Overrunning {
+    fn new(partition: &TopicPartition, worker: usize, lane: &Lane) -> Self {
+        Self {
+            partition: partition.clone(),
+            worker,
+            tracker: Arc::clone(&lane.tracker),
+            counted: lane.counted,
+        }
+    }
+
+    /// Records that were completed since it was given up.
+    fn completed(&self) -> u64 {
+        self.tracker.completed_records() - self.counted
     }
 }
 
@@ -313,7 +495,7 @@ pub(crate) struct Assignment {
     lanes: BTreeMap<TopicPartition, Lane>,
     by_epoch: HashMap<AssignmentEpoch, TopicPartition>,
     /// Lanes that were given up while their worker was inside a handler.
-    overrunning: HashMap<AssignmentEpoch, (TopicPartition, usize)>,
+    overrunning: HashMap<AssignmentEpoch, Overrunning>,
     next_epoch: u64,
     workers: BTreeSet<usize>,
     leaving_workers: BTreeSet<usize>,
@@ -328,7 +510,9 @@ pub(crate) struct Assignment {
     rescale: bool,
     stopping: bool,
     last_words: Vec<LastWord>,
-    /// What the group had committed of the partitions that were lost last.
+    notes: Notes,
+    /// What the group had committed of the partitions that were lost and are not
+    /// back.
     lost_commits: BTreeMap<TopicPartition, i64>,
     completed_by_gone: u64,
 }
@@ -351,6 +535,7 @@ impl Assignment {
             rescale: matches!(wanted, Workers::Fixed(_)),
             stopping: false,
             last_words: Vec::new(),
+            notes: Notes::Taken,
             lost_commits: BTreeMap::new(),
             completed_by_gone: 0,
         }
@@ -441,10 +626,9 @@ impl Assignment {
                 Some((partition.clone(), lane.tracker.committed()?))
             })
             .collect();
-        // Only those of the last time: there are no more than partitions.
-        if !commits.is_empty() {
-            self.lost_commits = commits;
-        }
+        // With those that were lost before and are not back: there are no more
+        // than partitions.
+        self.lost_commits.extend(commits);
         for partition in partitions {
             self.give_up(partition, ReleaseCause::Lost, actions);
         }
@@ -453,7 +637,7 @@ impl Assignment {
         actions.push(Action::AnswerRevoke {
             partitions: partitions.to_vec(),
             watermarks: Vec::new(),
-            notes: Vec::new(),
+            at_once: Vec::new(),
         });
         self.place(actions);
     }
@@ -470,7 +654,7 @@ impl Assignment {
         };
         if let Some(worker) = lane.worker() {
             self.overrunning
-                .insert(lane.epoch, (partition.clone(), worker));
+                .insert(lane.epoch, Overrunning::new(partition, worker, &lane));
             actions.push(Action::Release {
                 worker,
                 epochs: vec![lane.epoch],
@@ -480,11 +664,12 @@ impl Assignment {
     }
 
     fn remove(&mut self, partition: &TopicPartition) -> Option<Lane> {
-        let lane = self.lanes.remove(partition)?;
+        let mut lane = self.lanes.remove(partition)?;
         lane.cancelled.store(true, Ordering::Relaxed);
         lane.tracker.give_up();
         self.by_epoch.remove(&lane.epoch);
-        self.completed_by_gone += lane.tracker.completed_records();
+        lane.counted = lane.tracker.completed_records();
+        self.completed_by_gone += lane.counted;
         if self.stopping
             && let Some(watermark) = lane.tracker.watermark()
         {
@@ -517,64 +702,32 @@ impl Assignment {
         let Some(lane) = self.lanes.get_mut(partition) else {
             return;
         };
-        let start = match &mut lane.state {
-            State::Resolving if lane.ceiling.is_some_and(|ceiling| ceiling > start.offset) => {
-                lane.state = State::AwaitingRewind {
-                    offset: start.offset,
-                    until: start.until,
-                    again: Again::Asked,
-                };
-                actions.push(rewind(partition, lane, start.offset));
-                return;
-            }
-            State::Resolving => start,
-            State::AwaitingRewind {
-                offset,
-                until,
-                again,
-            } => {
-                if start.committed.is_some_and(|committed| committed > *offset) {
-                    *again = Again::Soon;
-                    return;
-                }
-                StartAt {
-                    offset: *offset,
-                    until: *until,
-                    commit_first: false,
-                    // What a commit says that has come down, or has not yet, is
-                    // of the life before.
-                    completed: None,
-                    ..start
-                }
-            }
-            _ => return,
-        };
-        lane.ceiling = None;
-        lane.stranded = None;
-        lane.tracker.begin(start.offset);
-        if start.committed.is_some() {
-            // After a reset the group has a commit that nobody asked for again.
-            lane.tracker.set_committed(start.committed);
+        if lane.state != State::Resolving {
+            return;
         }
-        lane.until = start.until;
-        if let Some(completed) = &start.completed {
-            // The next commit says so too, before any of it is read again.
-            lane.tracker.set_completed_beyond(Arc::clone(completed));
-        }
-        lane.completed = start.completed;
-        lane.confirmed = Some(start.committed.unwrap_or(start.offset));
-        // A position that came from the policy is stored like any other, so
-        // that the group's first commit does not wait for the first record.
-        lane.stored = start
-            .committed
-            .filter(|committed| *committed == start.offset);
-        lane.state = if start.commit_first {
-            State::AwaitingCommit {
+        if lane.ceiling.is_some_and(|ceiling| ceiling > start.offset) {
+            lane.state = State::AwaitingRewind {
                 offset: start.offset,
+                until: start.until,
+            };
+            actions.extend(lane.rewind(partition));
+            return;
+        }
+        lane.begin(start);
+    }
+
+    /// What the group has of lanes of which it had more than it should.
+    pub(crate) fn read_back(
+        &mut self,
+        answers: Vec<(AssignmentEpoch, Option<i64>)>,
+        actions: &mut Vec<Action>,
+    ) {
+        for (epoch, committed) in answers {
+            if let Some(lane) = self.lane_mut(epoch) {
+                lane.read_back(committed);
             }
-        } else {
-            State::Free
-        };
+        }
+        self.place(actions);
     }
 
     /// The group confirmed a commit.
@@ -586,12 +739,10 @@ impl Assignment {
         let mut freed = false;
         for (partition, offset) in offsets {
             if let Some(lane) = self.lanes.get_mut(partition) {
-                lane.confirmed = Some(*offset);
-                lane.tracker.set_committed(Some(*offset));
-                if matches!(lane.state, State::AwaitingCommit { offset: awaited } if *offset >= awaited)
-                {
-                    lane.state = State::Free;
-                    freed = true;
+                match lane.confirm(*offset) {
+                    Confirmed::Expected => {}
+                    Confirmed::Freed => freed = true,
+                    Confirmed::TooMuch => actions.extend(lane.rewind(partition)),
                 }
             }
             for word in self
@@ -615,7 +766,9 @@ impl Assignment {
         actions: &mut Vec<Action>,
     ) {
         for (epoch, failed) in lanes {
-            self.overrunning.remove(&epoch);
+            if let Some(overrun) = self.overrunning.remove(&epoch) {
+                self.completed_by_gone += overrun.completed();
+            }
             if let Some(pending) = &mut self.pending {
                 pending.waiting.remove(&epoch);
             }
@@ -673,8 +826,12 @@ impl Assignment {
         fresh.confirmed = lane.confirmed;
         fresh.has_moved = true;
         fresh.is_void = lane.is_void;
-        // What the group has, or is about to have.
-        let ceiling = lane.ceiling.max(lane.stored).max(lane.confirmed);
+        // What the group has, or is about to have; of which nothing is known while
+        // it has too much.
+        let ceiling = match lane.rewinding {
+            Some(_) => Some(i64::MAX),
+            None => lane.ceiling.max(lane.stored).max(lane.confirmed),
+        };
         if let Some(offset) = offset {
             // A crash before that is passed again must not go on from there; nor
             // from what the group has where that is not known yet.
@@ -683,9 +840,8 @@ impl Assignment {
                 fresh.state = State::AwaitingRewind {
                     offset,
                     until: fresh.until,
-                    again: Again::Asked,
                 };
-                actions.push(rewind(partition, &fresh, offset));
+                actions.extend(fresh.rewind(partition));
             } else {
                 fresh.tracker.begin(offset);
                 fresh.state = State::Free;
@@ -722,7 +878,8 @@ impl Assignment {
         } else {
             self.workers.remove(&worker);
         }
-        self.overrunning.retain(|_, (_, with)| *with != worker);
+        let gone = self.overrunning.extract_if(|_, lane| lane.worker == worker);
+        self.completed_by_gone += gone.map(|(_, lane)| lane.completed()).sum::<u64>();
         // It reports what it had; what it never picked up is free as well.
         let mut freed: HashMap<AssignmentEpoch, Option<Failed>> = lanes.into_iter().collect();
         for lane in self.lanes.values() {
@@ -759,17 +916,10 @@ impl Assignment {
     pub(crate) fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.finish_revoke(now, actions);
         for (partition, lane) in &mut self.lanes {
-            let State::AwaitingRewind { offset, again, .. } = &mut lane.state else {
-                continue;
-            };
-            match *again {
-                Again::Soon => *again = Again::At(now + REWIND_AGAIN),
-                Again::At(moment) if moment <= now => {
-                    *again = Again::Asked;
-                    let offset = *offset;
-                    actions.push(rewind(partition, lane, offset));
-                }
-                Again::At(_) | Again::Asked => {}
+            match lane.rewinding {
+                Some(Again::Soon) => lane.rewinding = Some(Again::At(now + REWIND_AGAIN)),
+                Some(Again::At(moment)) if moment <= now => actions.extend(lane.rewind(partition)),
+                Some(Again::At(_) | Again::Asked) | None => {}
             }
         }
     }
@@ -790,21 +940,21 @@ impl Assignment {
         let Some(pending) = self.pending.take() else {
             return;
         };
-        let (mut watermarks, mut notes) = (Vec::new(), Vec::new());
+        let (mut watermarks, mut at_once) = (Vec::new(), Vec::new());
         for partition in &pending.partitions {
             let Some(lane) = self.remove(partition) else {
                 continue;
             };
-            let unstored = lane.unstored(partition);
-            if unstored.is_none() {
-                notes.extend(lane.last_note(partition));
+            match lane.unstored(partition, self.notes) {
+                Some(mark) if lane.rewinding.is_some() => at_once.push(mark),
+                Some(mark) => watermarks.push(mark),
+                None => at_once.extend(lane.last_word(partition, self.notes)),
             }
-            watermarks.extend(unstored);
             if let (true, Some(worker)) = (pending.waiting.contains(&lane.epoch), lane.worker()) {
                 // Its handler overran the deadline: it keeps the lane until it
                 // returns, and what it returns is not committed.
                 self.overrunning
-                    .insert(lane.epoch, (partition.clone(), worker));
+                    .insert(lane.epoch, Overrunning::new(partition, worker, &lane));
                 actions.push(Action::Tell(EventKind::Warning {
                     message: format!(
                         "{} did not finish its record of {partition} within the revoke deadline \
@@ -819,7 +969,7 @@ impl Assignment {
         actions.push(Action::AnswerRevoke {
             partitions: pending.partitions,
             watermarks,
-            notes,
+            at_once,
         });
     }
 
@@ -841,7 +991,7 @@ impl Assignment {
         let busy: BTreeSet<TopicPartition> = self
             .overrunning
             .values()
-            .map(|(partition, _)| partition.clone())
+            .map(|lane| lane.partition.clone())
             .collect();
         let candidates: Vec<(TopicPartition, Option<usize>)> = self
             .lanes
@@ -975,7 +1125,7 @@ impl Assignment {
                 .lanes
                 .values()
                 .any(|lane| lane.worker() == Some(worker))
-                || self.overrunning.values().any(|(_, with)| *with == worker);
+                || self.overrunning.values().any(|lane| lane.worker == worker);
             if !has_lanes {
                 actions.push(Action::StopWorker(worker));
             }
@@ -1065,7 +1215,11 @@ impl Assignment {
         let Some(lane) = self.lanes.get_mut(partition) else {
             return;
         };
-        lane.stranded = Some(stranded);
+        if stranded.truncated_at.is_none() {
+            lane.ends_over = Some(stranded);
+        } else {
+            lane.stranded = Some(stranded);
+        }
         actions.push(Action::Resolve(vec![Resolve {
             partition: partition.clone(),
             epoch,
@@ -1115,7 +1269,8 @@ impl Assignment {
     /// The position that could not be read, where what the partition has was
     /// asked for because of it. Gives it once.
     pub(crate) fn take_stranded(&mut self, epoch: AssignmentEpoch) -> Option<Stranded> {
-        self.lane_mut(epoch)?.stranded.take()
+        let lane = self.lane_mut(epoch)?;
+        lane.stranded.take().or_else(|| lane.ends_over.take())
     }
 
     /// The topic was deleted and created again: from now on nothing of it is
@@ -1189,23 +1344,26 @@ impl Assignment {
     pub(crate) fn unstored(&self) -> Vec<Mark> {
         self.lanes
             .iter()
-            .filter_map(|(partition, lane)| lane.unstored(partition))
+            .filter_map(|(partition, lane)| lane.unstored(partition, self.notes))
             .collect()
     }
 
-    /// Those of them that may be stored while the run goes on: not while an
-    /// earlier one of the same partition is stored and not confirmed.
+    /// Those of them that may be stored while the run goes on: not while a commit
+    /// of an earlier one of the same partition is under way.
     ///
     /// librdkafka sends what is stored at each interval, though the commit before
     /// is not answered. When a coordinator dies with several of them, each is sent
     /// again after a wait of its own, by chance, so that an older one may arrive
     /// after a newer one, and what is committed goes back. With one watermark at a
-    /// time they all say the same.
+    /// time they all say the same. A commit that was refused is not under way any
+    /// more: to wait until it succeeds would stop all partitions of the process
+    /// where one is refused for good, since librdkafka reports a request as failed
+    /// in which one partition is, though the others are committed.
     pub(crate) fn storable(&self) -> Vec<Mark> {
         self.lanes
             .iter()
-            .filter(|(_, lane)| lane.confirmed >= lane.stored)
-            .filter_map(|(partition, lane)| lane.unstored(partition))
+            .filter(|(_, lane)| lane.under_way.is_none() && lane.rewinding.is_none())
+            .filter_map(|(partition, lane)| lane.unstored(partition, self.notes))
             .collect()
     }
 
@@ -1213,9 +1371,35 @@ impl Assignment {
     pub(crate) fn mark_stored(&mut self, mark: &Mark) {
         if let Some(lane) = self.lanes.get_mut(&mark.partition) {
             lane.stored = Some(mark.watermark);
+            lane.under_way = lane.stored;
             lane.noted.clone_from(&mark.note);
             lane.note_again = None;
         }
+    }
+
+    /// The coordinator answered commits of these offsets, and took at least one of
+    /// them not.
+    pub(crate) fn refused(&mut self, offsets: &[(TopicPartition, i64)]) {
+        for (partition, offset) in offsets {
+            if let Some(lane) = self.lanes.get_mut(partition) {
+                lane.was_answered(*offset);
+            }
+        }
+    }
+
+    /// The reason was what is completed beyond them: it is more than the broker
+    /// takes. From now on nothing of that is said, and what was refused is stored
+    /// again without it. True where that is news.
+    pub(crate) fn notes_refused(&mut self, offsets: &[(TopicPartition, i64)]) -> bool {
+        for (partition, offset) in offsets {
+            if let Some(lane) = self.lanes.get_mut(partition)
+                && lane.stored == Some(*offset)
+                && lane.noted.take().is_some()
+            {
+                lane.stored = None;
+            }
+        }
+        std::mem::replace(&mut self.notes, Notes::Refused) == Notes::Taken
     }
 
     /// Marks that are to be committed for their notes alone: the watermark is
@@ -1225,9 +1409,10 @@ impl Assignment {
         if self.pending.is_some() {
             return Vec::new();
         }
+        let notes = self.notes;
         self.lanes
             .iter_mut()
-            .filter_map(|(partition, lane)| lane.unnoted(partition, now))
+            .filter_map(|(partition, lane)| lane.unnoted(partition, now, notes))
             .collect()
     }
 
@@ -1235,7 +1420,10 @@ impl Assignment {
     pub(crate) fn stop(&mut self, actions: &mut Vec<Action>) {
         let is_first = !std::mem::replace(&mut self.stopping, true);
         for lane in self.lanes.values() {
-            lane.cancelled.store(true, Ordering::Relaxed);
+            // Nothing begins any more. What has begun is committed as it should be.
+            if lane.tracker.watermark().is_none() {
+                lane.cancelled.store(true, Ordering::Relaxed);
+            }
         }
         if self.is_shared {
             actions.push(Action::StopWorker(READER));
@@ -1291,9 +1479,11 @@ impl Assignment {
     /// True while something that is complete, of a partition that is ours, waits
     /// for its commit to be confirmed.
     pub(crate) fn has_unconfirmed(&self) -> bool {
-        self.lanes
-            .values()
-            .any(|lane| lane.counts() && lane.tracker.watermark() > lane.confirmed)
+        self.lanes.values().any(|lane| {
+            let watermark = lane.tracker.watermark();
+            let is_awaited = watermark > lane.confirmed || lane.rewinding.is_some();
+            lane.counts() && watermark.is_some() && is_awaited
+        })
     }
 
     /// Records that were completed since the start of the run.
@@ -1303,7 +1493,10 @@ impl Assignment {
             .values()
             .map(|lane| lane.tracker.completed_records())
             .sum();
-        self.completed_by_gone + here
+        // A handler that overran its partition has completed its record all the
+        // same, of which the workers that count records know.
+        let late: u64 = self.overrunning.values().map(Overrunning::completed).sum();
+        self.completed_by_gone + here + late
     }
 
     /// True where every partition that we have reached the end it had when it
@@ -1317,6 +1510,15 @@ impl Assignment {
                     .is_some_and(|until| watermark.is_some_and(|offset| offset >= until))
                     && lane.tracker.was_read()
             })
+    }
+
+    /// True where the group's commit of that lane had to come down, and was asked
+    /// for because of that.
+    pub(crate) fn is_read_back(&self, epoch: AssignmentEpoch) -> bool {
+        self.by_epoch
+            .get(&epoch)
+            .and_then(|partition| self.lanes.get(partition))
+            .is_some_and(|lane| lane.state != State::Resolving)
     }
 
     /// True where a partition of that topic is ours.
@@ -1366,19 +1568,6 @@ fn named(worker: usize) -> String {
         "a worker".to_owned()
     } else {
         format!("worker {worker}")
-    }
-}
-
-/// A question and a commit that go together.
-fn rewind(partition: &TopicPartition, lane: &Lane, offset: i64) -> Action {
-    Action::Rewind {
-        lane: Resolve {
-            partition: partition.clone(),
-            epoch: lane.epoch,
-            ask: Ask::Start,
-            cancelled: Arc::clone(&lane.cancelled),
-        },
-        offset,
     }
 }
 

@@ -23,6 +23,10 @@ pub(crate) enum GroupEvent {
     CommitFailed {
         offsets: Vec<(TopicPartition, i64)>,
         error: String,
+        /// Where the coordinator answered, and did not take the offset of at
+        /// least one of these partitions. `None` where it gave no answer, or
+        /// another broker did: then the same is sent again, and may arrive late.
+        refusal: Option<CommitRefusal>,
     },
     /// Contact was lost or something else went wrong that may pass.
     Trouble { message: String },
@@ -35,6 +39,15 @@ pub(crate) enum GroupEvent {
     /// Another member took our instance id over (classic): the membership is
     /// over for good.
     Fenced { instance: String },
+}
+
+/// Why a coordinator does not take a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CommitRefusal {
+    /// Its metadata is longer than the broker's `offset.metadata.max.bytes`.
+    NoteTooLarge,
+    /// Anything else: permissions, a topic that is gone, a rebalance.
+    Other,
 }
 
 /// What is to be committed of a partition.

@@ -19,9 +19,9 @@ use crate::error::{CommandError, Problem};
 use crate::event::EventKind;
 use crate::lag::health::Phase;
 use crate::lag::snapshot::WorkerState;
-use crate::member::assignment::{Action, Assignment, Resolve, StartAt};
+use crate::member::assignment::{Action, Ask, Assignment, Resolve, StartAt};
 use crate::member::claim::{Claim, Refusal};
-use crate::member::group::{Group, GroupEvent, Mark};
+use crate::member::group::{CommitRefusal, Group, GroupEvent, Mark};
 use crate::member::patience::Patience;
 use crate::member::reset::{self, LogRange, Stranded, Verdict, decide};
 use crate::member::zombie::{Change, Watch};
@@ -90,6 +90,8 @@ pub(crate) enum ToMember {
 /// for, that: its oldest record and its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
+    /// What was asked for.
+    pub(crate) ask: Ask,
     pub(crate) offset: i64,
     pub(crate) committed: Option<i64>,
     /// The commit's metadata, if it has any.
@@ -309,7 +311,7 @@ impl Member {
                 let storable = self.assignment.storable();
                 self.store(&storable);
                 let unnoted = self.assignment.take_unnoted(now);
-                self.commit_notes(&unnoted);
+                self.commit_at_once(&unnoted);
             }
             self.show_workers();
             self.watch_reporter();
@@ -419,9 +421,13 @@ impl Member {
     fn starts_found(&mut self) {
         let found = std::mem::take(&mut self.found);
         let mut starts = Vec::with_capacity(found.len());
+        let mut read_back = Vec::new();
         let mut actions = Vec::new();
         for (epoch, start) in found {
             match start {
+                Ok(found) if found.ask == Ask::Start && self.assignment.is_read_back(epoch) => {
+                    read_back.push((epoch, found.committed));
+                }
                 Ok(Found {
                     offset,
                     truncated_at: truncated_at @ Some(_),
@@ -438,8 +444,9 @@ impl Member {
                 Err(message) => self.ask(StopReason::FatalClientError { message }),
             }
         }
-        let are_there = !starts.is_empty();
+        let are_there = !starts.is_empty() || !read_back.is_empty();
         if are_there {
+            self.assignment.read_back(read_back, &mut actions);
             self.assignment.resolved(starts, &mut actions);
         }
         self.carry_out(actions);
@@ -645,7 +652,12 @@ impl Member {
                     },
                 );
             }
-            GroupEvent::CommitFailed { offsets, error } => {
+            GroupEvent::CommitFailed {
+                offsets,
+                error,
+                refusal,
+            } => {
+                self.commit_refused(&offsets, refusal);
                 let counters = &self.shared.counters;
                 MemberCounters::count(if self.ladder.rung() >= Rung::Closing {
                     &counters.commits_failed
@@ -677,6 +689,29 @@ impl Member {
                      took this one's place; give each process its own"
                 );
                 self.ask(StopReason::InstanceTaken { instance, message });
+            }
+        }
+    }
+
+    /// What the coordinator does not take is not under way any more. Where it gave
+    /// no answer, the same is sent again.
+    fn commit_refused(
+        &mut self,
+        offsets: &[(TopicPartition, i64)],
+        refusal: Option<CommitRefusal>,
+    ) {
+        let Some(refusal) = refusal else {
+            return;
+        };
+        self.assignment.refused(offsets);
+        if refusal == CommitRefusal::NoteTooLarge && self.settings.remember_completed {
+            MemberCounters::count(&self.shared.counters.notes_refused);
+            if self.assignment.notes_refused(offsets) {
+                self.events.warn(
+                    "the group's coordinator takes less metadata with a commit than what is \
+                     completed beyond commits needs: it is not remembered from now on, and a crash \
+                     repeats it; raise the broker's offset.metadata.max.bytes (4096 by default)",
+                );
             }
         }
     }
@@ -1016,9 +1051,9 @@ impl Member {
             Action::AnswerRevoke {
                 partitions,
                 watermarks,
-                notes,
+                at_once,
             } => {
-                self.answer_revoke(&partitions, &watermarks, &notes);
+                self.answer_revoke(&partitions, &watermarks, &at_once);
             }
             Action::Tell(kind) => self.events.send(None, kind),
         }
@@ -1050,15 +1085,15 @@ impl Member {
         &mut self,
         partitions: &[TopicPartition],
         watermarks: &[Mark],
-        notes: &[Mark],
+        at_once: &[Mark],
     ) {
         // While workers drained the session may have expired: then somebody
         // else may have committed further already.
-        let has_any = !watermarks.is_empty() || !notes.is_empty();
+        let has_any = !watermarks.is_empty() || !at_once.is_empty();
         if has_any && !self.group.is_lost() {
             self.store(watermarks);
             // Sent before the group hears of the answer.
-            self.commit_notes(notes);
+            self.commit_at_once(at_once);
         }
         if let Err(error) = self.group.answer_revoke(partitions) {
             self.trouble(&format!("the revoke could not be answered: {error}"));
@@ -1089,14 +1124,15 @@ impl Member {
         }
     }
 
-    /// Has what is completed beyond watermarks that stand still committed:
-    /// librdkafka's committer commits an offset that is higher, and nothing else.
-    fn commit_notes(&mut self, marks: &[Mark]) {
+    /// Has what is completed beyond watermarks that stand still committed, or a
+    /// watermark below what the group has: librdkafka's committer commits an offset
+    /// that is higher, and nothing else.
+    fn commit_at_once(&mut self, marks: &[Mark]) {
         if marks.is_empty() {
             return;
         }
         if let Err(error) = self.group.commit_now(marks) {
-            tracing::debug!(error, "what is completed beyond commits was not committed");
+            tracing::debug!(error, "what stands still was not committed again");
         }
         for mark in marks {
             self.count_cut(mark);

@@ -51,6 +51,7 @@ pub(crate) struct MemberCounters {
     pub(crate) notes_foreign: AtomicU64,
     pub(crate) notes_broken: AtomicU64,
     pub(crate) notes_cut: AtomicU64,
+    pub(crate) notes_refused: AtomicU64,
 }
 
 impl MemberCounters {

@@ -387,6 +387,10 @@ fn sinks(to_member: &Sender<ToMember>) -> Sinks {
             let start = answer
                 .result
                 .map(|start| Found {
+                    ask: match answer.from {
+                        StartRule::CommittedElse(_) => Ask::Start,
+                        StartRule::Range => Ask::Range,
+                    },
                     offset: start.offset,
                     committed: start.committed,
                     note: start.note,

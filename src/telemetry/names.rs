@@ -171,7 +171,7 @@ metrics! {
         "Commits by how they ended.",
         "keepup";
     COMMIT_METADATA = Counter "keepup_commit_metadata_total", Events, BY_RESULT,
-        "Metadata of commits by what became of it: restored, foreign, broken, or cut to what fits.",
+        "Metadata of commits by what became of it: restored, foreign, broken, cut to what fits, or refused by the broker.",
         "keepup";
     WORKERS = Gauge "keepup_workers", Workers, BY_CLIENT,
         "Workers that run.",

@@ -95,7 +95,7 @@ pub(crate) type ClientCounter = (
 );
 
 /// Of the process: counters, those of one metric together.
-pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 20] = [
+pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 21] = [
     (names::REBALANCES, None, |snapshot| snapshot.rebalances),
     (names::COMMITS, Some((names::RESULT, "ok")), |snapshot| {
         snapshot.commits_ok
@@ -134,6 +134,11 @@ pub(crate) const COUNTERS_OF_CLIENT: [ClientCounter; 20] = [
         names::COMMIT_METADATA,
         Some((names::RESULT, "cut")),
         |snapshot| snapshot.commit_notes.cut,
+    ),
+    (
+        names::COMMIT_METADATA,
+        Some((names::RESULT, "refused")),
+        |snapshot| snapshot.commit_notes.refused,
     ),
     (
         names::REPORTER_ERRORS,

@@ -81,6 +81,8 @@ pub(crate) struct Start {
 pub(crate) struct StartAnswer {
     pub(crate) partition: TopicPartition,
     pub(crate) epoch: AssignmentEpoch,
+    /// By which it was looked for.
+    pub(crate) from: StartRule,
     pub(crate) result: Result<Start, LookupError>,
 }
 
@@ -589,6 +591,7 @@ impl Queue {
                 after.answers.push(StartAnswer {
                     partition: partition.clone(),
                     epoch: pending.query.epoch,
+                    from: pending.query.from,
                     result: Err(error),
                 });
                 self.pending.remove(partition);
@@ -606,6 +609,7 @@ impl Queue {
             answers.push(StartAnswer {
                 partition: partition.clone(),
                 epoch: pending.query.epoch,
+                from: pending.query.from,
                 result: Ok(start),
             });
             false

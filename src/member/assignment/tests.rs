@@ -63,6 +63,7 @@ struct Worker {
 struct Answer {
     partitions: Vec<TopicPartition>,
     watermarks: Vec<(TopicPartition, i64)>,
+    at_once: Vec<(TopicPartition, i64)>,
 }
 
 struct Bench {
@@ -165,9 +166,8 @@ impl Bench {
             Action::AnswerRevoke {
                 partitions,
                 watermarks,
-                notes,
+                at_once,
             } => {
-                assert!(notes.is_empty(), "nothing is remembered: {notes:?}");
                 let watermarks = offsets(watermarks);
                 for (partition, _) in &watermarks {
                     assert!(
@@ -183,6 +183,7 @@ impl Bench {
                 self.answers.push(Answer {
                     partitions,
                     watermarks,
+                    at_once: offsets(at_once),
                 });
             }
             Action::Tell(EventKind::Warning { .. }) => self.warnings += 1,
@@ -257,8 +258,14 @@ impl Bench {
     /// The group has committed what was asked for, and `more`.
     fn read_back(&mut self, more: i64) {
         for (lane, offset) in std::mem::take(&mut self.rewinding) {
-            self.resolved(lane.epoch, at(offset + more));
+            let answers = vec![(lane.epoch, Some(offset + more))];
+            self.act(|assignment, _, actions| assignment.read_back(answers, actions));
         }
+    }
+
+    fn confirm(&mut self, partition: i32, offset: i64) {
+        let offsets = [(tp(partition), offset)];
+        self.act(|assignment, _, actions| assignment.committed(&offsets, actions));
     }
 
     fn reset(&mut self, epoch: AssignmentEpoch) {
@@ -363,13 +370,15 @@ impl Bench {
         }
     }
 
-    fn commit(&mut self) {
-        let stored: Vec<_> = self
-            .assignment
-            .lanes
-            .iter()
+    fn stored(&self) -> Vec<(TopicPartition, i64)> {
+        let lanes = self.assignment.lanes.iter();
+        lanes
             .filter_map(|(partition, lane)| Some((partition.clone(), lane.stored?)))
-            .collect();
+            .collect()
+    }
+
+    fn commit(&mut self) {
+        let stored = self.stored();
         self.act(|assignment, _, actions| assignment.committed(&stored, actions));
     }
 
@@ -408,9 +417,9 @@ impl Bench {
                 );
             }
         }
-        for (epoch, (_, worker)) in &assignment.overrunning {
+        for (epoch, lane) in &assignment.overrunning {
             assert!(
-                self.workers[worker].lanes.contains_key(epoch),
+                self.workers[&lane.worker].lanes.contains_key(epoch),
                 "nothing overruns for ever"
             );
         }
@@ -521,7 +530,8 @@ fn s01_a_revoke_is_answered_with_the_watermark_after_the_record_in_hand() {
         bench.answers,
         [Answer {
             partitions: tps(&[0]),
-            watermarks: vec![(tp(0), 11)]
+            watermarks: vec![(tp(0), 11)],
+            at_once: vec![],
         }]
     );
     bench.check();
@@ -655,7 +665,8 @@ fn s09_what_is_lost_is_given_up_at_once_and_nothing_of_it_is_stored() {
         bench.answers,
         [Answer {
             partitions: tps(&[0, 1]),
-            watermarks: vec![]
+            watermarks: vec![],
+            at_once: vec![],
         }]
     );
     assert!(bench.unstored().is_empty());
@@ -876,14 +887,107 @@ fn after_a_seek_backwards_nothing_is_handed_over_before_the_commit_has_come_down
     // A word on the commit of before, which was on its way.
     bench.commit();
     assert_eq!(bench.worker_of(0), None);
-    bench.read_back(1);
-    assert_eq!(bench.worker_of(0), None, "the group still has more");
-    bench.tick(Duration::ZERO);
-    bench.tick(REWIND_AGAIN);
+    for more in [1, -1] {
+        bench.read_back(more);
+        assert_eq!(bench.worker_of(0), None, "the group has something else");
+        bench.tick(Duration::ZERO);
+        bench.tick(REWIND_AGAIN);
+    }
     bench.read_back(0);
     assert_eq!(bench.worker_of(0), Some(0));
     assert_eq!(bench.tracker_of(0).watermark(), Some(4));
     assert_eq!(bench.tracker_of(0).committed(), Some(4));
+    bench.check();
+}
+
+#[test]
+fn a_commit_of_before_that_arrives_after_a_rewind_is_brought_down_again() {
+    let mut bench = Bench::running(1);
+    bench.complete(0);
+    bench.store();
+    bench
+        .act(|assignment, _, actions| assignment.seek(&tp(0), 4, actions))
+        .expect("ours");
+    bench.obey_all();
+    bench.read_back(0);
+    assert_eq!(bench.worker_of(0), Some(0));
+    bench.complete(0);
+    // The old coordinator was asked to commit it, and the new one was asked again.
+    bench.confirm(0, 11);
+    let committed = bench.tracker_of(0).committed();
+    assert_eq!(committed, Some(4), "not for long");
+    let (_, offset) = bench.rewinding.last().expect("a commit");
+    assert_eq!(*offset, 5, "all that is completed");
+    bench.complete(0);
+    assert_eq!(
+        offsets(bench.assignment.storable()),
+        [],
+        "librdkafka commits nothing below 11"
+    );
+    assert!(bench.assignment.has_unconfirmed());
+    // Once more, and it is not known which was first.
+    bench.confirm(0, 11);
+    bench.read_back(0);
+    bench.tick(Duration::ZERO);
+    bench.tick(REWIND_AGAIN);
+    assert_eq!(bench.rewinding.last().map(|(_, offset)| *offset), Some(6));
+    bench.read_back(0);
+    assert_eq!(bench.tracker_of(0).committed(), Some(6));
+    assert!(!bench.assignment.has_unconfirmed());
+    bench.complete(0);
+    assert_eq!(offsets(bench.assignment.storable()), [(tp(0), 7)]);
+    bench.check();
+}
+
+#[test]
+fn a_revoke_brings_down_what_the_group_should_not_have() {
+    let mut bench = Bench::running(1);
+    bench.complete(0);
+    bench.confirm(0, 20);
+    bench.complete(0);
+    bench.revoke(&[0]);
+    bench.obey_all();
+    let answer = &bench.answers[0];
+    assert_eq!(answer.watermarks, []);
+    assert_eq!(answer.at_once, [(tp(0), 12)]);
+    bench.check();
+}
+
+#[test]
+fn after_a_commit_that_is_too_high_a_seek_waits_wherever_it_goes() {
+    for offset in [4, 15, 40] {
+        let mut bench = Bench::running(1);
+        bench.confirm(0, 20);
+        bench
+            .act(|assignment, _, actions| assignment.seek(&tp(0), offset, actions))
+            .expect("ours");
+        bench.obey_all();
+        assert_eq!(bench.worker_of(0), None, "{offset}");
+        assert_eq!(
+            bench.rewinding.last().map(|(_, offset)| *offset),
+            Some(offset)
+        );
+        bench.read_back(0);
+        assert_eq!(bench.worker_of(0), Some(0), "{offset}");
+        bench.check();
+    }
+}
+
+#[test]
+fn a_partition_whose_commits_are_refused_does_not_hold_up_the_others() {
+    let mut bench = Bench::running(2);
+    let storable = |bench: &Bench| offsets(bench.assignment.storable());
+    bench.complete(0);
+    bench.complete(1);
+    bench.store();
+    bench.complete(0);
+    bench.complete(1);
+    // Of an earlier commit, which says nothing of these.
+    bench.assignment.refused(&[(tp(0), 10), (tp(1), 10)]);
+    assert_eq!(storable(&bench), []);
+    // librdkafka says the same of both, though one of them is committed.
+    bench.assignment.refused(&[(tp(0), 11), (tp(1), 11)]);
+    assert_eq!(storable(&bench), [(tp(0), 12), (tp(1), 12)]);
     bench.check();
 }
 
@@ -906,6 +1010,51 @@ fn s06_a_watermark_waits_until_the_one_before_is_confirmed_but_not_the_last_one(
     bench.obey_all();
     assert_eq!(bench.answers[0].watermarks, [(tp(0), 13)], "the last word");
     bench.check();
+}
+
+#[test]
+fn what_the_group_had_of_all_that_was_lost_is_remembered_until_it_is_back() {
+    let mut bench = Bench::running(2);
+    bench.lose(&[0]);
+    bench.lose(&[1]);
+    bench.assign(&[0, 1]);
+    for partition in [0, 1] {
+        let epoch = bench.epoch_of(partition);
+        assert_eq!(bench.assignment.take_lost_commit(epoch), Some(10));
+        assert_eq!(bench.assignment.take_lost_commit(epoch), None, "once");
+    }
+}
+
+#[test]
+fn what_a_handler_completes_of_a_partition_that_is_gone_is_counted() {
+    let mut bench = Bench::running(1);
+    bench.complete(0);
+    bench.revoke(&[0]);
+    bench.tick(DEADLINE);
+    assert_eq!(bench.answers.len(), 1);
+    let count = |bench: &Bench| bench.assignment.completed_records();
+    assert_eq!(count(&bench), 1);
+    bench.complete(0);
+    assert_eq!(count(&bench), 2, "it was handed over, and not given back");
+    bench.obey_all();
+    assert_eq!(count(&bench), 2);
+    bench.check();
+}
+
+#[test]
+fn a_run_that_ends_over_a_position_commits_what_was_completed_unless_the_log_has_lost_that() {
+    for truncated_at in [None, Some(5)] {
+        let mut bench = Bench::running(1);
+        bench.complete(0);
+        let stranded = Stranded {
+            truncated_at,
+            ..STRANDED
+        };
+        let epoch = bench.epoch_of(0);
+        bench.act(|assignment, _, actions| assignment.ends_over(epoch, stranded, actions));
+        let is_stored = !bench.unstored().is_empty();
+        assert_eq!(is_stored, truncated_at.is_none(), "{truncated_at:?}");
+    }
 }
 
 #[test]
@@ -1211,8 +1360,12 @@ enum Happening {
     Tick(u64),
     Seek(i32, i64),
     Reset(i32),
-    /// Commits came down, or so many offsets less than they should.
+    /// Commits came down, or to so many offsets beside where they should.
     ReadBack(i64),
+    /// The coordinator refused what is stored.
+    Refuse,
+    /// A commit of long ago was confirmed.
+    Confirm(i32, i64),
     Pause(Vec<i32>, bool),
     Scale(Workers),
     Store,
@@ -1240,7 +1393,9 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => (0_u64..6_000).prop_map(Happening::Tick),
         1 => (0..PARTITIONS, 0_i64..100).prop_map(|(partition, offset)| Happening::Seek(partition, offset)),
         1 => (0..PARTITIONS).prop_map(Happening::Reset),
-        1 => (0_i64..2).prop_map(Happening::ReadBack),
+        1 => (-1_i64..2).prop_map(Happening::ReadBack),
+        1 => Just(Happening::Refuse),
+        1 => (0..PARTITIONS, 0_i64..100).prop_map(|(partition, offset)| Happening::Confirm(partition, offset)),
         1 => (some_partitions(), any::<bool>()).prop_map(|(partitions, paused)| Happening::Pause(partitions, paused)),
         1 => prop_oneof![
             (1_usize..5).prop_map(Workers::Fixed),
@@ -1315,6 +1470,8 @@ impl Bench {
                 }
             }
             Happening::ReadBack(more) => self.read_back(more),
+            Happening::Refuse => self.assignment.refused(&self.stored()),
+            Happening::Confirm(partition, offset) => self.confirm(partition, offset),
             Happening::Pause(partitions, paused) => {
                 let pause = |assignment: &mut Assignment, _, actions: &mut Vec<Action>| {
                     assignment.set_paused(&tps(&partitions), paused, actions)
@@ -1358,6 +1515,7 @@ proptest! {
         for partition in bench.owned.clone() {
             prop_assert!(bench.worker_of(partition.partition()).is_some(), "{partition} is idle");
         }
+        prop_assert!(!bench.assignment.has_unconfirmed());
         prop_assert!(bench.assignment.pending.is_none());
         prop_assert!(bench.assignment.overrunning.is_empty());
         prop_assert_eq!(bench.workers.len(), bench.owned.len());

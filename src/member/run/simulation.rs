@@ -1099,6 +1099,7 @@ impl StartFinder for SimStarts {
                 .borrow_mut()
                 .begins_at(self.process, number, offset, &noted);
             let found = Found {
+                ask: lane.ask,
                 offset,
                 committed,
                 note,

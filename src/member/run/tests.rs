@@ -19,7 +19,7 @@ use crate::lag::health::Phase;
 use crate::lag::reporter::{EndFinder, Reporter, ReporterParts, ToldEnds};
 use crate::member::assignment::{Ask, Resolve};
 use crate::member::group::Mark;
-use crate::member::group::{Group, GroupEvent};
+use crate::member::group::{CommitRefusal, Group, GroupEvent};
 use crate::record::{Record, TopicPartition};
 use crate::report::{Report, StopReason};
 use crate::runtime::events::EventThread;
@@ -189,6 +189,7 @@ impl Group for ScriptedGroup {
             script.says.push_back(GroupEvent::CommitFailed {
                 offsets: Vec::new(),
                 error: "Broker: Not coordinator".to_owned(),
+                refusal: None,
             });
         }
         let partitions: Vec<_> = script.owned.iter().cloned().collect();
@@ -227,6 +228,7 @@ impl StartFinder for ScriptedStarts {
                     let committed = script.committed.get(&lane.partition).copied();
                     let cut_off = script.cut_off.get(&lane.partition).copied();
                     Found {
+                        ask: lane.ask,
                         note: None,
                         offset: committed.unwrap_or(0),
                         committed,
@@ -235,6 +237,7 @@ impl StartFinder for ScriptedStarts {
                     }
                 }
                 Ask::Range => Found {
+                    ask: lane.ask,
                     note: None,
                     offset: self.log.start(&lane.partition),
                     committed: None,
@@ -582,6 +585,7 @@ fn s06_a_commit_that_failed_and_was_overtaken_is_never_made_again_by_a_revoke() 
     scene.says(GroupEvent::CommitFailed {
         offsets: vec![(tp(0), 10)],
         error: "rebalance in progress".into(),
+        refusal: Some(CommitRefusal::Other),
     });
     for number in 10..20 {
         scene
@@ -760,6 +764,7 @@ fn a_failed_commit_is_counted_as_retried_until_the_group_is_left_and_then_as_fai
     scene.says(GroupEvent::CommitFailed {
         offsets: vec![(tp(0), 10)],
         error: "Broker: Not coordinator".to_owned(),
+        refusal: None,
     });
     scene.wait_for("the failure to be heard", || counts() == (1, 0));
     scene.group.0.lock().close_fails = true;

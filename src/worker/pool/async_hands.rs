@@ -54,11 +54,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 pub(crate) fn run(context: WorkerContext, pool: &Arc<Pool>) {
     let worker = context.info.worker;
     let reports = context.reports.clone();
-    let work = || work(context, Arc::clone(pool));
-    let exit = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let message = format!("outside of the handler: {}", panic_message(panic.as_ref()));
-        WorkerExit::Failed(WorkerStop::HandlerPanicked(message))
-    });
+    let exit = work(context, Arc::clone(pool));
     // The member is gone only where the whole run is.
     let _ = reports.send(exited(worker, exit, pool));
 }
@@ -73,18 +69,23 @@ fn work(context: WorkerContext, pool: Arc<Pool>) -> WorkerExit {
             return WorkerExit::Failed(WorkerStop::SourceFailed(what));
         }
     };
-    let tasks = LocalSet::new();
-    let exit = tasks.block_on(&runtime, async {
-        match AsyncHands::open(context, pool) {
-            Ok(hands) => hands.run().await,
-            Err(exit) => exit,
-        }
-    });
-    // What the handler has spawned beside its futures ends with it; what it has
-    // on threads that block is not waited for.
-    drop(tasks);
+    // What the handler has spawned beside its futures ends with it.
+    let serve = || {
+        LocalSet::new().block_on(&runtime, async {
+            match AsyncHands::open(context, pool) {
+                Ok(hands) => hands.run().await,
+                Err(exit) => exit,
+            }
+        })
+    };
+    let exit = catch_unwind(AssertUnwindSafe(serve));
+    // What it has on threads that block is not waited for, which dropping the
+    // runtime would do: a panic as well must get here.
     runtime.shutdown_background();
-    exit
+    exit.unwrap_or_else(|panic| {
+        let message = format!("outside of the handler: {}", panic_message(panic.as_ref()));
+        WorkerExit::Failed(WorkerStop::HandlerPanicked(message))
+    })
 }
 
 /// A record that is in the handler.

@@ -6,7 +6,7 @@
 //! on until it has not any more.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -120,7 +120,7 @@ pub(crate) struct Reader {
     slots: Vec<u16>,
     stopping: bool,
     /// Partitions that are being given back.
-    leaving: usize,
+    leaving: BTreeSet<AssignmentEpoch>,
     shown: Coarse,
     consumed_reported: Coarse,
 }
@@ -146,7 +146,7 @@ impl Reader {
             left_out: HashMap::new(),
             slots: Vec::new(),
             stopping: false,
-            leaving: 0,
+            leaving: BTreeSet::new(),
             shown,
             consumed_reported: shown,
         })
@@ -203,10 +203,10 @@ impl Reader {
     /// How long to wait for records at most.
     fn patience(&self) -> Duration {
         // A drain that comes to its end by time is noticed then.
-        if self.leaving > 0 {
-            LEAVING_LOOK
-        } else {
+        if self.leaving.is_empty() {
             SHOW_INTERVAL.min(MAX_PULL_WAIT)
+        } else {
+            LEAVING_LOOK
         }
     }
 
@@ -307,7 +307,9 @@ impl Reader {
     fn release(&mut self, epochs: &[AssignmentEpoch], cause: ReleaseCause) {
         for &epoch in epochs {
             self.source.stop(epoch);
-            self.leaving += usize::from(self.epochs.contains_key(&epoch));
+            if self.epochs.contains_key(&epoch) {
+                self.leaving.insert(epoch);
+            }
         }
         let mut schedule = self.pool.enter();
         schedule.release(epochs, cause, self.context.clock.now());
@@ -319,7 +321,6 @@ impl Reader {
             return;
         }
         self.report_consumed(true);
-        self.leaving = self.leaving.saturating_sub(released.len());
         let (mut revoked, mut moved, mut lost) = (Vec::new(), Vec::new(), Vec::new());
         let mut lanes = Vec::new();
         for Goodbye {
@@ -329,6 +330,7 @@ impl Reader {
         } in released
         {
             self.epochs.remove(&epoch);
+            self.leaving.remove(&epoch);
             self.left_out.remove(&epoch);
             lanes.push((epoch, None));
             match cause {

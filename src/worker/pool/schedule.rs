@@ -370,6 +370,13 @@ impl Schedule {
     ) {
         for epoch in epochs {
             if let Some(part) = self.parts.get_mut(epoch) {
+                // What is lost stays lost, whatever becomes of the run.
+                let was_lost = part
+                    .leaving
+                    .is_some_and(|leaving| leaving.cause == ReleaseCause::Lost);
+                if was_lost {
+                    continue;
+                }
                 let is_orderly = matches!(cause, ReleaseCause::Revoked | ReleaseCause::Moved);
                 part.leaving = Some(Leaving {
                     cause,
@@ -454,6 +461,7 @@ impl Schedule {
 
     fn forget_letters(&mut self, epochs: &[AssignmentEpoch]) {
         let parts = &mut self.parts;
+        let before = self.writing.len();
         self.writing.retain(|(epoch, _)| {
             let is_theirs = epochs.contains(epoch);
             if let (true, Some(part)) = (is_theirs, parts.get_mut(epoch)) {
@@ -461,6 +469,8 @@ impl Schedule {
             }
             !is_theirs
         });
+        // What became of them does not complete their records.
+        self.give_back_count(before - self.writing.len());
     }
 
     /// The partitions that are free now. `left_out` is as for

@@ -34,6 +34,7 @@ struct Owned {
     /// What was read up to, and what the log has.
     read: i64,
     is_leaving: bool,
+    is_lost: bool,
     /// It has enough, and is not read on before it is thirsty.
     is_full: bool,
 }
@@ -146,6 +147,7 @@ impl Run {
             tracker,
             read: offset,
             is_leaving: false,
+            is_lost: false,
             is_full: false,
         };
         self.owned.insert(partition, owned);
@@ -294,16 +296,17 @@ impl Run {
     fn release(&mut self) {
         let partition = self.random.i32(0..PARTITIONS);
         let owned = self.owned.get_mut(&partition).expect("always owned");
-        if !owned.is_leaving {
-            owned.is_leaving = true;
-            let cause = if self.random.bool() {
-                ReleaseCause::Revoked
-            } else {
-                owned.tracker.give_up();
-                ReleaseCause::Lost
-            };
-            self.schedule.release(&[owned.epoch], cause, self.now);
-        }
+        // What leaves already may be lost meanwhile; and the run may end, of which
+        // all that is left is told.
+        owned.is_leaving = true;
+        let cause = if self.random.bool() {
+            ReleaseCause::Revoked
+        } else {
+            owned.tracker.give_up();
+            owned.is_lost = true;
+            ReleaseCause::Lost
+        };
+        self.schedule.release(&[owned.epoch], cause, self.now);
     }
 
     /// The member's patience with a partition that leaves is over, and workers do
@@ -337,7 +340,10 @@ impl Run {
             let mut held = self.held.values();
             assert!(held.all(|held| held.epoch != goodbye.epoch), "{goodbye:?}");
             let partition = goodbye.partition.partition();
-            let watermark = self.owned[&partition].tracker.watermark();
+            let owned = &self.owned[&partition];
+            let is_lost = goodbye.cause == ReleaseCause::Lost;
+            assert_eq!(is_lost, owned.is_lost, "{goodbye:?}");
+            let watermark = owned.tracker.watermark();
             self.assign(partition, watermark.expect("it has begun"));
         }
     }
