@@ -50,6 +50,7 @@ mod rebalance;
 mod remembered;
 mod security;
 mod signals;
+mod spares;
 mod static_members;
 mod steering;
 mod stopping;

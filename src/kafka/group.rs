@@ -24,6 +24,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -38,19 +39,31 @@ use rdkafka::{Offset, TopicPartitionList as List};
 use crate::config::{Assignment, Settings};
 use crate::error::Error;
 use crate::kafka::client::{self, list};
+use crate::kafka::membership::{self, Log};
 use crate::kafka::properties;
-use crate::member::group::{CommitRefusal, Group, GroupEvent, Mark};
+use crate::member::group::{CommitRefusal, Group, GroupEvent, Mark, SHARE_WITHIN};
 use crate::record::TopicPartition;
 
 /// Writes down what librdkafka says, in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Notes {
     // Filled by one poll and emptied before the next: never more than the few
     // events that one poll serves.
     said: Mutex<VecDeque<GroupEvent>>,
+    /// A line of the log came.
+    logged: AtomicBool,
+    log: Log,
 }
 
 impl Notes {
+    fn new(log: Log) -> Self {
+        Self {
+            said: Mutex::default(),
+            logged: AtomicBool::new(false),
+            log,
+        }
+    }
+
     fn say(&self, event: GroupEvent) {
         self.said.lock().push_back(event);
     }
@@ -58,7 +71,13 @@ impl Notes {
 
 impl ClientContext for Notes {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        client::log(level, facility, message);
+        self.logged.store(true, Ordering::Relaxed);
+        if membership::is_of_a_member(message) {
+            self.say(GroupEvent::TakenIn);
+        }
+        if self.log.passes(level) {
+            client::log(level, facility, message);
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -172,6 +191,14 @@ fn offsets(marks: &[Mark]) -> (List, Vec<(TopicPartition, String)>) {
     }
     (list, refused)
 }
+
+/// [`Group::share_within`] under KIP-848: others hear of a newcomer with their next
+/// heartbeat, 5 s later by the broker's default, and the newcomer of what they let
+/// go with its own.
+const SHARE_WITHIN_KIP_848: Duration = Duration::from_secs(12);
+
+/// How many lines of librdkafka's log one poll takes at most.
+const LINES_AT_ONCE: usize = 10_000;
 
 /// How long a spent client may take to end where another one follows it.
 const SPENT_END: Duration = Duration::from_millis(250);
@@ -296,7 +323,9 @@ impl KafkaGroup {
 
 /// Makes the member's client.
 fn open(settings: &Settings) -> Result<BaseConsumer<Notes>, Error> {
-    client::open(settings, &properties::member(settings), Notes::default())
+    let mut config = properties::member(settings);
+    let log = membership::listen(&mut config);
+    client::open(settings, &config, Notes::new(log))
 }
 
 impl Group for KafkaGroup {
@@ -327,18 +356,26 @@ impl Group for KafkaGroup {
         if let Some(said) = self.notes.said.lock().pop_front() {
             return Some(said);
         }
-        if self.is_spent {
-            // What it still has to say is of a membership that is over.
-            return None;
+        for _ in 0..LINES_AT_ONCE {
+            if self.is_spent {
+                // What it still has to say is of a membership that is over.
+                return None;
+            }
+            self.notes.logged.store(false, Ordering::Relaxed);
+            // Paused partitions give nothing; what was on its way when they were
+            // paused is not ours to handle.
+            let error = match self.consumer.poll(Duration::ZERO) {
+                None | Some(Ok(_)) => None,
+                Some(Err(error)) => Some(error),
+            };
+            let trouble = error.map(|error| self.failed(&error));
+            let said = trouble.or_else(|| self.notes.said.lock().pop_front());
+            // A line of the log ends a poll, and is not the last that there is.
+            if said.is_some() || !self.notes.logged.load(Ordering::Relaxed) {
+                return said;
+            }
         }
-        // Paused partitions give nothing; what was on its way when they were
-        // paused is not ours to handle.
-        let error = match self.consumer.poll(Duration::ZERO) {
-            None | Some(Ok(_)) => None,
-            Some(Err(error)) => Some(error),
-        };
-        let trouble = error.map(|error| self.failed(&error));
-        trouble.or_else(|| self.notes.said.lock().pop_front())
+        None
     }
 
     fn on_ready(&mut self, wake: Arc<dyn Fn() + Send + Sync>) {
@@ -368,6 +405,14 @@ impl Group for KafkaGroup {
 
     fn gives_everything_anew(&self) -> bool {
         !self.is_static && !self.is_cooperative()
+    }
+
+    fn share_within(&self) -> Duration {
+        if properties::uses_consumer_protocol(&self.settings.properties) {
+            SHARE_WITHIN_KIP_848
+        } else {
+            SHARE_WITHIN
+        }
     }
 
     fn answer_revoke(&mut self, partitions: &[TopicPartition]) -> Result<(), String> {

@@ -27,6 +27,7 @@
 //! | [`fetch_client`] | partitions, read through such a client |
 //! | [`dead_letters`] | the producer of dead letters |
 //! | [`group`] | the membership: librdkafka's client, which fetches nothing |
+//! | [`membership`] | what that client says of the membership in its log alone |
 //! | [`properties`] | which raw properties are allowed, and what the client is made with |
 //! | `embedded` | the cluster of the demo and of users' tests (feature `testing`) |
 //! | `fake` | what fake brokers understand and answer (feature `testing`) |
@@ -58,6 +59,7 @@ pub(crate) mod frame;
 pub(crate) mod greeting;
 pub(crate) mod group;
 pub(crate) mod lookup;
+mod membership;
 pub(crate) mod messages;
 #[cfg(test)]
 pub(crate) mod mock;

@@ -33,6 +33,9 @@ const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 /// tells its members neither.
 const SHORTEST_UNTOLD_SESSION: Duration = Duration::from_secs(6);
 
+/// The property that chooses between the classic protocol and KIP-848.
+pub(super) const GROUP_PROTOCOL: &str = "group.protocol";
+
 /// Properties that the runtime sets itself, with the reason and the way out.
 const RESERVED: [(&str, &str, &str); 8] = [
     (
@@ -273,10 +276,16 @@ pub(crate) fn sleep_limit(settings: &Settings) -> Duration {
     }
 }
 
-fn uses_consumer_protocol(properties: &BTreeMap<String, String>) -> bool {
+/// True where the group's protocol is that of KIP-848.
+pub(super) fn uses_consumer_protocol(properties: &BTreeMap<String, String>) -> bool {
     properties
-        .get("group.protocol")
-        .is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"))
+        .get(GROUP_PROTOCOL)
+        .is_some_and(|protocol| is_consumer_protocol(protocol))
+}
+
+/// True for the value of [`GROUP_PROTOCOL`] that means KIP-848.
+pub(super) fn is_consumer_protocol(protocol: &str) -> bool {
+    protocol.eq_ignore_ascii_case("consumer")
 }
 
 /// The isolation level in force: the typed setting, or the raw property.

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use crate::record::TopicPartition;
 
+/// Others hear of a newcomer with their next heartbeat, 3 s later by default.
+pub(crate) const SHARE_WITHIN: Duration = Duration::from_secs(5);
+
 /// Something that the group says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum GroupEvent {
@@ -17,6 +20,9 @@ pub(crate) enum GroupEvent {
         partitions: Vec<TopicPartition>,
         lost: bool,
     },
+    /// The group counts us as a member, whatever it gives. Said again and again,
+    /// and only where an assignment of nothing is not said (KIP-848).
+    TakenIn,
     /// A commit was answered: these offsets hold from now on.
     Committed { offsets: Vec<(TopicPartition, i64)> },
     /// A commit failed. What was stored stays stored and is tried again.
@@ -100,6 +106,12 @@ pub(crate) trait Group: Send {
     /// has not come the rebalance goes on.
     fn gives_everything_anew(&self) -> bool {
         false
+    }
+
+    /// How long after a member was taken in its share may still be on the way to
+    /// it: others let go first.
+    fn share_within(&self) -> Duration {
+        SHARE_WITHIN
     }
 
     /// Lets go of what was revoked. What was stored for it is committed first.

@@ -46,11 +46,6 @@ const TICK: Duration = Duration::from_millis(50);
 /// fresh.
 const STORE_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A member that joins an existing group gets nothing at first, and its share
-/// only after the others let go, a heartbeat (3 s) later. `until_end` does not
-/// take that for the end before this time.
-const SPARE_PATIENCE: Duration = Duration::from_secs(5);
-
 /// How long the group has to answer without trouble before it is said to.
 const SETTLED: Duration = Duration::from_secs(1);
 
@@ -195,8 +190,8 @@ struct Member {
     /// Start positions that came and were not placed yet.
     found: Vec<(AssignmentEpoch, Result<Found, String>)>,
     store_at: Instant,
-    /// When the group first gave us anything, be it nothing.
-    first_assigned: Option<Instant>,
+    /// When the group first took us in, be it with nothing.
+    first_taken_in: Option<Instant>,
     /// What is wrong now, each said once until the group works again.
     troubles: BTreeSet<String>,
     /// When the group first answered after the last trouble.
@@ -226,7 +221,7 @@ impl Member {
             waiting_restarts: BTreeMap::new(),
             found: Vec::new(),
             store_at: now,
-            first_assigned: None,
+            first_taken_in: None,
             troubles: BTreeSet::new(),
             answered: None,
             taken: BTreeSet::new(),
@@ -597,10 +592,6 @@ impl Member {
             // Not worked on any more; the revoke of the close takes them back.
             return;
         }
-        self.first_assigned.get_or_insert(self.clock.now());
-        if self.ladder.rung() == Rung::Running {
-            self.shared.set_phase(Phase::Joined);
-        }
         self.is_taken_in();
         let mut actions = Vec::new();
         self.assignment.assigned(partitions, &mut actions);
@@ -638,6 +629,8 @@ impl Member {
                     self.patience.begin(self.clock.now());
                 }
             }
+            // No answer that the gate could open for: it may be from before a gap.
+            GroupEvent::TakenIn => self.is_taken_in(),
             GroupEvent::Committed { offsets } => {
                 self.group_answered();
                 MemberCounters::count(&self.shared.counters.commits_ok);
@@ -792,9 +785,13 @@ impl Member {
         self.events.warn(why);
     }
 
-    /// The group took us in.
+    /// The group has us as a member, whatever it gives.
     fn is_taken_in(&mut self) {
         let now = self.clock.now();
+        self.first_taken_in.get_or_insert(now);
+        if self.ladder.rung() == Rung::Running {
+            self.shared.set_phase(Phase::Joined);
+        }
         let claimed = self.claim.granted(now);
         let waited = self.patience.end(now);
         if claimed.or(waited).is_some() {
@@ -1167,8 +1164,11 @@ impl Member {
         {
             return self.ask(StopReason::CountReached);
         }
-        let joined = self.first_assigned.is_some_and(|at| {
-            self.assignment.has_lanes() || now.saturating_duration_since(at) >= SPARE_PATIENCE
+        // A member that joins an existing group gets nothing at first, and its
+        // share only after the others let go. That is not the end.
+        let joined = self.first_taken_in.is_some_and(|at| {
+            let since = now.saturating_duration_since(at);
+            self.assignment.has_lanes() || since >= self.group.share_within()
         });
         if self.settings.until_end && joined && self.assignment.reached_end() {
             self.ask(StopReason::EndReached);

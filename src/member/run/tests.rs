@@ -18,8 +18,7 @@ use crate::handler::{Handler, Outcome};
 use crate::lag::health::Phase;
 use crate::lag::reporter::{EndFinder, Reporter, ReporterParts, ToldEnds};
 use crate::member::assignment::{Ask, Resolve};
-use crate::member::group::Mark;
-use crate::member::group::{CommitRefusal, Group, GroupEvent};
+use crate::member::group::{CommitRefusal, Group, GroupEvent, Mark, SHARE_WITHIN};
 use crate::record::{Record, TopicPartition};
 use crate::report::{Report, StopReason};
 use crate::runtime::events::EventThread;
@@ -66,6 +65,8 @@ struct Script {
     is_lost: bool,
     /// How often it was joined.
     joins: usize,
+    /// How often it had nothing more to say.
+    silences: usize,
     is_closing: bool,
     is_closed: bool,
     /// So many commits of less are not heard.
@@ -108,7 +109,9 @@ impl Group for ScriptedGroup {
         }
         let mut script = self.0.lock();
         assert!(!script.poll_panics, "a mistake of ours");
-        script.says.pop_front()
+        let says = script.says.pop_front();
+        script.silences += usize::from(says.is_none());
+        says
     }
 
     // It is polled at every tick.
@@ -334,6 +337,14 @@ impl Scene {
     }
 
     fn begin_under(policy: OutOfRange, partitions: i32, tally: Tally) -> Self {
+        let set = |settings: &mut Settings| settings.on_out_of_range = policy;
+        let scene = Self::begin_unheard(set, partitions, tally);
+        scene.says(GroupEvent::Assigned((0..partitions).map(tp).collect()));
+        scene
+    }
+
+    /// A member of which the group has said nothing yet.
+    fn begin_unheard(set: impl FnOnce(&mut Settings), partitions: i32, tally: Tally) -> Self {
         let clock = Clock::manual();
         let group = ScriptedGroup::default();
         let log = MemoryLog::new();
@@ -354,7 +365,7 @@ impl Scene {
         settings.topics.push("t".into());
         settings.revoke_deadline = REVOKE_DEADLINE;
         settings.stop_deadline = STOP_DEADLINE;
-        settings.on_out_of_range = policy;
+        set(&mut settings);
         let noted = tally.clone();
         let threads = WorkerThreads::new(Common {
             clock: clock.clone(),
@@ -397,7 +408,7 @@ impl Scene {
             .name("member".into())
             .spawn(move || run(parts))
             .unwrap();
-        let scene = Self {
+        Self {
             group,
             log,
             clock,
@@ -409,9 +420,27 @@ impl Scene {
             rings,
             told,
             member,
-        };
-        scene.says(GroupEvent::Assigned((0..partitions).map(tp).collect()));
-        scene
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        self.shared.member(self.clock.coarse()).phase
+    }
+
+    fn held_up(&self) -> Option<Arc<str>> {
+        self.shared.member(self.clock.coarse()).held_up
+    }
+
+    /// Waits until the loop has heard all that the group says, and decided what follows at this time.
+    fn settle(&self) {
+        let silences = || self.group.0.lock().silences;
+        let before = silences();
+        self.wait_for("two turns", || silences() >= before + 2);
+    }
+
+    /// Lets longer pass than the group may owe anything without a word.
+    fn lose_patience(&self) {
+        self.clock.advance(Duration::from_secs(31));
     }
 
     fn says(&self, event: GroupEvent) {
@@ -620,17 +649,16 @@ fn s09_of_what_is_lost_nothing_is_stored_and_the_run_goes_on_after_the_rejoin() 
     scene.wait_for_store(0, 4);
     // Committed by whoever had it meanwhile.
     scene.group.0.lock().stored.clear();
-    let phase = || scene.shared.member(scene.clock.coarse()).phase;
-    assert_eq!(phase(), Phase::Joined);
+    assert_eq!(scene.phase(), Phase::Joined);
     scene.revokes(&[0], true);
     scene.wait_for("the answer", || scene.revokes_answered() == 1);
-    assert_eq!(phase(), Phase::Joining, "it is in no group");
+    assert_eq!(scene.phase(), Phase::Joining, "it is in no group");
     scene.group.0.lock().committed.insert(tp(0), 2);
     scene.says(GroupEvent::Assigned(vec![tp(0)]));
     scene.wait_for("the assignment", || {
         scene.did().last() == Some(&Did::TookAssignment(vec![tp(0)]))
     });
-    scene.wait_for("readiness", || phase() == Phase::Joined);
+    scene.wait_for("readiness", || scene.phase() == Phase::Joined);
     // The handler of the lost life returns; its record and what it read are worth nothing.
     scene.tally.holds.lock().clear();
     let before = scene.did().len();
@@ -649,6 +677,92 @@ fn s09_of_what_is_lost_nothing_is_stored_and_the_run_goes_on_after_the_rejoin() 
     assert_eq!(hooks, ["on_assigned", "on_lost", "on_assigned"]);
     let report = scene.end();
     assert_eq!(report.left_uncommitted, 0);
+}
+
+#[test]
+fn s47_a_member_that_is_taken_in_and_given_nothing_has_joined_and_waits_for_nobody() {
+    let scene = Scene::begin_unheard(|_| {}, 1, Tally::default());
+    scene.wait_for("the join", || scene.group.0.lock().joins == 1);
+    assert_eq!(scene.phase(), Phase::Joining);
+    scene.says(GroupEvent::TakenIn);
+    scene.wait_for("readiness", || scene.phase() == Phase::Joined);
+    scene.lose_patience();
+    scene.says(GroupEvent::TakenIn);
+    scene.settle();
+    assert_eq!(scene.held_up(), None);
+    // It takes over like any other.
+    scene.says(GroupEvent::Assigned(vec![tp(0)]));
+    scene.wait_for("its records", || scene.handled(0).len() == 10);
+    scene.wait_for_store(0, 10);
+    assert_eq!(scene.phase(), Phase::Joined);
+    // And is a spare again when another one has it.
+    scene.revokes(&[0], false);
+    scene.wait_for("the answer", || scene.revokes_answered() == 1);
+    scene.lose_patience();
+    scene.settle();
+    assert_eq!((scene.phase(), scene.held_up()), (Phase::Joined, None));
+    scene.end();
+}
+
+#[test]
+fn a_member_that_nobody_takes_in_is_held_up_until_the_group_has_it() {
+    let scene = Scene::begin_unheard(|_| {}, 1, Tally::default());
+    scene.wait_for("the join", || scene.group.0.lock().joins == 1);
+    scene.lose_patience();
+    scene.wait_for("the word", || scene.held_up().is_some());
+    scene.says(GroupEvent::TakenIn);
+    scene.wait_for("its end", || scene.held_up().is_none());
+    assert_eq!(scene.phase(), Phase::Joined);
+    // The same where it was a member and fell out.
+    scene.says(GroupEvent::Assigned(vec![tp(0)]));
+    scene.wait_for_store(0, 10);
+    scene.revokes(&[0], true);
+    scene.wait_for("the answer", || scene.revokes_answered() == 1);
+    assert_eq!(scene.phase(), Phase::Joining);
+    scene.lose_patience();
+    scene.wait_for("the word", || scene.held_up().is_some());
+    scene.says(GroupEvent::TakenIn);
+    scene.wait_for("its end", || scene.held_up().is_none());
+    assert_eq!(scene.phase(), Phase::Joined, "with nothing");
+    scene.end();
+}
+
+#[test]
+fn a_name_that_the_group_gives_is_granted_without_a_partition() {
+    let scene = Scene::begin_unheard(|_| {}, 1, Tally::default());
+    let instance = "n".to_owned();
+    scene.says(GroupEvent::InstanceHeld { instance });
+    scene.wait_for("the word", || scene.held_up().is_some());
+    let step = Duration::from_millis(50);
+    scene.wait_while_time_passes("the next claim", step, || scene.group.0.lock().joins == 2);
+    scene.says(GroupEvent::TakenIn);
+    scene.wait_for("its end", || scene.held_up().is_none());
+    assert_eq!(scene.phase(), Phase::Joined);
+    let granted = |kind: &EventKind| {
+        let told = "the group gave this member its group.instance.id after";
+        matches!(kind, EventKind::Warning { message } if message.starts_with(told))
+    };
+    scene.wait_for("that to be told", || scene.told.lock().iter().any(granted));
+    scene.end();
+}
+
+#[test]
+fn a_spare_ends_with_the_records_once_no_share_can_be_on_its_way_any_more() {
+    let until_end = |settings: &mut Settings| settings.until_end = true;
+    let scene = Scene::begin_unheard(until_end, 1, Tally::default());
+    scene.clock.advance(2 * SHARE_WITHIN);
+    scene.settle();
+    assert_eq!(scene.phase(), Phase::Joining, "it was never taken in");
+    scene.says(GroupEvent::TakenIn);
+    scene.wait_for("readiness", || scene.phase() == Phase::Joined);
+    scene.clock.advance(SHARE_WITHIN / 2);
+    // Told again, which does not begin the wait anew.
+    scene.says(GroupEvent::TakenIn);
+    scene.settle();
+    assert_eq!(scene.phase(), Phase::Joined);
+    scene.clock.advance(SHARE_WITHIN / 2);
+    scene.wait_for("the end", || scene.member.is_finished());
+    assert_eq!(scene.ended().reason, StopReason::EndReached);
 }
 
 #[test]
