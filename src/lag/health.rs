@@ -16,7 +16,7 @@ use crate::report::StopReason;
 /// Where a run is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Has not been given an assignment yet, not even an empty one.
+    /// The group has not taken it in yet.
     #[default]
     Joining,
     /// Takes part in the group, perhaps as a spare.

@@ -74,7 +74,7 @@ impl Claim {
         due
     }
 
-    /// The group gave something, be it nothing: how long it had refused.
+    /// The group took this member in, be it with nothing: how long it had refused.
     pub(crate) fn granted(&mut self, now: Instant) -> Option<Duration> {
         let since = self.refused_since.take()?;
         self.wait = FIRST_WAIT;

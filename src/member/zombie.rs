@@ -6,8 +6,9 @@
 //! partitions away. Until the group has answered again no record may be started
 //! ([`Gate`]).
 //!
-//! librdkafka does not tell when a heartbeat was answered, so the answer is
-//! taken from what it does tell, whichever comes first:
+//! librdkafka does not tell when a heartbeat was answered (under KIP-848 its log
+//! does, in a line that may be from before the gap), so the answer is taken from
+//! what it does tell, whichever comes first:
 //!
 //! - a rebalance event: the group told us what is ours now (or that all is
 //!   lost);
