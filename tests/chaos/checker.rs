@@ -4,34 +4,70 @@
 //! had committed at moments in between, and what was done to whom. All times are milliseconds since 1970 by the clock
 //! of one machine, so that what different processes say can be put in order.
 //!
-//! A member *owns* a partition from the moment it was told so until it let go, lost it, or ended. Whatever is promised
-//! is a statement about such ownerships:
+//! A member *owns* a partition from the moment it was told so until it let go, lost it, or ended. A seek begins a new
+//! *life* of an ownership, at the first record that comes by it. Whatever is promised is a statement about those:
 //!
 //! | finding | what was seen |
 //! |---|---|
 //! | lost | a record that nobody completed |
 //! | altered | a record that is not the one that was produced at its offset |
-//! | disordered | within one ownership, a record before its predecessor |
-//! | unsafe | an offset was committed before every record below it was completed |
-//! | rewound | a committed offset that went back; after an outage, to before it |
+//! | disordered | within one life, a record before its predecessor; or one that goes on long after a seek as if there were none |
+//! | unsafe | an offset was committed before every record below it was completed, since the last seek to below it |
+//! | rewound | a committed offset that went back: to below what was sought; without a seek, and not by what was on its way when the broker went; or by that, to below what was confirmed by then |
+//! | stalled | a record that was completed, and not committed for [`Log::patience`] though nothing was done to its owner or the broker |
+//! | foreign | a commit of more than its member, or than the owner at the time, has completed while it owned the partition |
 //! | stale | a record that was completed after another member had taken the partition over |
 //! | needless | a record again that was committed, or whose last owner let go of it in an orderly way |
 //!
 //! Repeats that are none of these are what at least once allows: their last owner was killed, lost them, or had no
-//! broker to commit to.
+//! broker to commit to; or they were sought.
+//!
+//! # What is excused, and why
+//!
+//! - **A sleep** excuses the ownerships in whose sleep another member began, and those that ended in it or until the
+//!   member can have heard ([`ANSWER`]): the group had given them away. What was in its handlers when it fell asleep may
+//!   be completed that long after it woke, and nothing else.
+//! - **An outage** excuses, of a partition, what its owners did from the moment that an answer may not have come any more
+//!   ([`ANSWER`] before) until each of them has heard from the group again, or has ended; and as long after as librdkafka
+//!   takes to send a commit again that was on its way ([`SENT_AGAIN`]). Such a commit may arrive after a later one and
+//!   take it back, down to what was confirmed when the broker went, and each offset once: so what is undone is at most
+//!   what was confirmed within that time. An ownership that ended before the broker went, with all that it had completed
+//!   confirmed to its owner, is not excused.
+//! - **A seek** has the commit come down once, to its offset; what a later look sees is that and what was handled since.
+//!   In an outage it does so each time that a commit that was on its way has taken it up again. While a seek is not
+//!   followed, what was completed before it need not be committed. Who is killed with the commit down and nothing handed over leaves the restart to the next owner. In key order and
+//!   without order the records of the two lives cannot always be told apart at the border: there a seek has its life
+//!   begin at the first record that is out of turn.
+//! - **The answer to a commit** may be told after its member has let go: the last commit of a partition is sent as that is
+//!   let go of, and what was lost may have been committed just before. So a member's word of a commit is held against
+//!   what it had completed when it let go, not against the time.
 
-use std::collections::BTreeMap;
+mod broker;
+mod commits;
+mod ownership;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
 use keepup::Order;
 
+use broker::Broker;
+use ownership::{Ended, Ownership};
+
 /// Since 1970.
 pub(crate) type Millis = i64;
 
-/// How long after a broker came back what it was told may still be lost, and before it went what was told to it may
-/// not be committed yet.
-const AROUND_OUTAGE: Millis = 5_000;
+/// How long a request and its answer take at most, on a machine that is busy with all of this.
+const ANSWER: Millis = 2_000;
+
+/// How long after it has found the broker again a client may send a commit again that was on its way when that went:
+/// `retry.backoff.max.ms` is a second, a fifth more by chance, and the way there.
+const SENT_AGAIN: Millis = 1_500;
+
+/// How long after the broker came back everybody has found it: `reconnect.backoff.max.ms` is a second in a storm, the
+/// coordinator is asked for once a second, and then it is asked to commit.
+const RECOVERED: Millis = 5_000;
 
 /// Findings of one kind that are kept in words.
 const SHOWN: usize = 5;
@@ -40,6 +76,8 @@ const SHOWN: usize = 5;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Log {
     pub(crate) order: Order,
+    /// How long what was completed may stay uncommitted, or a seek may not be followed, where nothing is wrong.
+    pub(crate) patience: Millis,
     pub(crate) members: Vec<Member>,
     /// What the broker had committed, in the order in which it was asked.
     pub(crate) commits: Vec<Commits>,
@@ -52,6 +90,8 @@ pub(crate) struct Log {
 /// An answer of the broker.
 #[derive(Debug, Clone)]
 pub(crate) struct Commits {
+    /// When it was asked.
+    pub(crate) asked: Millis,
     /// When the answer was there.
     pub(crate) at: Millis,
     /// By partition; those that did not exist then are missing at the end.
@@ -79,6 +119,14 @@ pub(crate) struct Member {
     pub(crate) end: Option<(Millis, End)>,
 }
 
+impl Member {
+    /// Takes down what it said, by its time.
+    pub(crate) fn tell(&mut self, at: Millis, told: Told) {
+        let place = self.told.partition_point(|(before, _)| *before <= at);
+        self.told.insert(place, (at, told));
+    }
+}
+
 /// What a member said of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Told {
@@ -87,6 +135,11 @@ pub(crate) enum Told {
     Lost(Vec<usize>),
     /// The group's coordinator has confirmed these.
     Committed(Vec<(usize, i64)>),
+    /// It is about to seek.
+    Seek {
+        partition: usize,
+        offset: i64,
+    },
 }
 
 /// How a member ended.
@@ -134,10 +187,20 @@ pub(crate) struct Verdict {
     pub(crate) disordered: Findings,
     pub(crate) unsafe_commits: Findings,
     pub(crate) rewound: Findings,
+    pub(crate) stalled: Findings,
+    pub(crate) foreign: Findings,
     pub(crate) stale: Findings,
     pub(crate) needless: Findings,
-    /// How often a committed offset went back after an outage, to what was handled during it.
+    /// How often a committed offset went back after an outage, by what was on its way in it.
     pub(crate) undone: u64,
+    /// How often a commit came down because of a seek.
+    pub(crate) come_down: u64,
+    /// Lives that began with a seek.
+    pub(crate) restarts: u64,
+    /// Records that were completed again because they were sought.
+    pub(crate) sought: u64,
+    /// The longest that something completed was uncommitted though nothing was wrong.
+    pub(crate) slowest: Millis,
     /// Different records that were completed.
     pub(crate) handled: u64,
     /// Records that were completed again.
@@ -157,13 +220,15 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     /// Every kind of finding, with its name.
-    fn kinds(&self) -> [(&'static str, &Findings); 7] {
+    fn kinds(&self) -> [(&'static str, &Findings); 9] {
         [
             ("lost", &self.lost),
             ("altered", &self.altered),
             ("disordered", &self.disordered),
             ("unsafe", &self.unsafe_commits),
             ("rewound", &self.rewound),
+            ("stalled", &self.stalled),
+            ("foreign", &self.foreign),
             ("stale", &self.stale),
             ("needless", &self.needless),
         ]
@@ -192,14 +257,19 @@ impl fmt::Display for Verdict {
         write!(
             f,
             "{} records handled; {} again, of at most {} that were in flight or not committed when {} of {} ownerships \
-             ended abruptly {:?}; {} commits undone after outages; lag {}",
+             ended abruptly {:?}; {} more by {} seeks, for which {} commits came down; {} commits undone after outages; \
+             committed within {} ms; lag {}",
             self.handled,
             self.repeats,
             self.uncommitted,
             self.abrupt_ends,
             self.ownerships,
             self.causes,
+            self.sought,
+            self.restarts,
+            self.come_down,
             self.undone,
+            self.slowest,
             self.lag
         )?;
         for (name, findings) in self.kinds() {
@@ -217,262 +287,137 @@ impl fmt::Display for Verdict {
 /// Decides over a log.
 pub(crate) fn check(log: &Log) -> Verdict {
     let mut verdict = Verdict::default();
-    let broker = Broker::new(log);
-    let done = Done::new(log, &mut verdict);
-    check_commits(log, &done, &broker, &mut verdict);
-    let mut by_partition: Vec<Vec<Ownership>> = log.ends.iter().map(|_| Vec::new()).collect();
-    for (number, member) in log.members.iter().enumerate() {
-        for ownership in ownerships(number, member) {
+    let by_partition = ownership::by_partition(log);
+    let broker = Broker::new(log, &by_partition);
+    let done = Done::new(log, &by_partition, &mut verdict);
+    check_contents(log, &mut verdict);
+    commits::check(log, &by_partition, &done, &broker, &mut verdict);
+    for all in &by_partition {
+        for ownership in all {
             verdict.ownerships += 1;
-            check_order(log.order, &ownership, &mut verdict);
-            if let Some(all) = by_partition.get_mut(ownership.partition) {
-                all.push(ownership);
-            }
+            verdict.restarts += u64::try_from(ownership.restarts.len()).unwrap_or(0);
+            check_order(log.order, ownership, &mut verdict);
+            check_seeks(log, ownership, &mut verdict);
         }
-    }
-    for mut all in by_partition {
-        all.sort_by_key(|ownership| ownership.from);
-        check_takeovers(log, &all, &mut verdict);
-        check_repeats(log, &broker, &all, &mut verdict);
+        check_takeovers(log, all, &mut verdict);
+        check_repeats(log, &broker, all, &mut verdict);
     }
     verdict.lag = broker.lag(&log.ends);
     verdict
 }
 
-/// A partition in the hands of one member.
-#[derive(Debug, Clone)]
-struct Ownership {
-    member: usize,
-    partition: usize,
-    from: Millis,
-    /// When it ended; later than everything where it did not.
-    to: Millis,
-    ended: Ended,
-    /// Whether the owner said that it had it.
-    told: bool,
-    records: Vec<Handled>,
-}
-
-/// How an ownership ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Ended {
-    /// By the owner, in its own time.
-    Orderly,
-    Killed,
-    LeftWork,
-    Lost,
-    /// The owner was stopped meanwhile, whatever it said afterwards.
-    Slept,
-    /// There was nobody to commit to.
-    WithoutBroker,
-}
-
-impl Ownership {
-    fn new(member: usize, partition: usize, from: Millis) -> Self {
-        Self {
-            member,
-            partition,
-            from,
-            to: Millis::MAX,
-            ended: Ended::Orderly,
-            told: true,
-            records: Vec::new(),
-        }
-    }
-
-    /// How it ended, all things considered.
-    fn ended(&self, log: &Log) -> Ended {
-        let stops = &log.members[self.member].stops;
-        let asleep = |stop: &Range<Millis>| stop.start <= self.to && self.from <= stop.end;
-        let no_broker = |outage: &Range<Millis>| {
-            outage.start - AROUND_OUTAGE <= self.to && self.to <= outage.end + AROUND_OUTAGE
-        };
-        if self.ended != Ended::Orderly {
-            self.ended
-        } else if stops.iter().any(asleep) {
-            Ended::Slept
-        } else if log.outages.iter().any(no_broker) {
-            Ended::WithoutBroker
-        } else {
-            Ended::Orderly
-        }
-    }
-}
-
-/// The ownerships of a member, with their records.
-fn ownerships(number: usize, member: &Member) -> Vec<Ownership> {
-    let mut open: BTreeMap<usize, Ownership> = BTreeMap::new();
-    let mut all = Vec::new();
-    let mut told = member.told.iter().peekable();
-    let mut handled = member.handled.iter().peekable();
-    loop {
-        // Of what has the same time, being told to begin comes first, and letting go last.
-        let tell = match (told.peek(), handled.peek()) {
-            (None, None) => break,
-            (Some(_), None) => true,
-            (None, Some(_)) => false,
-            (Some((at, Told::Assigned(_))), Some(record)) => *at <= record.at,
-            (Some((at, _)), Some(record)) => *at < record.at,
-        };
-        if !tell {
-            if let Some(&record) = handled.next() {
-                let new = || Ownership {
-                    told: false,
-                    ..Ownership::new(number, record.partition, record.at)
-                };
-                let ownership = open.entry(record.partition).or_insert_with(new);
-                ownership.records.push(record);
-            }
-            continue;
-        }
-        let Some((at, told)) = told.next() else { break };
-        let (concerned, ended, taking) = match told {
-            // Where it was let go of before, that went with the member's end, or never came.
-            Told::Assigned(partitions) => (partitions, Ended::Lost, true),
-            Told::Revoked(partitions) => (partitions, Ended::Orderly, false),
-            Told::Lost(partitions) => (partitions, Ended::Lost, false),
-            Told::Committed(_) => continue,
-        };
-        for &partition in concerned {
-            let closed = open.remove(&partition);
-            all.extend(closed.map(|ownership| Ownership {
-                to: *at,
-                ended,
-                ..ownership
-            }));
-            if taking {
-                open.insert(partition, Ownership::new(number, partition, *at));
-            }
-        }
-    }
-    let (to, ended) = match member.end {
-        Some((at, End::Left)) => (at, Ended::Orderly),
-        Some((at, End::LeftWork)) => (at, Ended::LeftWork),
-        Some((at, End::Killed)) => (at, Ended::Killed),
-        None => (Millis::MAX, Ended::Orderly),
-    };
-    all.extend(open.into_values().map(|ownership| Ownership {
-        to,
-        ended,
-        ..ownership
-    }));
-    if matches!(member.end, Some((_, End::LeftWork))) {
-        // Which of those that it let go of while it stopped is uncommitted it does not say.
-        let asked = member.asked.unwrap_or(to);
-        for ownership in all.iter_mut().filter(|ownership| ownership.to >= asked) {
-            ownership.ended = Ended::LeftWork;
-        }
-    }
-    all
-}
-
 /// How long what a member says of itself takes until it is out.
 const LAST_WORDS: Millis = 1_000;
 
+fn check_contents(log: &Log, verdict: &mut Verdict) {
+    for handled in log.members.iter().flat_map(|member| &member.handled) {
+        if !is_intact(log, handled) {
+            verdict.altered.add(|| format!("{handled:?}"));
+        }
+    }
+}
+
+/// Whether a record is the one that was produced there.
+fn is_intact(log: &Log, record: &Handled) -> bool {
+    let end = log.ends.get(record.partition);
+    record.number == record.offset && end.is_some_and(|end| (0..*end).contains(&record.offset))
+}
+
 /// When every record below an offset was completed.
 struct Done {
-    /// By partition and offset.
-    since: Vec<Vec<Millis>>,
+    /// By partition: from the start on, and then since each seek.
+    since: Vec<Vec<Since>>,
+}
+
+/// What was completed from a moment on.
+struct Since {
+    from: Millis,
+    first: i64,
+    /// When all that lies below `first`, `first + 1` and so on, from `first` on, was completed.
+    done: Vec<Millis>,
 }
 
 impl Done {
-    fn new(log: &Log, verdict: &mut Verdict) -> Self {
-        let mut first: Vec<Vec<Option<Millis>>> =
-            log.ends.iter().map(|&end| vec![None; index(end)]).collect();
-        for handled in log.members.iter().flat_map(|member| &member.handled) {
-            let at = first
-                .get_mut(handled.partition)
-                .and_then(|records| records.get_mut(index(handled.offset)));
-            match at {
-                Some(at) if handled.number == handled.offset => {
-                    if at.is_some() {
-                        verdict.repeats += 1;
-                    } else {
-                        verdict.handled += 1;
-                    }
-                    *at = Some(at.map_or(handled.at, |at| at.min(handled.at)));
-                }
-                _ => verdict.altered.add(|| format!("{handled:?}")),
-            }
+    fn new(log: &Log, by_partition: &[Vec<Ownership>], verdict: &mut Verdict) -> Self {
+        let mut times: Vec<Vec<Vec<Millis>>> = log
+            .ends
+            .iter()
+            .map(|&end| vec![Vec::new(); index(end)])
+            .collect();
+        let handled = log.members.iter().flat_map(|member| &member.handled);
+        for record in handled.filter(|record| is_intact(log, record)) {
+            times[record.partition][index(record.offset)].push(record.at);
         }
-        let mut since = Vec::with_capacity(first.len());
-        for (partition, records) in first.iter().enumerate() {
-            let mut done = vec![Millis::MIN];
-            let mut last = Millis::MIN;
-            for (offset, at) in records.iter().enumerate() {
-                if at.is_none() {
+        let mut since = Vec::with_capacity(times.len());
+        for (partition, times) in times.iter_mut().enumerate() {
+            for (offset, times) in times.iter_mut().enumerate() {
+                times.sort_unstable();
+                if times.is_empty() {
                     verdict.lost.add(|| format!("{partition}@{offset}"));
+                } else {
+                    verdict.handled += 1;
                 }
-                last = last.max(at.unwrap_or(Millis::MAX));
-                done.push(last);
             }
-            since.push(done);
+            let mut all = vec![Since::new(Millis::MIN, 0, times)];
+            // Who completed what of which life is not always plain without the order of the partition.
+            if log.order == Order::Partition {
+                let restarts = by_partition[partition]
+                    .iter()
+                    .flat_map(Ownership::restarted);
+                let mut restarts: Vec<(Millis, i64)> = restarts.collect();
+                restarts.sort_unstable();
+                all.extend(
+                    restarts
+                        .into_iter()
+                        .map(|(at, offset)| Since::new(at, offset, times)),
+                );
+            }
+            since.push(all);
         }
         Self { since }
     }
 
     /// When a commit of this offset became safe; never, where it has records that nobody completed.
     fn since(&self, partition: usize, committed: i64) -> Millis {
-        let done = self.since.get(partition);
-        let since = done.and_then(|done| done.get(index(committed)));
-        since.copied().unwrap_or(Millis::MAX)
+        let since = self.since.get(partition).and_then(|all| all.first());
+        since.map_or(Millis::MAX, |since| since.until(committed))
+    }
+
+    /// The same, where what was sought before `asked` has to be completed again.
+    fn since_seeks(&self, partition: usize, committed: i64, asked: Millis) -> Millis {
+        let all = self.since.get(partition).map_or(&[][..], Vec::as_slice);
+        let last = all
+            .iter()
+            .rfind(|since| since.from <= asked && since.first <= committed);
+        last.map_or(Millis::MAX, |since| since.until(committed))
     }
 }
 
-fn check_commits(log: &Log, done: &Done, broker: &Broker<'_>, verdict: &mut Verdict) {
-    let mut check = |by: &dyn fmt::Display, at, partition, offset| {
-        let since = done.since(partition, offset);
-        if since > at {
-            verdict.unsafe_commits.add(|| {
-                let when = if since == Millis::MAX {
-                    "never".to_owned()
-                } else {
-                    format!("{} ms later", since - at)
-                };
-                format!("{partition}@{offset} committed at {at} by {by}, what is below it completed {when}")
-            });
+impl Since {
+    fn new(from: Millis, first: i64, times: &[Vec<Millis>]) -> Self {
+        let mut done = vec![Millis::MIN];
+        let mut last = Millis::MIN;
+        for times in times.iter().skip(index(first)) {
+            let at = times.iter().find(|at| **at >= from);
+            last = last.max(at.copied().unwrap_or(Millis::MAX));
+            done.push(last);
         }
-    };
-    let mut last: Vec<i64> = vec![0; log.ends.len()];
-    for commits in &log.commits {
-        for (partition, offset) in commits.offsets.iter().enumerate() {
-            let Some(offset) = *offset else { continue };
-            check(&"the broker's word", commits.at, partition, offset);
-            let Some(last) = last.get_mut(partition) else {
-                continue;
-            };
-            let before = std::mem::replace(last, offset);
-            if offset >= before {
-                continue;
-            }
-            if offset < broker.safe(partition, commits.at, before) {
-                verdict.rewound.add(|| {
-                    format!(
-                        "{partition}: from {before} to {offset}, seen at {}",
-                        commits.at
-                    )
-                });
-            } else {
-                verdict.undone += 1;
-            }
-        }
+        Self { from, first, done }
     }
-    for (number, member) in log.members.iter().enumerate() {
-        for (at, told) in &member.told {
-            let Told::Committed(offsets) = told else {
-                continue;
-            };
-            for &(partition, offset) in offsets {
-                check(&format_args!("member {number}"), *at, partition, offset);
-            }
-        }
+
+    fn until(&self, committed: i64) -> Millis {
+        let done = self.done.get(index(committed - self.first));
+        done.copied().unwrap_or(Millis::MAX)
     }
 }
 
-/// Within an ownership records come one after the other.
+/// Within a life records come one after the other.
 fn check_order(order: Order, ownership: &Ownership, verdict: &mut Verdict) {
     let mut last: BTreeMap<i64, i64> = BTreeMap::new();
-    for record in &ownership.records {
+    for (place, record) in ownership.records.iter().enumerate() {
+        if ownership.restart_at(place).is_some() {
+            last.clear();
+        }
         let lane = match order {
             Order::Partition => 0,
             Order::Key => record.key,
@@ -494,6 +439,32 @@ fn check_order(order: Order, ownership: &Ownership, verdict: &mut Verdict) {
                     record.offset,
                     record.key,
                     before.unwrap_or_default()
+                )
+            });
+        }
+    }
+}
+
+/// A seek that was taken is followed.
+fn check_seeks(log: &Log, ownership: &Ownership, verdict: &mut Verdict) {
+    let member = &log.members[ownership.member];
+    for seek in &ownership.unheeded {
+        let late = seek.at + log.patience;
+        let disturbed =
+            |range: &Range<Millis>| range.start <= late && seek.at <= range.end + RECOVERED;
+        if member.stops.iter().chain(&log.outages).any(disturbed) {
+            continue;
+        }
+        if let Some(record) = ownership.records.iter().find(|record| record.at > late) {
+            verdict.disordered.add(|| {
+                format!(
+                    "member {} at {}: {}@{}, though it sought {} at {}",
+                    ownership.member,
+                    record.at,
+                    record.partition,
+                    record.offset,
+                    seek.offset,
+                    seek.at
                 )
             });
         }
@@ -523,11 +494,19 @@ fn check_takeovers(log: &Log, all: &[Ownership], verdict: &mut Verdict) {
             .iter()
             .find(|new| new.member != old.member && new.from > old.from);
         let Some(new) = next else { continue };
+        // It was asleep when the other one began, or had just woken and not heard yet.
         let mut stops = member.stops.iter();
-        let was_stopped = stops.any(|stop| stop.start <= new.from && old.from <= stop.end);
-        let may_follow = if was_stopped { member.in_hand } else { 0 };
+        let slept = stops.find(|stop| {
+            stop.start <= new.from && new.from <= stop.end + ANSWER && old.from <= stop.end
+        });
+        let woken = slept.map_or(Millis::MIN, |stop| stop.end + ANSWER);
         let late = old.records.iter().filter(|record| record.at > new.from);
-        for record in late.skip(may_follow) {
+        let was_in_hand =
+            |place: usize, record: &Handled| place < member.in_hand && record.at <= woken;
+        for (_, record) in late
+            .enumerate()
+            .filter(|(place, record)| !was_in_hand(*place, record))
+        {
             verdict.stale.add(|| {
                 format!(
                     "member {} completed {}@{} at {}, member {} had it since {}",
@@ -538,28 +517,37 @@ fn check_takeovers(log: &Log, all: &[Ownership], verdict: &mut Verdict) {
     }
 }
 
-/// A record comes again only where its last owner could not commit it, and only while it is not committed.
+/// A record comes again only where it was sought, or where its last owner could not commit it; and then only while it is
+/// not committed.
 fn check_repeats(log: &Log, broker: &Broker<'_>, all: &[Ownership], verdict: &mut Verdict) {
-    // By offset, whose it was last.
+    // By offset, whose it was last; and what was sought and has not come yet.
     let mut last: BTreeMap<i64, usize> = BTreeMap::new();
+    let mut sought: BTreeSet<i64> = BTreeSet::new();
     let mut reached = 0;
     for (place, ownership) in all.iter().enumerate() {
-        let committed = broker.committed(ownership.partition, ownership.from);
-        for record in &ownership.records {
+        let mut committed = broker.committed(ownership.partition, ownership.from);
+        for (index, record) in ownership.records.iter().enumerate() {
+            if let Some(offset) = ownership.restart_at(index) {
+                sought.extend(last.split_off(&offset).into_keys());
+                reached = offset;
+                committed = committed.min(offset);
+            }
             reached = reached.max(record.offset + 1);
+            verdict.sought += u64::from(sought.remove(&record.offset));
             let Some(before) = last.insert(record.offset, place) else {
                 continue;
             };
+            verdict.repeats += 1;
             let owner = &all[before];
             // A second time within one ownership is a matter of order.
-            let ended = owner.ended(log);
+            let ended = owner.ended(log, broker, all);
             *verdict.causes.entry(ended).or_default() += 1;
             let is_needless = before != place && ended == Ended::Orderly;
             if is_needless || record.offset < committed {
                 verdict.needless.add(|| {
                     format!(
                         "{}@{} by member {} at {}, which has it since {} (committed then: {committed}); before by \
-                         member {}, which let go at {}",
+                         member {}, which let go at {} ({ended:?})",
                         record.partition,
                         record.offset,
                         ownership.member,
@@ -571,7 +559,7 @@ fn check_repeats(log: &Log, broker: &Broker<'_>, all: &[Ownership], verdict: &mu
                 });
             }
         }
-        if ownership.ended(log) != Ended::Orderly {
+        if ownership.ended(log, broker, all) != Ended::Orderly {
             verdict.abrupt_ends += 1;
             // One that was stopped finds out late: what counts is where the next one begins.
             let next = all.get(place + 1).map_or(Millis::MAX, |next| next.from);
@@ -580,66 +568,6 @@ fn check_repeats(log: &Log, broker: &Broker<'_>, all: &[Ownership], verdict: &mu
             verdict.uncommitted += u64::try_from(reached - committed).unwrap_or(0);
             verdict.uncommitted += u64::try_from(in_hand).unwrap_or(0);
         }
-    }
-}
-
-/// What was committed when.
-struct Broker<'a> {
-    /// By partition, what was seen to be committed from when on.
-    seen: Vec<Vec<(Millis, i64)>>,
-    last: Vec<Option<i64>>,
-    outages: &'a [Range<Millis>],
-}
-
-impl<'a> Broker<'a> {
-    fn new(log: &'a Log) -> Self {
-        let mut seen: Vec<Vec<(Millis, i64)>> = log.ends.iter().map(|_| Vec::new()).collect();
-        for commits in &log.commits {
-            for (seen, offset) in seen.iter_mut().zip(&commits.offsets) {
-                let Some(offset) = *offset else { continue };
-                if seen.last().is_none_or(|&(_, before)| offset != before) {
-                    seen.push((commits.at, offset));
-                }
-            }
-        }
-        let last = log.commits.last();
-        Self {
-            seen,
-            last: last.map(|last| last.offsets.clone()).unwrap_or_default(),
-            outages: &log.outages,
-        }
-    }
-
-    /// What was known to be committed at that moment, and to stay so.
-    fn committed(&self, partition: usize, at: Millis) -> i64 {
-        self.safe(partition, at, self.seen_at(partition, at))
-    }
-
-    fn seen_at(&self, partition: usize, at: Millis) -> i64 {
-        let seen = self.seen.get(partition).map_or(&[][..], Vec::as_slice);
-        let known = seen.partition_point(|&(since, _)| since <= at);
-        known.checked_sub(1).map_or(0, |last| seen[last].1)
-    }
-
-    /// What stays committed of `offset`. When a broker comes back, commits that it never got come again, in any order:
-    /// then nothing but what it had before is safe.
-    fn safe(&self, partition: usize, at: Millis, offset: i64) -> i64 {
-        let outage = self
-            .outages
-            .iter()
-            .find(|outage| outage.start <= at && at <= outage.end + AROUND_OUTAGE);
-        outage.map_or(offset, |outage| {
-            offset.min(self.seen_at(partition, outage.start))
-        })
-    }
-
-    /// By its last answer.
-    fn lag(&self, ends: &[i64]) -> i64 {
-        let committed = |partition| self.last.get(partition).copied().flatten().unwrap_or(0);
-        ends.iter()
-            .enumerate()
-            .map(|(partition, end)| end - committed(partition))
-            .sum()
     }
 }
 

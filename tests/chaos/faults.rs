@@ -1,6 +1,8 @@
 //! Faults that are planted into a log: what it would look like had the product done that. Whoever trusts the checker
 //! has it find them first.
 
+use std::collections::BTreeMap;
+
 use keepup::Order;
 
 use crate::checker::{Handled, Log, Member, Told};
@@ -22,10 +24,20 @@ pub(crate) enum Fault {
     CommitFromThePast,
     /// A record comes with the content of another.
     ContentMixedUp,
+    /// From some moment on nothing of a partition is committed any more.
+    CommitStandsStill,
+    /// A member commits on after its partition has gone to another.
+    CommitByFormerOwner,
+    /// After a seek the commit is where it was before.
+    SeekUndone,
+    /// At a seek the commit comes down further than that.
+    SeekTooFar,
+    /// What follows a seek is not what was sought.
+    SeekMissed,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::CommitAtDelivery,
         Self::EpochIgnored,
         Self::RetryLost,
@@ -33,23 +45,30 @@ impl Fault {
         Self::CommitIgnored,
         Self::CommitFromThePast,
         Self::ContentMixedUp,
+        Self::CommitStandsStill,
+        Self::CommitByFormerOwner,
+        Self::SeekUndone,
+        Self::SeekTooFar,
+        Self::SeekMissed,
     ];
 
     /// As what the checker has to find it.
     pub(crate) fn finding(self) -> &'static str {
         match self {
-            Self::CommitAtDelivery => "unsafe",
+            Self::CommitAtDelivery | Self::SeekUndone => "unsafe",
             Self::EpochIgnored => "stale",
             Self::RetryLost => "lost",
-            Self::OrderSwapped => "disordered",
+            Self::OrderSwapped | Self::SeekMissed => "disordered",
             Self::CommitIgnored => "needless",
-            Self::CommitFromThePast => "rewound",
+            Self::CommitFromThePast | Self::SeekTooFar => "rewound",
+            Self::CommitStandsStill => "stalled",
+            Self::CommitByFormerOwner => "foreign",
             Self::ContentMixedUp => "altered",
         }
     }
 
-    /// Whether any run has a place for it; the others need a takeover far from any outage, or a commit that rises
-    /// between two looks.
+    /// Whether any run has a place for it; the others need a takeover or a seek far from any outage, a commit that rises
+    /// between two looks, or somebody who works for long and is left alone.
     pub(crate) fn has_place_in(self, log: &Log) -> bool {
         match self {
             Self::CommitAtDelivery
@@ -57,7 +76,13 @@ impl Fault {
             | Self::RetryLost
             | Self::ContentMixedUp => true,
             Self::OrderSwapped => log.order != Order::Unordered,
-            Self::CommitIgnored | Self::CommitFromThePast => false,
+            Self::CommitIgnored
+            | Self::CommitFromThePast
+            | Self::CommitStandsStill
+            | Self::CommitByFormerOwner
+            | Self::SeekUndone
+            | Self::SeekTooFar
+            | Self::SeekMissed => false,
         }
     }
 
@@ -71,6 +96,11 @@ impl Fault {
             Self::CommitIgnored => ignore_a_commit(log, random),
             Self::CommitFromThePast => commit_the_past(log, random),
             Self::ContentMixedUp => change_any(log, random, |record| record.number += 1),
+            Self::CommitStandsStill => stand_still(log, random),
+            Self::CommitByFormerOwner => commit_anothers(log, random),
+            Self::SeekUndone => plant_at_seek(log, random, undo_seek),
+            Self::SeekTooFar => plant_at_seek(log, random, seek_too_far),
+            Self::SeekMissed => plant_at_seek(log, random, miss_seek),
         }
     }
 }
@@ -271,6 +301,187 @@ fn commit_the_past(log: &mut Log, random: &mut fastrand::Rng) -> bool {
     };
     let commits = log.commits[asked - 1].offsets[partition];
     log.commits[asked].offsets[partition] = commits.map(|offset| offset - 1);
+    true
+}
+
+/// A partition whose owner is left alone for long, and works, stays committed where it was.
+fn stand_still(log: &mut Log, random: &mut fastrand::Rng) -> bool {
+    // Longer than what may be wrong with the broker, or with a member that slept, goes on to excuse it.
+    let enough = log.patience + 2_000;
+    let mut places = Vec::new();
+    for member in &log.members {
+        let mut lately: BTreeMap<usize, Handled> = BTreeMap::new();
+        for record in &member.handled {
+            let first = *lately.entry(record.partition).or_insert(*record);
+            let outages = log.outages.iter().chain(&member.stops);
+            let mut disturbed =
+                outages.filter(|range| range.start <= record.at && first.at <= range.end + 6_000);
+            let told = member
+                .told
+                .iter()
+                .filter(|(at, _)| (first.at..=record.at).contains(at));
+            let mut told = told.map(|(_, told)| told);
+            if disturbed.next().is_some() || told.any(|told| concerns(told, record.partition)) {
+                lately.insert(record.partition, *record);
+            } else if record.at - first.at > enough {
+                places.push((first, record.at));
+            }
+        }
+    }
+    let Some((first, until)) = random.choice(places) else {
+        return false;
+    };
+    for look in &mut log.commits {
+        if let Some(offset) = look.offsets.get_mut(first.partition)
+            && (first.at..=until).contains(&look.at)
+        {
+            *offset = offset.map(|offset| offset.min(first.offset));
+        }
+    }
+    // Looks are rare in a log that somebody made up: there has to be one at the end.
+    let mut looks = log.commits.iter();
+    looks.any(|look| (until - 1_000..=until).contains(&look.at))
+}
+
+/// Whether a word is about who has that partition, or where in it.
+fn concerns(told: &Told, partition: usize) -> bool {
+    match told {
+        Told::Assigned(partitions) | Told::Revoked(partitions) | Told::Lost(partitions) => {
+            partitions.contains(&partition)
+        }
+        Told::Seek { partition: of, .. } => *of == partition,
+        Told::Committed(_) => false,
+    }
+}
+
+/// A member is told that what another one has completed since is committed by it.
+fn commit_anothers(log: &mut Log, random: &mut fastrand::Rng) -> bool {
+    let mut places = Vec::new();
+    for (number, member) in log.members.iter().enumerate() {
+        for (at, told) in &member.told {
+            let (Told::Revoked(partitions) | Told::Lost(partitions)) = told else {
+                continue;
+            };
+            let own = |record: &Handled| member.handled.contains(record);
+            // Completed for the first time, so that whoever let go cannot have had it.
+            let others = all(log).filter(|record| {
+                partitions.contains(&record.partition)
+                    && record.at > *at
+                    && completed(log, record.partition, record.offset) == Some(record.at)
+            });
+            let other = others.filter(|record| !own(record)).last();
+            let end = member.end.map_or(i64::MAX, |(end, _)| end);
+            places.extend(
+                other
+                    .filter(|record| record.at < end)
+                    .map(|record| (number, record)),
+            );
+        }
+    }
+    // It has it back by then, and may have completed more than that.
+    places.retain(|(number, record)| {
+        let own = log.members[*number].handled.iter();
+        !had(&log.members[*number], record.partition, record.at)
+            && own
+                .filter(|own| own.partition == record.partition)
+                .all(|own| own.offset < record.offset)
+    });
+    let Some((number, record)) = random.choice(places) else {
+        return false;
+    };
+    let committed = vec![(record.partition, record.offset + 1)];
+    log.members[number].tell(record.at, Told::Committed(committed));
+    true
+}
+
+/// A seek that was followed.
+struct Sought {
+    member: usize,
+    /// Where the first record after it is among those that the member has handled.
+    place: usize,
+    /// What its partition had before.
+    before: i64,
+    record: Handled,
+}
+
+/// Plants something at a seek that was followed while the broker was there, where there is such a seek.
+fn plant_at_seek(
+    log: &mut Log,
+    random: &mut fastrand::Rng,
+    plant: fn(&mut Log, &Sought) -> bool,
+) -> bool {
+    if log.order != Order::Partition {
+        // Who is who at the border of two lives is not always known.
+        return false;
+    }
+    let mut places = Vec::new();
+    for (number, member) in log.members.iter().enumerate() {
+        for (at, told) in &member.told {
+            let Told::Seek { partition, offset } = told else {
+                continue;
+            };
+            let mut outages = log.outages.iter();
+            if outages.any(|outage| (outage.start - 10_000..outage.end + 10_000).contains(at)) {
+                continue;
+            }
+            let first = member.handled.partition_point(|record| record.at <= *at);
+            let after = member.handled.iter().enumerate().skip(first);
+            let mut after = after.filter(|(_, record)| record.partition == *partition);
+            let followed = after.find(|(_, record)| record.offset == *offset);
+            let mut before = member.handled[..first].iter();
+            let before = before.rfind(|record| record.partition == *partition);
+            if let (Some((place, record)), Some(before)) = (followed, before)
+                && before.offset > *offset
+                && !moved_between(log, number, *partition, before.at, record.at)
+            {
+                places.push(Sought {
+                    member: number,
+                    place,
+                    before: before.offset,
+                    record: *record,
+                });
+            }
+        }
+    }
+    random.shuffle(&mut places);
+    places.iter().any(|sought| plant(log, sought))
+}
+
+/// Whether somebody took or lost a partition meanwhile.
+fn moved_between(log: &Log, member: usize, partition: usize, from: i64, to: i64) -> bool {
+    let told = log.members[member].told.iter();
+    told.filter(|(at, _)| (from..=to).contains(at))
+        .any(|(_, told)| !matches!(told, Told::Seek { .. }) && concerns(told, partition))
+}
+
+/// The first look after the first record finds what was committed before.
+fn undo_seek(log: &mut Log, sought: &Sought) -> bool {
+    let partition = sought.record.partition;
+    let looks = log.commits.iter_mut();
+    let mut after = looks.filter(|look| look.asked >= sought.record.at);
+    let offset = after.find_map(|look| look.offsets.get_mut(partition)?.as_mut());
+    offset.is_some_and(|offset| {
+        let is_lower = *offset < sought.before;
+        *offset = if is_lower { sought.before } else { *offset };
+        is_lower
+    })
+}
+
+/// The look at which the commit has come down finds it lower.
+fn seek_too_far(log: &mut Log, sought: &Sought) -> bool {
+    let partition = sought.record.partition;
+    let looks = log.commits.iter_mut();
+    let mut after = looks.filter(|look| look.at >= sought.record.at);
+    let offset = after.find_map(|look| look.offsets.get_mut(partition)?.as_mut());
+    offset.is_some_and(|offset| {
+        *offset = sought.record.offset - 1;
+        *offset >= 0
+    })
+}
+
+/// The record that was sought is left out.
+fn miss_seek(log: &mut Log, sought: &Sought) -> bool {
+    log.members[sought.member].handled.remove(sought.place);
     true
 }
 

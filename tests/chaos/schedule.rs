@@ -19,6 +19,8 @@ pub(crate) struct Shape {
     pub(crate) freezes: Range<u64>,
     /// How long a member stays stopped.
     pub(crate) frozen: Duration,
+    /// Milliseconds from one seek to the next.
+    pub(crate) seeks: Range<u64>,
     /// How often the broker goes and comes back.
     pub(crate) restarts: u32,
     /// How many partitions there are at first, and after each growth, which are spread over the time.
@@ -38,6 +40,8 @@ pub(crate) enum Action {
     Freeze(usize),
     /// SIGCONT.
     Thaw(usize),
+    /// A member that is steered seeks backwards in one of its partitions.
+    Seek(usize),
     /// The broker is ended (killed, or asked to) and started again.
     RestartBroker { killed: bool },
     /// The topic has that many partitions from now on.
@@ -57,6 +61,11 @@ enum Place {
     Empty,
     Running,
     Frozen,
+}
+
+/// Whether the member of that choice is one that is steered; every other is.
+pub(crate) fn is_steered(choice: u64) -> bool {
+    choice.is_multiple_of(2)
 }
 
 /// When what comes again and again is due.
@@ -87,19 +96,19 @@ impl Due {
 pub(crate) fn draw(shape: &Shape, seed: u64) -> Vec<Step> {
     let random = &mut fastrand::Rng::with_seed(seed);
     let mut places = vec![Place::Empty; shape.members];
+    let mut are_steered = vec![false; shape.members];
     let mut steps: Vec<Step> = Vec::new();
-    for (number, place) in places
-        .iter_mut()
-        .enumerate()
-        .take(shape.members.div_ceil(2))
-    {
-        *place = Place::Running;
-        push(&mut steps, 0, Action::Start(number, random.u64(..)));
+    for number in 0..shape.members.div_ceil(2) {
+        let choice = random.u64(..);
+        places[number] = Place::Running;
+        are_steered[number] = is_steered(choice);
+        push(&mut steps, 0, Action::Start(number, choice));
     }
     let end = millis(shape.time);
     let mut thaws: Vec<(u64, usize)> = Vec::new();
     let mut kill = Due::new(&shape.kills, random);
     let mut freeze = Due::new(&shape.freezes, random);
+    let mut seek_due = Due::new(&shape.seeks, random);
     let mut now = 0;
     loop {
         now += random.u64(shape.toggles.clone());
@@ -110,6 +119,13 @@ pub(crate) fn draw(shape: &Shape, seed: u64) -> Vec<Step> {
             places[number] = Place::Running;
             push(&mut steps, at, Action::Thaw(number));
         }
+        if seek_due.is_due(now, random) {
+            let may = |number: &usize| places[*number] == Place::Running && are_steered[*number];
+            let whom: Vec<usize> = (0..places.len()).filter(may).collect();
+            if let Some(number) = random.choice(whom) {
+                push(&mut steps, now, Action::Seek(number));
+            }
+        }
         let number = random.usize(..places.len());
         let running = places
             .iter()
@@ -118,8 +134,10 @@ pub(crate) fn draw(shape: &Shape, seed: u64) -> Vec<Step> {
         let action = match places[number] {
             Place::Frozen => continue,
             Place::Empty => {
+                let choice = random.u64(..);
                 places[number] = Place::Running;
-                Action::Start(number, random.u64(..))
+                are_steered[number] = is_steered(choice);
+                Action::Start(number, choice)
             }
             Place::Running if running == 1 => continue,
             Place::Running => {
@@ -193,6 +211,7 @@ mod tests {
             kills: 3_000..6_000,
             freezes: 5_000..10_000,
             frozen: Duration::from_secs(8),
+            seeks: 700..1_400,
             restarts: 2,
             partitions: vec![8, 10, 12],
         }
@@ -208,11 +227,21 @@ mod tests {
     fn what_is_done_to_a_member_can_be_done_to_it_and_one_is_always_running() {
         for seed in 0..200 {
             let mut places = vec![Place::Empty; shape().members];
+            let mut are_steered = vec![false; shape().members];
             let (mut kills, mut freezes, mut thaws, mut others) = (0, 0, 0, Vec::new());
+            let mut seeks = 0;
             for step in draw(&shape(), seed) {
                 assert!(step.at <= shape().time);
                 let (number, from, to) = match step.action {
-                    Action::Start(number, _) => (number, Place::Empty, Place::Running),
+                    Action::Start(number, choice) => {
+                        are_steered[number] = is_steered(choice);
+                        (number, Place::Empty, Place::Running)
+                    }
+                    Action::Seek(number) => {
+                        seeks += 1;
+                        assert!(are_steered[number], "{step:?}, seed {seed}");
+                        (number, Place::Running, Place::Running)
+                    }
                     Action::Leave(number) => (number, Place::Running, Place::Empty),
                     Action::Kill(number) => {
                         kills += 1;
@@ -236,6 +265,7 @@ mod tests {
                 assert!(places.contains(&Place::Running), "{step:?}, seed {seed}");
             }
             assert!(kills >= 3, "seed {seed}: {kills}");
+            assert!(seeks >= 5, "seed {seed}: {seeks}");
             assert!(
                 freezes >= 2 && thaws == freezes,
                 "seed {seed}: {freezes}, {thaws}"

@@ -1,13 +1,15 @@
 //! Does to a real group what the schedule says, and writes down what can be seen.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use keepup::Order;
+use ::keepup::Order;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::BaseRecord;
 use rdkafka::{Offset, TopicPartitionList};
@@ -15,9 +17,10 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::checker::{Commits, End, Handled, Log, Member, Millis, Told};
-use crate::schedule::{Action, Shape, Step, draw};
+use crate::member::Plan;
+use crate::schedule::{Action, Shape, Step, draw, is_steered};
 use crate::support::kafka::Kafka;
-use crate::support::keepup::Keepup;
+use crate::support::keepup::{self, Keepup};
 use crate::support::{wait_for, wait_until};
 
 /// How long a member may take to leave: its drain, a rebalance that is under way, and a busy machine.
@@ -26,21 +29,38 @@ const LEAVING: Duration = Duration::from_mins(2);
 /// How long those that are left may take for what is left.
 const CATCHING_UP: Duration = Duration::from_mins(4);
 
+/// Workers of a member whose order lets them share partitions.
+const WORKERS: u64 = 4;
+
+/// Before a new partition is written to, the producer has looked twice: where an answer of before comes after one that
+/// has the partition, librdkafka takes it away once more, with what was written to it.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// Members that are leaving, at most: their work goes on until they have left.
 const MOST_LEAVING: usize = 12;
 
 /// Keys per partition.
 const KEYS: u64 = 50;
 
+/// What every member has: commits come often, new partitions are found soon, and who lost the broker finds it again
+/// within about a second, not ten. The less time has to be excused, the more is seen.
+const PROPERTIES: [(&str, &str); 3] = [
+    ("auto.commit.interval.ms", "500"),
+    ("topic.metadata.refresh.interval.ms", "1000"),
+    ("reconnect.backoff.max.ms", "1000"),
+];
+
 /// What is done to a group, and what the group is.
 #[derive(Debug, Clone)]
 pub(crate) struct Storm {
     pub(crate) shape: Shape,
     pub(crate) order: Order,
+    /// How long a commit may take where nothing is wrong.
+    pub(crate) patience: Duration,
     /// Written while it lasts, evenly.
     pub(crate) records: u64,
-    /// Properties of every member.
-    pub(crate) properties: Vec<&'static str>,
+    /// Properties of every member, beside [`PROPERTIES`].
+    pub(crate) properties: Vec<(&'static str, &'static str)>,
 }
 
 /// A member that runs, stopped or not.
@@ -48,6 +68,7 @@ struct Running {
     keepup: Keepup,
     log: Arc<Mutex<Member>>,
     frozen: Option<Millis>,
+    is_steered: bool,
 }
 
 /// Raises a storm on a topic and a group of this name, and gives what was seen once everything is committed or nothing
@@ -73,13 +94,15 @@ pub(crate) fn raise(kafka: &Kafka, name: &str, storm: &Storm, seed: u64) -> Log 
         drop(ends);
         let mut commits = watch.join().expect("the watch ends");
         commits.push(Commits {
+            asked: now(),
             offsets: kafka.committed(name, name),
             at: now(),
         });
-        tell(&members);
+        tell(&members, &outages);
         println!("caught up: {caught_up}; {} looks at commits", commits.len());
         Log {
             order: storm.order,
+            patience: Millis::try_from(storm.patience.as_millis()).expect("it is short"),
             members,
             commits,
             outages,
@@ -89,7 +112,7 @@ pub(crate) fn raise(kafka: &Kafka, name: &str, storm: &Storm, seed: u64) -> Log 
 }
 
 /// Tells what was done to whom.
-fn tell(members: &[Member]) {
+fn tell(members: &[Member], outages: &[std::ops::Range<Millis>]) {
     let ended = |how| {
         let ends = members.iter().filter_map(|member| member.end);
         ends.filter(|(_, end)| *end == how).count()
@@ -99,14 +122,17 @@ fn tell(members: &[Member]) {
     for (why, count) in members.iter().flat_map(|member| &member.refusals) {
         *refusals.entry(why).or_default() += count;
     }
+    let told = members.iter().flat_map(|member| &member.told);
+    let seeks = told.filter(|(_, told)| matches!(told, Told::Seek { .. }));
     println!(
         "{} members, {} of which ended before they had begun: {} left, {} left work, {} were killed; {sleeps} sleeps; \
-         refused commits: {refusals:?}",
+         {} seeks; no broker in {outages:?}; refused commits: {refusals:?}",
         members.len(),
         members.iter().filter(|member| !member.has_begun).count(),
         ended(End::Left),
         ended(End::LeftWork),
-        ended(End::Killed)
+        ended(End::Killed),
+        seeks.count()
     );
 }
 
@@ -124,6 +150,8 @@ struct Group<'a> {
     name: &'a str,
     storm: &'a Storm,
     start: Instant,
+    /// How many members there were whose lines are kept.
+    started: AtomicUsize,
     places: Vec<Option<Running>>,
     leaving: Vec<Running>,
     ended: Vec<Member>,
@@ -137,6 +165,7 @@ impl<'a> Group<'a> {
             name,
             storm,
             start: Instant::now(),
+            started: AtomicUsize::new(0),
             places: (0..storm.shape.members).map(|_| None).collect(),
             leaving: Vec::new(),
             ended: Vec::new(),
@@ -171,6 +200,10 @@ impl<'a> Group<'a> {
                 let running = self.places[place].as_mut().expect("the schedule knows");
                 running.thaw();
             }
+            Action::Seek(place) => {
+                let running = self.places[place].as_mut().expect("the schedule knows");
+                running.seek();
+            }
             Action::RestartBroker { killed } => {
                 let from = now();
                 if killed {
@@ -194,24 +227,95 @@ impl<'a> Group<'a> {
 
     /// Starts a member that works in one of several ways.
     fn member(&self, choice: u64) -> Running {
-        let mut arguments = vec![
-            "run",
-            "-b",
-            self.kafka.bootstrap(),
-            "-t",
-            self.name,
-            "-g",
-            self.name,
-        ];
+        let is_steered = is_steered(choice);
+        let choice = choice / 2;
+        let in_hand = match self.storm.order {
+            Order::Partition => 1,
+            Order::Key | Order::Unordered => WORKERS,
+        };
+        let log = Arc::new(Mutex::new(Member {
+            in_hand: usize::try_from(in_hand).expect("a few"),
+            ..Member::default()
+        }));
+        let (program, arguments) = if is_steered {
+            self.steered(choice)
+        } else {
+            (keepup::program(), self.command(choice))
+        };
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut lines = self.lines();
+        let sieve = {
+            let log = Arc::clone(&log);
+            move |line: &str| {
+                if let Some(lines) = &mut lines {
+                    writeln!(lines, "{line}").expect("lines can be kept");
+                }
+                // The harness that a steered member is started by says something as well.
+                if !is_steered || line.starts_with('{') {
+                    note(
+                        &mut log.lock().unwrap_or_else(PoisonError::into_inner),
+                        line,
+                    );
+                }
+                true
+            }
+        };
+        Running {
+            keepup: Keepup::launch(program, &arguments, sieve),
+            log,
+            frozen: None,
+            is_steered,
+        }
+    }
+
+    /// Where the lines of the next member are kept, if they are.
+    fn lines(&self) -> Option<BufWriter<File>> {
+        let directory = PathBuf::from(std::env::var_os("KEEPUP_CHAOS_LINES")?);
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
+        let path = directory.join(format!("{}-{number}", self.name));
+        let file = File::create(&path);
+        let file = file.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Some(BufWriter::new(file))
+    }
+
+    fn properties(&self) -> Vec<(&'static str, &'static str)> {
+        [&PROPERTIES[..], &self.storm.properties].concat()
+    }
+
+    /// A program that embeds the library.
+    fn steered(&self, choice: u64) -> (PathBuf, Vec<String>) {
+        let plan = Plan {
+            bootstrap: self.kafka.bootstrap(),
+            name: self.name,
+            order: self.storm.order,
+            workers: match self.storm.order {
+                Order::Partition => [0, 2][index(choice, 2)],
+                Order::Key | Order::Unordered => WORKERS,
+            },
+            sleep: Duration::from_micros([500, 1_000, 4_000][index(choice / 2, 3)]),
+            seed: choice,
+            properties: &self.properties(),
+        };
+        plan.command()
+    }
+
+    /// The arguments of the command.
+    fn command(&self, choice: u64) -> Vec<String> {
+        let (bootstrap, name) = (self.kafka.bootstrap(), self.name);
+        let mut arguments = vec!["run", "-b", bootstrap, "-t", name, "-g", name];
         arguments.extend(["--events", "json", "--records", "--timeout", "60s"]);
-        arguments.extend(["-X", "auto.commit.interval.ms=500"]);
-        arguments.extend(["-X", "topic.metadata.refresh.interval.ms=1000"]);
-        for property in &self.storm.properties {
+        let properties = self.properties();
+        let properties: Vec<String> = properties
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        for property in &properties {
             arguments.extend(["-X", property]);
         }
-        let (workers, in_hand) = match self.storm.order {
-            Order::Partition => (["auto", "2"][index(choice, 2)], 1),
-            Order::Key | Order::Unordered => ("4", 4),
+        let fixed = WORKERS.to_string();
+        let workers = match self.storm.order {
+            Order::Partition => ["auto", "2"][index(choice, 2)],
+            Order::Key | Order::Unordered => &fixed,
         };
         arguments.extend(["--workers", workers]);
         let script = crate::support::process::repository().join("tests/chaos/flaky.sh");
@@ -231,25 +335,7 @@ impl<'a> Group<'a> {
             2 => "sleep=4ms",
             _ => "sleep=1ms",
         });
-        let log = Arc::new(Mutex::new(Member {
-            in_hand,
-            ..Member::default()
-        }));
-        let keepup = Keepup::start_sifted(&arguments, {
-            let log = Arc::clone(&log);
-            move |line| {
-                note(
-                    &mut log.lock().unwrap_or_else(PoisonError::into_inner),
-                    line,
-                );
-                true
-            }
-        });
-        Running {
-            keepup,
-            log,
-            frozen: None,
-        }
+        arguments.into_iter().map(str::to_owned).collect()
     }
 
     /// Takes note of those that have left, and waits until no more than `most` are leaving.
@@ -326,6 +412,16 @@ impl Running {
         self
     }
 
+    /// Has it seek, where it has come so far as to take signals.
+    fn seek(&mut self) {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_begun = log.has_begun;
+        drop(log);
+        if self.is_steered && has_begun {
+            self.signal(Signal::USR1);
+        }
+    }
+
     fn thaw(&mut self) {
         if let Some(since) = self.frozen.take() {
             self.signal(Signal::CONT);
@@ -383,9 +479,20 @@ fn note(member: &mut Member, line: &str) {
             number: number("value"),
         }),
         "startup_complete" => member.has_begun = true,
-        "partitions_assigned" if !is_local => member.told.push((at, Told::Assigned(partitions()))),
-        "partitions_revoked" if !is_local => member.told.push((at, Told::Revoked(partitions()))),
-        "partitions_lost" => member.told.push((at, Told::Lost(partitions()))),
+        "partitions_assigned" if !is_local => member.tell(at, Told::Assigned(partitions())),
+        "partitions_revoked" if !is_local => member.tell(at, Told::Revoked(partitions())),
+        "partitions_lost" => member.tell(at, Told::Lost(partitions())),
+        name @ ("seek" | "seek_refused") => {
+            let seek = Told::Seek {
+                partition: partitions()[0],
+                offset: event["offset"].as_i64().expect("an offset"),
+            };
+            if name == "seek" {
+                member.tell(at, seek);
+            } else if let Some(last) = member.told.iter().rposition(|(_, told)| *told == seek) {
+                member.told.remove(last);
+            }
+        }
         "offsets_committed" if event["success"] != true => {
             let why = event["error"].as_str().unwrap_or_default();
             *member.refusals.entry(why.to_owned()).or_default() += 1;
@@ -396,7 +503,7 @@ fn note(member: &mut Member, line: &str) {
                 let offset = place["offset"].as_i64().expect("an offset");
                 (partition(place), offset)
             });
-            member.told.push((at, Told::Committed(offsets.collect())));
+            member.tell(at, Told::Committed(offsets.collect()));
         }
         _ => {}
     }
@@ -410,6 +517,7 @@ fn produce(kafka: &Kafka, topic: &str, storm: &Storm, partitions: &AtomicI32, ov
     ]);
     let start = Instant::now();
     let mut next: Vec<u64> = Vec::new();
+    let mut grown: Option<Instant> = None;
     let mut written = 0;
     while written < storm.records && !over.load(Ordering::Relaxed) {
         // A little faster than the time allows, so that it is done when the storm is over.
@@ -422,7 +530,13 @@ fn produce(kafka: &Kafka, topic: &str, storm: &Storm, partitions: &AtomicI32, ov
             continue;
         }
         let count = usize::try_from(partitions.load(Ordering::Relaxed)).expect("it is positive");
-        next.resize(count, 0);
+        if count > next.len() {
+            let since = grown.get_or_insert_with(Instant::now);
+            if next.is_empty() || since.elapsed() > SETTLED {
+                grown = None;
+                next.resize(count, 0);
+            }
+        }
         for (partition, number) in (0..).zip(&mut next) {
             let key = (*number * *number / 3 % KEYS).to_string();
             let payload = number.to_string();
@@ -455,6 +569,7 @@ fn watch_commits(
         let mut asked = TopicPartitionList::new();
         asked.add_partition_range(name, 0, partitions.load(Ordering::Relaxed) - 1);
         // While the broker is away there is nothing to be seen.
+        let before = now();
         let Ok(answer) = asks.committed_offsets(asked, Duration::from_secs(1)) else {
             continue;
         };
@@ -468,8 +583,11 @@ fn watch_commits(
         }
         offsets.sort_unstable();
         let offsets = offsets.into_iter().map(|(_, offset)| offset).collect();
-        let at = now();
-        commits.push(Commits { at, offsets });
+        commits.push(Commits {
+            asked: before,
+            at: now(),
+            offsets,
+        });
     }
     commits
 }
@@ -483,7 +601,7 @@ fn index(choice: u64, of: u64) -> usize {
     usize::try_from(choice % of).expect("a few")
 }
 
-fn now() -> Millis {
+pub(crate) fn now() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let millis = since.expect("it is after 1970").as_millis();
     Millis::try_from(millis).expect("it fits")

@@ -70,12 +70,13 @@ impl Keepup {
         Self::launch(program(), arguments, sieve)
     }
 
-    /// Starts another program that speaks the same events, such as a compiled example.
+    /// Starts another program that speaks the same events.
     pub(crate) fn start_program(program: PathBuf, arguments: &[&str]) -> Self {
         Self::launch(program, arguments, |_| false)
     }
 
-    fn launch(
+    /// Starts another program that speaks the same events, with a sieve as that of [`Keepup::start_sifted`].
+    pub(crate) fn launch(
         program: PathBuf,
         arguments: &[&str],
         sieve: impl FnMut(&str) -> bool + Send + 'static,

@@ -1,6 +1,8 @@
 use super::*;
 use crate::faults::Fault;
 
+const PATIENCE: Millis = 8_000;
+
 /// A member that owns partition 0 from the start.
 fn member(in_hand: usize) -> Member {
     Member {
@@ -22,6 +24,7 @@ fn handled(at: Millis, offset: i64) -> Handled {
 
 fn commits(at: Millis, offset: i64) -> Commits {
     Commits {
+        asked: at,
         at,
         offsets: vec![Some(offset)],
     }
@@ -46,6 +49,7 @@ fn takeover(end: Option<(Millis, End)>) -> Log {
         members: vec![old, new],
         commits: vec![commits(135, 4), commits(6_001, 10)],
         ends: vec![10],
+        patience: PATIENCE,
         ..Log::default()
     }
 }
@@ -155,21 +159,22 @@ fn a_record_twice_within_one_ownership_is_disorder_in_every_order() {
 fn a_commit_is_held_against_what_was_completed_when_it_was_seen() {
     let mut log = takeover(Some((1_000, End::Killed)));
     // Offset 3 is completed at 130.
-    log.commits[0].at = 129;
-    assert_eq!(check(&log).found(), ["unsafe"]);
-    log.commits[0].at = 130;
+    (log.commits[0].asked, log.commits[0].at) = (129, 129);
+    assert_eq!(check(&log).found(), ["unsafe", "foreign"]);
+    (log.commits[0].asked, log.commits[0].at) = (130, 130);
     assert_eq!(check(&log).found(), [""; 0]);
     log.members[0].told[1].0 = 129;
     assert_eq!(
         check(&log).found(),
-        ["unsafe"],
+        ["unsafe", "foreign"],
         "by the member's own word too"
     );
 }
 
 #[test]
-fn a_commit_goes_back_only_after_an_outage_and_only_to_what_was_handled_during_it() {
+fn a_commit_goes_back_only_by_what_was_on_its_way_in_an_outage_and_not_below_what_was_confirmed() {
     let mut log = takeover(Some((1_000, End::Killed)));
+    log.members[1].handled.remove(0);
     log.commits.insert(1, commits(160, 6));
     log.commits.insert(2, commits(400, 5));
     assert!(check(&log).found().contains(&"rewound"));
@@ -177,9 +182,304 @@ fn a_commit_goes_back_only_after_an_outage_and_only_to_what_was_handled_during_i
     let verdict = check(&log);
     assert_eq!(verdict.found(), [""; 0], "{verdict}");
     assert_eq!(verdict.undone, 1);
+
+    // Its owner has heard from the group since.
+    let mut heard = log.clone();
+    heard.members[0].tell(310, Told::Committed(vec![(0, 6)]));
+    heard.commits[2] = commits(310 + SENT_AGAIN, 5);
+    heard.members[0].end = Some((3_000, End::Killed));
+    assert_eq!(check(&heard).found(), [""; 0]);
+    heard.commits[2] = commits(310 + SENT_AGAIN + 500, 5);
+    heard.commits.insert(2, commits(310 + SENT_AGAIN + 400, 6));
+    assert_eq!(check(&heard).found(), ["rewound"], "nothing is on its way");
+
+    // The same offsets are not undone twice.
+    let mut twice = log.clone();
+    twice.commits[2].offsets = vec![Some(4)];
+    twice.commits.insert(3, commits(410, 6));
+    twice.commits.insert(4, commits(420, 5));
+    assert_eq!(check(&twice).found(), ["rewound"]);
+
     log.commits[2].offsets = vec![Some(3)];
     let found = check(&log).found();
     assert!(found.contains(&"rewound"), "to before the outage");
+}
+
+#[test]
+fn who_let_go_before_an_outage_with_all_confirmed_is_not_excused_by_it() {
+    let mut log = takeover(Some((9_000, End::Left)));
+    log.members[0].tell(1_000, Told::Revoked(vec![0]));
+    log.outages.push(1_100..2_000);
+    let verdict = check(&log);
+    assert_eq!(
+        verdict.found(),
+        [""; 0],
+        "the answer may be missing: {verdict}"
+    );
+    // All of it was confirmed; that it is lost all the same is for nobody to excuse.
+    log.members[0].tell(900, Told::Committed(vec![(0, 6)]));
+    assert!(check(&log).found().contains(&"needless"));
+    log.members[0]
+        .told
+        .retain(|told| *told != (900, Told::Committed(vec![(0, 6)])));
+    log.outages.clear();
+    log.outages.push(1_001 + ANSWER..9_000);
+    let found = check(&log).found();
+    assert!(found.contains(&"needless"), "it would have been answered");
+}
+
+#[test]
+fn a_sleep_excuses_what_the_group_gave_away_in_it_and_no_end_long_after() {
+    let mut log = takeover(None);
+    log.members[0].stops.push(200..7_000);
+    // It thinks that it let go in its own time; the other one has it since 5,000.
+    log.members[0].tell(7_100, Told::Revoked(vec![0]));
+    let verdict = check(&log);
+    assert_eq!(verdict.found(), [""; 0], "{verdict}");
+    // It slept at some time while it had the partition, and let go of it later.
+    log.members[0].stops.clear();
+    log.members[0].stops.push(200..600);
+    log.members[0].told.pop();
+    log.members[0].tell(600 + ANSWER, Told::Revoked(vec![0]));
+    assert_eq!(check(&log).found(), [""; 0], "it may not have heard");
+    log.members[0].told.pop();
+    log.members[0].tell(601 + ANSWER, Told::Revoked(vec![0]));
+    assert!(check(&log).found().contains(&"needless"));
+}
+
+#[test]
+fn a_sleep_before_a_takeover_excuses_no_record_after_it() {
+    let mut log = takeover(None);
+    log.members[0].tell(7_100, Told::Lost(vec![0]));
+    log.members[0].handled.push(handled(7_001, 6));
+    log.members[0].stops.clear();
+    log.members[0].stops.push(200..5_001 - ANSWER);
+    assert!(check(&log).found().contains(&"stale"), "it ran again");
+    log.members[0].stops.clear();
+    log.members[0].stops.push(200..5_001);
+    assert_eq!(check(&log).found(), [""; 0], "it had just woken");
+    log.members[0].handled[6].at = 7_002;
+    assert!(check(&log).found().contains(&"stale"), "long after it woke");
+}
+
+/// A member that handles these, in this order, one each 100 ms, and commits what it has each 500 ms.
+fn alone(offsets: impl IntoIterator<Item = i64>) -> Log {
+    let mut only = member(1);
+    only.handled = (1..)
+        .zip(offsets)
+        .map(|(turn, offset)| handled(turn * 100, offset))
+        .collect();
+    let mut looks: Vec<Commits> = Vec::new();
+    for record in only.handled.iter().skip(4).step_by(5) {
+        looks.push(commits(record.at + 50, record.offset + 1));
+    }
+    let last = only.handled.last().copied().expect("a record");
+    let end = only.handled.iter().map(|record| record.offset + 1).max();
+    looks.push(commits(last.at + 90, last.offset + 1));
+    only.end = Some((last.at + 100, End::Left));
+    Log {
+        members: vec![only],
+        commits: looks,
+        ends: vec![end.unwrap_or(0)],
+        patience: PATIENCE,
+        ..Log::default()
+    }
+}
+
+#[test]
+fn a_commit_that_stands_still_while_its_owner_works_is_found() {
+    let mut log = alone(0..150);
+    let verdict = check(&log);
+    assert_eq!(verdict.found(), [""; 0], "{verdict}");
+    // What is completed just after a commit waits for the next one.
+    assert_eq!(verdict.slowest, 0, "{verdict}");
+    for look in log.commits.iter_mut().filter(|look| look.at > 3_100) {
+        if look.at < 14_000 {
+            look.offsets = vec![Some(30)];
+        }
+    }
+    let verdict = check(&log);
+    assert_eq!(verdict.found(), ["stalled"], "{verdict}");
+    assert_eq!(verdict.stalled.count, 1, "it is one");
+
+    // Nobody is to blame while its owner sleeps, while there is no broker, or while it waits for a seek.
+    let mut asleep = log.clone();
+    asleep.members[0].stops.push(5_000..5_500);
+    assert_eq!(check(&asleep).found(), [""; 0]);
+    let mut without_broker = log.clone();
+    without_broker.outages.push(6_000..6_500);
+    assert_eq!(check(&without_broker).found(), [""; 0]);
+    // But long enough after any of it.
+    without_broker.outages.clear();
+    without_broker.outages.push(1_000..1_100);
+    assert_eq!(check(&without_broker).found(), [""; 0]);
+    without_broker.outages.clear();
+    without_broker.outages.push(100..200);
+    assert_eq!(check(&without_broker).found(), ["stalled"]);
+}
+
+#[test]
+fn a_commit_of_another_life_is_foreign_by_its_members_word() {
+    // Member 0 let go at 1,000 with 6 completed; member 1 has all ten.
+    let mut log = takeover(Some((9_000, End::Killed)));
+    log.members[0].tell(1_000, Told::Lost(vec![0]));
+    // The answer to what it sent before it lost the partition.
+    log.members[0].tell(1_500, Told::Committed(vec![(0, 6)]));
+    assert_eq!(check(&log).found(), [""; 0]);
+    log.members[0].tell(7_000, Told::Committed(vec![(0, 10)]));
+    assert_eq!(check(&log).found(), ["foreign"]);
+    // Nor of what it never had.
+    log.members[0].told.pop();
+    log.ends.push(1);
+    log.members[1].tell(5_001, Told::Assigned(vec![1]));
+    let other = Handled {
+        partition: 1,
+        ..handled(5_500, 0)
+    };
+    log.members[1].handled.push(other);
+    log.commits.push(Commits {
+        offsets: vec![Some(10), Some(1)],
+        ..commits(7_000, 10)
+    });
+    assert_eq!(check(&log).found(), [""; 0]);
+    log.members[0].tell(7_000, Told::Committed(vec![(1, 1)]));
+    assert_eq!(check(&log).found(), ["foreign"]);
+}
+
+#[test]
+fn a_commit_ahead_of_the_owner_is_foreign_though_somebody_has_completed_all_of_it() {
+    let mut log = takeover(Some((1_000, End::Killed)));
+    log.commits.insert(1, commits(5_045, 5));
+    assert_eq!(check(&log).found(), [""; 0]);
+    // 5 is completed since 150, by the one before; by this one it is at 5,050.
+    log.commits[1].offsets = vec![Some(6)];
+    assert_eq!(check(&log).found(), ["foreign"]);
+}
+
+/// A member that seeks back to 20 when it has handled what lies below 50.
+fn sought() -> Log {
+    let mut log = alone((0..50).chain(20..120));
+    log.members[0].tell(
+        5_010,
+        Told::Seek {
+            partition: 0,
+            offset: 20,
+        },
+    );
+    log
+}
+
+#[test]
+fn a_seek_begins_again_at_its_offset_and_the_commit_comes_down_with_it() {
+    let verdict = check(&sought());
+    assert_eq!(verdict.found(), [""; 0], "{verdict}");
+    assert_eq!((verdict.handled, verdict.repeats), (120, 0));
+    assert_eq!(
+        (verdict.restarts, verdict.sought, verdict.come_down),
+        (1, 30, 1)
+    );
+    // Nobody has asked for it.
+    let log = alone((0..50).chain(20..120));
+    let found = check(&log).found();
+    assert!(
+        found.contains(&"disordered") && found.contains(&"rewound"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn after_a_seek_records_and_commits_go_on_from_its_offset_and_no_other() {
+    for wrong in [19, 21] {
+        let mut log = sought();
+        log.members[0]
+            .told
+            .retain(|(_, told)| !matches!(told, Told::Seek { .. }));
+        log.members[0].tell(
+            5_010,
+            Told::Seek {
+                partition: 0,
+                offset: wrong,
+            },
+        );
+        assert!(check(&log).found().contains(&"disordered"), "{wrong}");
+    }
+    let mut log = sought();
+    log.commits.insert(10, commits(5_060, 19));
+    assert_eq!(check(&log).found(), ["rewound"]);
+    log.commits[10] = commits(5_060, 20);
+    assert_eq!(check(&log).found(), [""; 0]);
+    // It has come down, and it does so once.
+    log.commits.insert(12, commits(5_560, 22));
+    assert_eq!(check(&log).found(), ["rewound"]);
+}
+
+#[test]
+fn what_was_sought_is_completed_again_before_it_is_committed_again() {
+    let mut log = sought();
+    log.commits.insert(10, commits(5_060, 50));
+    assert_eq!(check(&log).found(), [""; 0], "it has not come down yet");
+    log.commits[10] = commits(5_160, 50);
+    assert_eq!(check(&log).found(), ["unsafe"], "a record was handed over");
+}
+
+#[test]
+fn a_seek_that_nobody_follows_is_disorder() {
+    let mut log = alone(0..150);
+    log.members[0].tell(
+        5_010,
+        Told::Seek {
+            partition: 0,
+            offset: 20,
+        },
+    );
+    assert_eq!(check(&log).found(), ["disordered"]);
+    // It sleeps and does not know of it yet, or there is nobody to ask for the commit.
+    log.members[0].stops.push(5_020..6_000);
+    assert_eq!(check(&log).found(), [""; 0]);
+}
+
+#[test]
+fn who_is_killed_between_a_seek_and_its_first_record_leaves_that_to_the_next_owner() {
+    let mut log = takeover(Some((1_000, End::Killed)));
+    log.members[0].tell(
+        900,
+        Told::Seek {
+            partition: 0,
+            offset: 2,
+        },
+    );
+    log.members[1].handled.insert(0, handled(5_010, 3));
+    log.members[1].handled.insert(0, handled(5_005, 2));
+    log.commits.insert(1, commits(950, 2));
+    let verdict = check(&log);
+    assert_eq!(verdict.found(), [""; 0], "{verdict}");
+    assert_eq!((verdict.sought, verdict.repeats), (4, 0));
+    log.members[1].handled.insert(0, handled(5_003, 1));
+    assert!(
+        check(&log).found().contains(&"needless"),
+        "not to before it"
+    );
+}
+
+#[test]
+fn without_the_order_of_the_partition_a_seek_begins_again_in_any_order() {
+    for order in [Order::Key, Order::Unordered] {
+        let mut log = alone((0..50).chain([21, 20, 23, 22]).chain(24..120));
+        log.order = order;
+        log.commits
+            .retain(|look| look.at < 5_100 || look.at > 5_700);
+        log.members[0].tell(
+            5_010,
+            Told::Seek {
+                partition: 0,
+                offset: 20,
+            },
+        );
+        let verdict = check(&log);
+        assert_eq!(verdict.found(), [""; 0], "{order:?}: {verdict}");
+        log.members[0].handled.push(handled(15_050, 119));
+        assert!(check(&log).found().contains(&"disordered"), "{order:?}");
+    }
 }
 
 #[test]
@@ -193,19 +493,26 @@ fn what_is_missing_in_the_end_is_lost_or_lag() {
 
 #[test]
 fn every_planted_fault_is_found() {
-    let mut log = takeover(Some((9_000, End::Left)));
-    log.members[0].told.push((200, Told::Lost(vec![0])));
-    assert_eq!(check(&log).found(), [""; 0]);
-    for fault in Fault::ALL {
-        for seed in 0..20 {
-            let mut doctored = log.clone();
-            let mut random = fastrand::Rng::with_seed(seed);
-            assert!(fault.plant(&mut doctored, &mut random), "{fault:?}");
-            let found = check(&doctored).found();
-            assert!(
-                found.contains(&fault.finding()),
-                "{fault:?}, {seed}: {found:?}"
-            );
+    let mut planted = BTreeSet::new();
+    let mut lost = takeover(Some((9_000, End::Left)));
+    lost.members[0].told.push((200, Told::Lost(vec![0])));
+    for log in [lost, alone(0..150), sought()] {
+        assert_eq!(check(&log).found(), [""; 0]);
+        for fault in Fault::ALL {
+            for seed in 0..20 {
+                let mut doctored = log.clone();
+                let mut random = fastrand::Rng::with_seed(seed);
+                if !fault.plant(&mut doctored, &mut random) {
+                    continue;
+                }
+                let found = check(&doctored).found();
+                assert!(
+                    found.contains(&fault.finding()),
+                    "{fault:?}, {seed}: {found:?}"
+                );
+                planted.insert(format!("{fault:?}"));
+            }
         }
     }
+    assert_eq!(planted.len(), Fault::ALL.len(), "{planted:?}");
 }

@@ -1,0 +1,248 @@
+//! Who had which partition when, and what became of it there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keepup::Order;
+
+use super::broker::Broker;
+use super::{ANSWER, End, Handled, Log, Member, Millis, Told};
+
+/// A partition in the hands of one member.
+#[derive(Debug, Clone)]
+pub(super) struct Ownership {
+    pub(super) member: usize,
+    pub(super) partition: usize,
+    pub(super) from: Millis,
+    /// When it ended; later than everything where it did not.
+    pub(super) to: Millis,
+    ended: Ended,
+    /// Whether the owner said that it had it.
+    pub(super) told: bool,
+    pub(super) records: Vec<Handled>,
+    pub(super) seeks: Vec<Seek>,
+    /// The places of the records with which lives begin because of a seek, and what was sought.
+    pub(super) restarts: Vec<(usize, i64)>,
+    /// The seeks by which nothing began here.
+    pub(super) unheeded: Vec<Seek>,
+}
+
+/// That it was asked for another position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seek {
+    pub(super) at: Millis,
+    pub(super) offset: i64,
+}
+
+/// How an ownership ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ended {
+    /// By the owner, in its own time.
+    Orderly,
+    Killed,
+    LeftWork,
+    Lost,
+    /// The group gave it away while the owner was stopped, whatever that said afterwards.
+    Slept,
+    /// There was nobody to commit to.
+    WithoutBroker,
+}
+
+impl Ownership {
+    fn new(member: usize, partition: usize, from: Millis) -> Self {
+        Self {
+            member,
+            partition,
+            from,
+            to: Millis::MAX,
+            ended: Ended::Orderly,
+            told: true,
+            records: Vec::new(),
+            seeks: Vec::new(),
+            restarts: Vec::new(),
+            unheeded: Vec::new(),
+        }
+    }
+
+    /// How it ended, all things considered. `all` are those of its partition.
+    pub(super) fn ended(&self, log: &Log, broker: &Broker<'_>, all: &[Self]) -> Ended {
+        if self.ended != Ended::Orderly {
+            return self.ended;
+        }
+        let begins = |new: &Self| new.member != self.member && new.from <= self.to;
+        let was_asleep = log.members[self.member].stops.iter().any(|stop| {
+            let given_away = |new: &Self| begins(new) && stop.contains(&new.from);
+            self.from <= stop.end
+                && stop.start <= self.to
+                && (self.to <= stop.end + ANSWER || all.iter().any(given_away))
+        });
+        if was_asleep {
+            Ended::Slept
+        } else if broker.was_away_from(self) {
+            Ended::WithoutBroker
+        } else {
+            Ended::Orderly
+        }
+    }
+
+    /// What was sought, where a life begins with the record of that place.
+    pub(super) fn restart_at(&self, place: usize) -> Option<i64> {
+        let mut restarts = self.restarts.iter();
+        restarts
+            .find(|(at, _)| *at == place)
+            .map(|(_, offset)| *offset)
+    }
+
+    /// When lives began by a seek, and what was sought.
+    pub(super) fn restarted(&self) -> impl Iterator<Item = (Millis, i64)> + '_ {
+        let restarts = self.restarts.iter();
+        restarts.map(|&(place, offset)| (self.records[place].at, offset))
+    }
+
+    /// One more than the highest offset that was completed by then.
+    pub(super) fn reached(&self, at: Millis) -> Option<i64> {
+        let by_then = self.records.iter().filter(|record| record.at <= at);
+        by_then.map(|record| record.offset + 1).max()
+    }
+
+    /// Finds the records with which lives begin. Of what lies below `reached` some has been completed before, and `left`
+    /// are seeks that the owner before did not live to see followed.
+    fn find_restarts(&mut self, order: Order, left: &[Seek], reached: i64) {
+        // From its first record on, or from some record in hand where their order is not kept.
+        if let Some(first) = self.records.iter().map(|record| record.offset).min() {
+            // What it began with is the commit: as it was before the seek, or come down by it, with nothing handed over.
+            let was_sought = left.iter().any(|seek| seek.offset <= first);
+            if was_sought && first < reached {
+                self.restarts.push((0, first));
+            }
+        }
+        let mut open = self.seeks.clone();
+        let mut life: BTreeSet<i64> = BTreeSet::new();
+        for (place, record) in self.records.iter().enumerate() {
+            let out_of_turn = life.contains(&record.offset)
+                || life.first().is_none_or(|first| record.offset < *first);
+            let follows = |seek: &Seek| {
+                seek.at <= record.at
+                    && match order {
+                        Order::Partition => seek.offset == record.offset,
+                        _ => seek.offset <= record.offset && out_of_turn,
+                    }
+            };
+            if let Some(which) = open.iter().rposition(follows) {
+                let offset = open[which].offset;
+                self.restarts.push((place, offset));
+                life.clear();
+                // Without the order of the partition what comes out of turn may still be of the life before.
+                open.drain(..which);
+            }
+            life.insert(record.offset);
+            open.retain(|seek| seek.at > record.at || seek.offset != record.offset);
+        }
+        let heeded = |seek: &Seek| {
+            self.restarts
+                .iter()
+                .any(|&(place, offset)| offset == seek.offset && seek.at <= self.records[place].at)
+        };
+        self.unheeded = open.into_iter().filter(|seek| !heeded(seek)).collect();
+    }
+}
+
+/// All of them, by partition, in the order of their beginning.
+pub(super) fn by_partition(log: &Log) -> Vec<Vec<Ownership>> {
+    let mut by_partition: Vec<Vec<Ownership>> = log.ends.iter().map(|_| Vec::new()).collect();
+    for (number, member) in log.members.iter().enumerate() {
+        for ownership in ownerships(number, member) {
+            if let Some(all) = by_partition.get_mut(ownership.partition) {
+                all.push(ownership);
+            }
+        }
+    }
+    for all in &mut by_partition {
+        all.sort_by_key(|ownership| ownership.from);
+        let (mut left, mut reached) = (Vec::new(), 0);
+        for ownership in all {
+            ownership.find_restarts(log.order, &left, reached);
+            if !ownership.records.is_empty() {
+                left.clear();
+            }
+            left.extend_from_slice(&ownership.unheeded);
+            reached = ownership.reached(Millis::MAX).unwrap_or(0).max(reached);
+        }
+    }
+    by_partition
+}
+
+/// The ownerships of a member, with their records.
+fn ownerships(number: usize, member: &Member) -> Vec<Ownership> {
+    let mut open: BTreeMap<usize, Ownership> = BTreeMap::new();
+    let mut all = Vec::new();
+    let mut told = member.told.iter().peekable();
+    let mut handled = member.handled.iter().peekable();
+    loop {
+        // Of what has the same time, being told to begin and a seek come first, and letting go last.
+        let tell = match (told.peek(), handled.peek()) {
+            (None, None) => break,
+            (Some(_), None) => true,
+            (None, Some(_)) => false,
+            (Some((at, Told::Assigned(_) | Told::Seek { .. })), Some(record)) => *at <= record.at,
+            (Some((at, _)), Some(record)) => *at < record.at,
+        };
+        if !tell {
+            if let Some(&record) = handled.next() {
+                let new = || Ownership {
+                    told: false,
+                    ..Ownership::new(number, record.partition, record.at)
+                };
+                let ownership = open.entry(record.partition).or_insert_with(new);
+                ownership.records.push(record);
+            }
+            continue;
+        }
+        let Some((at, told)) = told.next() else { break };
+        let (concerned, ended, taking) = match told {
+            // Where it was let go of before, that went with the member's end, or never came.
+            Told::Assigned(partitions) => (partitions, Ended::Lost, true),
+            Told::Revoked(partitions) => (partitions, Ended::Orderly, false),
+            Told::Lost(partitions) => (partitions, Ended::Lost, false),
+            Told::Seek { partition, offset } => {
+                if let Some(ownership) = open.get_mut(partition) {
+                    ownership.seeks.push(Seek {
+                        at: *at,
+                        offset: *offset,
+                    });
+                }
+                continue;
+            }
+            Told::Committed(_) => continue,
+        };
+        for &partition in concerned {
+            let closed = open.remove(&partition);
+            all.extend(closed.map(|ownership| Ownership {
+                to: *at,
+                ended,
+                ..ownership
+            }));
+            if taking {
+                open.insert(partition, Ownership::new(number, partition, *at));
+            }
+        }
+    }
+    let (to, ended) = match member.end {
+        Some((at, End::Left)) => (at, Ended::Orderly),
+        Some((at, End::LeftWork)) => (at, Ended::LeftWork),
+        Some((at, End::Killed)) => (at, Ended::Killed),
+        None => (Millis::MAX, Ended::Orderly),
+    };
+    all.extend(open.into_values().map(|ownership| Ownership {
+        to,
+        ended,
+        ..ownership
+    }));
+    if matches!(member.end, Some((_, End::LeftWork))) {
+        // Which of those that it let go of while it stopped is uncommitted it does not say.
+        let asked = member.asked.unwrap_or(to);
+        for ownership in all.iter_mut().filter(|ownership| ownership.to >= asked) {
+            ownership.ended = Ended::LeftWork;
+        }
+    }
+    all
+}
