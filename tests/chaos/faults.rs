@@ -356,36 +356,34 @@ fn concerns(told: &Told, partition: usize) -> bool {
 
 /// A member is told that what another one has completed since is committed by it.
 fn commit_anothers(log: &mut Log, random: &mut fastrand::Rng) -> bool {
+    // By partition, the last record.
+    let mut last: BTreeMap<usize, Handled> = BTreeMap::new();
+    for record in all(log) {
+        let known = last.entry(record.partition).or_insert(record);
+        if record.offset > known.offset {
+            *known = record;
+        }
+    }
     let mut places = Vec::new();
     for (number, member) in log.members.iter().enumerate() {
+        let end = member.end.map_or(i64::MAX, |(end, _)| end);
         for (at, told) in &member.told {
             let (Told::Revoked(partitions) | Told::Lost(partitions)) = told else {
                 continue;
             };
-            let own = |record: &Handled| member.handled.contains(record);
-            // Completed for the first time, so that whoever let go cannot have had it.
-            let others = all(log).filter(|record| {
-                partitions.contains(&record.partition)
-                    && record.at > *at
-                    && completed(log, record.partition, record.offset) == Some(record.at)
-            });
-            let other = others.filter(|record| !own(record)).last();
-            let end = member.end.map_or(i64::MAX, |(end, _)| end);
-            places.extend(
-                other
-                    .filter(|record| record.at < end)
-                    .map(|record| (number, record)),
-            );
+            for record in partitions
+                .iter()
+                .filter_map(|partition| last.get(partition))
+            {
+                let mut own = member.handled.iter();
+                let is_anothers = !own
+                    .any(|own| (own.partition, own.offset) == (record.partition, record.offset));
+                if is_anothers && (*at..end).contains(&record.at) {
+                    places.push((number, *record));
+                }
+            }
         }
     }
-    // It has it back by then, and may have completed more than that.
-    places.retain(|(number, record)| {
-        let own = log.members[*number].handled.iter();
-        !had(&log.members[*number], record.partition, record.at)
-            && own
-                .filter(|own| own.partition == record.partition)
-                .all(|own| own.offset < record.offset)
-    });
     let Some((number, record)) = random.choice(places) else {
         return false;
     };

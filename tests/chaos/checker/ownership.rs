@@ -107,8 +107,11 @@ impl Ownership {
     /// Finds the records with which lives begin. Of what lies below `reached` some has been completed before, and `left`
     /// are seeks that the owner before did not live to see followed.
     fn find_restarts(&mut self, order: Order, left: &[Seek], reached: i64) {
-        // From its first record on, or from some record in hand where their order is not kept.
-        if let Some(first) = self.records.iter().map(|record| record.offset).min() {
+        // Where their order is not kept, its first record need not be the first that is done; what it sought itself is
+        // another life.
+        let own = self.seeks.first().map_or(Millis::MAX, |seek| seek.at);
+        let first_life = self.records.iter().take_while(|record| record.at < own);
+        if let Some(first) = first_life.map(|record| record.offset).min() {
             // What it began with is the commit: as it was before the seek, or come down by it, with nothing handed over.
             let was_sought = left.iter().any(|seek| seek.offset <= first);
             if was_sought && first < reached {
