@@ -15,7 +15,7 @@
 //! | unsafe | an offset was committed before every record below it was completed, since the last seek to below it |
 //! | rewound | a committed offset that went back: to below what was sought; without a seek, and not by what was on its way when the broker went; or by that, to below what was confirmed by then |
 //! | stalled | a record that was completed, and not committed for [`Log::patience`] though nothing was done to its owner or the broker |
-//! | foreign | a commit of more than its member, or than the owner at the time, has completed while it owned the partition |
+//! | foreign | a commit of more than its member, or than the owner at the time, has completed while it owned the partition; or one of a partition that was lost and has no owner |
 //! | stale | a record that was completed after another member had taken the partition over |
 //! | needless | a record again that was committed, or whose last owner let go of it in an orderly way |
 //!
@@ -33,14 +33,17 @@
 //!   take it back, down to what was confirmed when the broker went, and each offset once: so what is undone is at most
 //!   what was confirmed within that time. An ownership that ended before the broker went, with all that it had completed
 //!   confirmed to its owner, is not excused.
+//! - **A kill** excuses what its owner had, and what it let go of in the [`ANSWER`] before, where that was not confirmed.
 //! - **A seek** has the commit come down once, to its offset; what a later look sees is that and what was handled since.
 //!   In an outage it does so each time that a commit that was on its way has taken it up again. While a seek is not
-//!   followed, what was completed before it need not be committed. Who is killed with the commit down and nothing handed over leaves the restart to the next owner. In key order and
-//!   without order the records of the two lives cannot always be told apart at the border: there a seek has its life
-//!   begin at the first record that is out of turn.
+//!   followed, what was completed before it need not be committed. A partition that goes before its seek was followed
+//!   begins anew where the commit was, or has come down to: what lies between was asked for. In key order and without
+//!   order the records of the two lives cannot always be told apart at the border: there a seek has its life begin at the
+//!   first record that is out of turn.
 //! - **The answer to a commit** may be told after its member has let go: the last commit of a partition is sent as that is
 //!   let go of, and what was lost may have been committed just before. So a member's word of a commit is held against
-//!   what it had completed when it let go, not against the time.
+//!   what it had completed when it let go, not against the time. What the broker has of a lost partition does not rise
+//!   any more once what was sent before has arrived ([`ANSWER`]), until somebody has it again.
 
 mod broker;
 mod commits;

@@ -455,14 +455,22 @@ fn moved_between(log: &Log, member: usize, partition: usize, from: i64, to: i64)
 /// The first look after the first record finds what was committed before.
 fn undo_seek(log: &mut Log, sought: &Sought) -> bool {
     let partition = sought.record.partition;
-    let looks = log.commits.iter_mut();
-    let mut after = looks.filter(|look| look.asked >= sought.record.at);
-    let offset = after.find_map(|look| look.offsets.get_mut(partition)?.as_mut());
-    offset.is_some_and(|offset| {
-        let is_lower = *offset < sought.before;
-        *offset = if is_lower { sought.before } else { *offset };
-        is_lower
-    })
+    let mut looks = log.commits.iter();
+    let Some(place) = looks.position(|look| look.asked >= sought.record.at) else {
+        return false;
+    };
+    let look = &log.commits[place];
+    // Else it may be right by then.
+    let is_again = all(log).any(|record| {
+        (record.partition, record.offset) == (partition, sought.before - 1)
+            && (sought.record.at..=look.at).contains(&record.at)
+    });
+    let offset = log.commits[place].offsets.get_mut(partition);
+    if let Some(offset) = offset.filter(|_| !is_again) {
+        *offset = Some(sought.before);
+        return true;
+    }
+    false
 }
 
 /// The look at which the commit has come down finds it lower.

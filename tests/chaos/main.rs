@@ -50,7 +50,7 @@ const CLASSIC: [(&str, &str); 2] = [
 /// How long what was completed may stay uncommitted in a classic group. Watermarks are stored every 200 ms and committed
 /// every 500 ms; but a broker answers what comes over a connection in its order, so that the commits of a member wait for
 /// the answer to its join, and that for all the others: for the session of one that was killed, a few times in a row.
-const CLASSIC_PATIENCE: Duration = Duration::from_secs(12);
+const CLASSIC_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The same in a group of KIP-848, where nobody waits for anybody. Less than two seconds is usual on a busy machine.
 const CONSUMER_PATIENCE: Duration = Duration::from_secs(5);
@@ -190,7 +190,7 @@ fn the_long_run_of_a_classic_group() {
         ("session.timeout.ms", "10000"),
         ("heartbeat.interval.ms", "300"),
     ];
-    let storm = long(classic, 3 * CLASSIC_PATIENCE, Duration::from_secs(15));
+    let storm = long(classic, 2 * CLASSIC_PATIENCE, Duration::from_secs(15));
     holds(&kafka, "long-classic", &storm, seed);
 }
 

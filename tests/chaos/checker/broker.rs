@@ -79,7 +79,7 @@ impl<'a> Broker<'a> {
     }
 
     /// Whether all that was completed in an ownership was confirmed to its owner.
-    fn was_confirmed(&self, ownership: &Ownership) -> bool {
+    pub(super) fn was_confirmed(&self, ownership: &Ownership) -> bool {
         let told = self.log.members[ownership.member].told.iter();
         let last = told
             .filter(|(at, _)| *at >= ownership.from)

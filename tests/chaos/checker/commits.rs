@@ -22,7 +22,7 @@ pub(super) fn check(
             .filter_map(|commits| Look::new(commits, partition))
             .collect();
         check_direction(partition, &looks, all, broker, verdict);
-        check_owners(partition, &looks, all, verdict);
+        check_owners(partition, &looks, all, broker, verdict);
         check_words(log, partition, &looks, all, verdict);
         for ownership in all {
             check_progress(log, &looks, ownership, verdict);
@@ -157,30 +157,46 @@ fn check_direction(
     }
 }
 
-/// While somebody has a partition, nothing is committed of it but what that one has completed.
-fn check_owners(partition: usize, looks: &[Look], all: &[Ownership], verdict: &mut Verdict) {
+/// While somebody has a partition, nothing is committed of it but what that one has completed; and nothing where nobody
+/// has it any more.
+fn check_owners(
+    partition: usize,
+    looks: &[Look],
+    all: &[Ownership],
+    broker: &Broker<'_>,
+    verdict: &mut Verdict,
+) {
+    let mut before = 0;
     for look in looks {
+        let rises = look.offset > std::mem::replace(&mut before, look.offset);
         // Whoever began last: one that was there before has no say any more.
         let began = all.partition_point(|ownership| ownership.from <= look.at);
         let Some(owner) = all[..began].last() else {
             continue;
         };
         // Between two owners it is not known whose it was.
-        let has_begun = owner
-            .records
-            .first()
-            .is_some_and(|first| first.at <= look.asked);
-        if !has_begun || !owner.told || owner.to < look.at {
-            continue;
-        }
-        if owner
+        let has_begun = owner.told
+            && owner
+                .records
+                .first()
+                .is_some_and(|first| first.at <= look.asked);
+        let is_ahead = owner
             .reached(look.at)
-            .is_some_and(|reached| look.offset > reached)
-        {
+            .is_some_and(|reached| look.offset > reached);
+        let is_gone = owner.was_lost() && owner.to.saturating_add(ANSWER) < look.asked;
+        let is_excused = broker.excuse(partition, look.asked, look.at).is_some();
+        if has_begun && owner.to >= look.at && is_ahead {
             verdict.foreign.add(|| {
                 format!(
                     "{partition}@{} was committed at {}, which member {}, that has it since {}, has not completed",
                     look.offset, look.at, owner.member, owner.from
+                )
+            });
+        } else if rises && is_gone && !is_excused {
+            verdict.foreign.add(|| {
+                format!(
+                    "{partition}@{} was committed at {}, and member {} had lost it at {}",
+                    look.offset, look.at, owner.member, owner.to
                 )
             });
         }

@@ -75,13 +75,25 @@ impl Ownership {
                 && stop.start <= self.to
                 && (self.to <= stop.end + ANSWER || all.iter().any(given_away))
         });
-        if was_asleep {
+        // What is let go of is committed then, unless its process is killed before that is answered.
+        let was_cut_short = matches!(
+            log.members[self.member].end,
+            Some((at, End::Killed)) if self.to <= at && at <= self.to.saturating_add(ANSWER)
+        );
+        if was_cut_short && !broker.was_confirmed(self) {
+            Ended::Killed
+        } else if was_asleep {
             Ended::Slept
         } else if broker.was_away_from(self) {
             Ended::WithoutBroker
         } else {
             Ended::Orderly
         }
+    }
+
+    /// Whether its owner was told that the group had given it away.
+    pub(super) fn was_lost(&self) -> bool {
+        self.ended == Ended::Lost
     }
 
     /// What was sought, where a life begins with the record of that place.

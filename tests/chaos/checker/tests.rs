@@ -229,6 +229,18 @@ fn who_let_go_before_an_outage_with_all_confirmed_is_not_excused_by_it() {
 }
 
 #[test]
+fn a_kill_excuses_what_was_let_go_of_just_before_unless_that_was_confirmed() {
+    let mut log = takeover(Some((1_000 + ANSWER, End::Killed)));
+    log.members[0].tell(1_000, Told::Revoked(vec![0]));
+    assert_eq!(check(&log).found(), [""; 0]);
+    let mut confirmed = log.clone();
+    confirmed.members[0].tell(1_500, Told::Committed(vec![(0, 6)]));
+    assert!(check(&confirmed).found().contains(&"needless"));
+    log.members[0].end = Some((1_001 + ANSWER, End::Killed));
+    assert!(check(&log).found().contains(&"needless"), "long before");
+}
+
+#[test]
 fn a_sleep_excuses_what_the_group_gave_away_in_it_and_no_end_long_after() {
     let mut log = takeover(None);
     log.members[0].stops.push(200..7_000);
@@ -353,6 +365,18 @@ fn a_commit_ahead_of_the_owner_is_foreign_though_somebody_has_completed_all_of_i
     assert_eq!(check(&log).found(), [""; 0]);
     // 5 is completed since 150, by the one before; by this one it is at 5,050.
     log.commits[1].offsets = vec![Some(6)];
+    assert_eq!(check(&log).found(), ["foreign"]);
+}
+
+#[test]
+fn what_was_lost_is_not_committed_any_more_before_somebody_has_it() {
+    let mut log = takeover(Some((9_000, End::Killed)));
+    log.members[0].tell(1_000, Told::Lost(vec![0]));
+    log.members[1].handled.remove(0);
+    // It was sent before that was known.
+    log.commits.insert(1, commits(1_000 + ANSWER, 5));
+    assert_eq!(check(&log).found(), [""; 0]);
+    log.commits[1] = commits(1_001 + ANSWER, 5);
     assert_eq!(check(&log).found(), ["foreign"]);
 }
 
