@@ -33,6 +33,10 @@
 //!   take it back, down to what was confirmed when the broker went, and each offset once: so what is undone is at most
 //!   what was confirmed within that time. An ownership that ended before the broker went, with all that it had completed
 //!   confirmed to its owner, is not excused.
+//! - **A rebalance** of a classic group excuses that nothing is committed meanwhile, and nothing else: a broker answers
+//!   what comes over a connection in its order, so that the commits of a member wait behind its join, and that waits for
+//!   all the others. Signs of one are a member that comes, ends, falls asleep or wakes, or is told of partitions; each
+//!   counts for [`Log::settles`]. Storms end with a calm, for what is to be seen without it.
 //! - **A kill** excuses what its owner had, and what it let go of in the [`ANSWER`] before, where that was not confirmed.
 //! - **A seek** has the commit come down once, to its offset; what a later look sees is that and what was handled since.
 //!   In an outage it does so each time that a commit that was on its way has taken it up again. While a seek is not
@@ -81,6 +85,8 @@ pub(crate) struct Log {
     pub(crate) order: Order,
     /// How long what was completed may stay uncommitted, or a seek may not be followed, where nothing is wrong.
     pub(crate) patience: Millis,
+    /// For how long after a sign of a rebalance a classic group may still be at it; in one of KIP-848 nobody waits.
+    pub(crate) settles: Option<Millis>,
     pub(crate) members: Vec<Member>,
     /// What the broker had committed, in the order in which it was asked.
     pub(crate) commits: Vec<Commits>,
@@ -104,8 +110,8 @@ pub(crate) struct Commits {
 /// One process, from its start to its end.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Member {
-    /// Whether it came so far as to say anything.
-    pub(crate) has_begun: bool,
+    /// When it was about to join, if it came so far.
+    pub(crate) began: Option<Millis>,
     /// Records of one partition that may be in handlers at once.
     pub(crate) in_hand: usize,
     /// What it said of itself, in the order in which it said it.

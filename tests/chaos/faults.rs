@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use keepup::Order;
 
-use crate::checker::{Handled, Log, Member, Told};
+use crate::checker::{Commits, Handled, Log, Member, Told};
 
 /// What a product could do wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -473,16 +473,29 @@ fn undo_seek(log: &mut Log, sought: &Sought) -> bool {
     false
 }
 
-/// The look at which the commit has come down finds it lower.
+/// The look at which the commit has come down finds it lower, and nobody has ever asked for that.
 fn seek_too_far(log: &mut Log, sought: &Sought) -> bool {
-    let partition = sought.record.partition;
-    let looks = log.commits.iter_mut();
-    let mut after = looks.filter(|look| look.at >= sought.record.at);
-    let offset = after.find_map(|look| look.offsets.get_mut(partition)?.as_mut());
-    offset.is_some_and(|offset| {
-        *offset = sought.record.offset - 1;
-        *offset >= 0
-    })
+    let Handled {
+        partition, offset, ..
+    } = sought.record;
+    let told = log.members.iter().flat_map(|member| &member.told);
+    let mut lower = told.filter(|(_, told)| {
+        matches!(told, Told::Seek { partition: of, offset: to } if *of == partition && *to < offset)
+    });
+    let committed = |look: &Commits| look.offsets.get(partition).copied().flatten();
+    let mut looks = log.commits.iter();
+    let after = looks.position(|look| look.at >= sought.record.at);
+    let Some(place) = after.filter(|_| lower.next().is_none()) else {
+        return false;
+    };
+    let before = log.commits[..place].last().and_then(committed);
+    if before.is_none_or(|before| before < offset) || offset == 0 {
+        return false;
+    }
+    if let Some(lowest) = log.commits[place].offsets.get_mut(partition) {
+        *lowest = Some(offset - 1);
+    }
+    true
 }
 
 /// The record that was sought is left out.

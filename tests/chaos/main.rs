@@ -47,13 +47,9 @@ const CLASSIC: [(&str, &str); 2] = [
     ("heartbeat.interval.ms", "300"),
 ];
 
-/// How long what was completed may stay uncommitted in a classic group. Watermarks are stored every 200 ms and committed
-/// every 500 ms; but a broker answers what comes over a connection in its order, so that the commits of a member wait for
-/// the answer to its join, and that for all the others: for the session of one that was killed, a few times in a row.
-const CLASSIC_PATIENCE: Duration = Duration::from_secs(20);
-
-/// The same in a group of KIP-848, where nobody waits for anybody. Less than two seconds is usual on a busy machine.
-const CONSUMER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long members of such a group may wait for each other after the last sign of it: a session, and the rest of the
+/// rebalance.
+const CLASSIC_SETTLES: Duration = Duration::from_secs(4);
 
 /// How long a storm lasts, where that is not given.
 fn time(usual: u64) -> Duration {
@@ -101,10 +97,10 @@ fn finds_what_is_planted(log: &Log, clean: &Verdict, seed: u64) {
 fn short(
     seed: u64,
     properties: Vec<(&'static str, &'static str)>,
-    patience: Duration,
+    settles: Option<Duration>,
     frozen: Duration,
 ) -> Storm {
-    let time = time(45);
+    let time = time(50);
     Storm {
         shape: Shape {
             time,
@@ -114,6 +110,7 @@ fn short(
             freezes: 6_000..12_000,
             frozen,
             seeks: 700..1_400,
+            calm: Duration::from_secs(14),
             restarts: 1,
             partitions: vec![12, 16, 20],
         },
@@ -122,7 +119,7 @@ fn short(
             1 => Order::Unordered,
             _ => Order::Partition,
         },
-        patience,
+        settles,
         records: 250 * time.as_secs(),
         properties,
     }
@@ -135,7 +132,7 @@ fn s41_a_storm_over_a_classic_group_loses_reorders_and_commits_nothing_wrongly()
     let storm = short(
         seed,
         CLASSIC.to_vec(),
-        CLASSIC_PATIENCE,
+        Some(CLASSIC_SETTLES),
         Duration::from_millis(4_500),
     );
     holds(&kafka, "storm-classic", &storm, seed);
@@ -149,7 +146,7 @@ fn s45_s41_a_storm_over_a_consumer_group_loses_reorders_and_commits_nothing_wron
     let storm = short(
         seed,
         vec![("group.protocol", "consumer")],
-        CONSUMER_PATIENCE,
+        None,
         Duration::from_secs(9),
     );
     holds(&kafka, "storm-consumer", &storm, seed);
@@ -158,7 +155,7 @@ fn s45_s41_a_storm_over_a_consumer_group_loses_reorders_and_commits_nothing_wron
 /// 10 minutes, 12 members of which one comes or goes every 200 to 500 ms, 80 partitions, 500,000 records.
 fn long(
     properties: Vec<(&'static str, &'static str)>,
-    patience: Duration,
+    settles: Option<Duration>,
     frozen: Duration,
 ) -> Storm {
     let time = time(600);
@@ -171,11 +168,12 @@ fn long(
             freezes: 20_000..40_000,
             frozen,
             seeks: 1_000..3_000,
+            calm: Duration::from_secs(30),
             restarts: 3,
             partitions: vec![60, 70, 80],
         },
         order: Order::Partition,
-        patience,
+        settles,
         records: 500_000 * time.as_secs() / 600,
         properties,
     }
@@ -190,7 +188,11 @@ fn the_long_run_of_a_classic_group() {
         ("session.timeout.ms", "10000"),
         ("heartbeat.interval.ms", "300"),
     ];
-    let storm = long(classic, 2 * CLASSIC_PATIENCE, Duration::from_secs(15));
+    let storm = long(
+        classic,
+        Some(Duration::from_secs(12)),
+        Duration::from_secs(15),
+    );
     holds(&kafka, "long-classic", &storm, seed);
 }
 
@@ -204,7 +206,7 @@ fn the_long_run_of_a_consumer_group() {
     let seed = seed();
     let storm = long(
         vec![("group.protocol", "consumer")],
-        CONSUMER_PATIENCE,
+        None,
         Duration::from_mins(1),
     );
     holds(&kafka, "long-consumer", &storm, seed);

@@ -21,6 +21,9 @@ pub(crate) struct Shape {
     pub(crate) frozen: Duration,
     /// Milliseconds from one seek to the next.
     pub(crate) seeks: Range<u64>,
+    /// How long before the end nothing more is done, but that those that are stopped go on: where something stands still
+    /// though nothing is wrong, it is seen then.
+    pub(crate) calm: Duration,
     /// How often the broker goes and comes back.
     pub(crate) restarts: u32,
     /// How many partitions there are at first, and after each growth, which are spread over the time.
@@ -104,7 +107,7 @@ pub(crate) fn draw(shape: &Shape, seed: u64) -> Vec<Step> {
         are_steered[number] = is_steered(choice);
         push(&mut steps, 0, Action::Start(number, choice));
     }
-    let end = millis(shape.time);
+    let end = millis(shape.time.saturating_sub(shape.calm));
     let mut thaws: Vec<(u64, usize)> = Vec::new();
     let mut kill = Due::new(&shape.kills, random);
     let mut freeze = Due::new(&shape.freezes, random);
@@ -212,6 +215,7 @@ mod tests {
             freezes: 5_000..10_000,
             frozen: Duration::from_secs(8),
             seeks: 700..1_400,
+            calm: Duration::from_secs(10),
             restarts: 2,
             partitions: vec![8, 10, 12],
         }

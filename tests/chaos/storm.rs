@@ -29,6 +29,10 @@ const LEAVING: Duration = Duration::from_mins(2);
 /// How long those that are left may take for what is left.
 const CATCHING_UP: Duration = Duration::from_mins(4);
 
+/// How long what was completed may stay uncommitted where nothing is wrong: watermarks are stored every 200 ms and
+/// committed every 500 ms, and the machine is busy.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Workers of a member whose order lets them share partitions.
 const WORKERS: u64 = 4;
 
@@ -55,8 +59,8 @@ const PROPERTIES: [(&str, &str); 3] = [
 pub(crate) struct Storm {
     pub(crate) shape: Shape,
     pub(crate) order: Order,
-    /// How long a commit may take where nothing is wrong.
-    pub(crate) patience: Duration,
+    /// For how long after a sign of a rebalance its members may still wait for each other, where they do.
+    pub(crate) settles: Option<Duration>,
     /// Written while it lasts, evenly.
     pub(crate) records: u64,
     /// Properties of every member, beside [`PROPERTIES`].
@@ -102,7 +106,8 @@ pub(crate) fn raise(kafka: &Kafka, name: &str, storm: &Storm, seed: u64) -> Log 
         println!("caught up: {caught_up}; {} looks at commits", commits.len());
         Log {
             order: storm.order,
-            patience: Millis::try_from(storm.patience.as_millis()).expect("it is short"),
+            patience: millis(PATIENCE),
+            settles: storm.settles.map(millis),
             members,
             commits,
             outages,
@@ -128,7 +133,10 @@ fn tell(members: &[Member], outages: &[std::ops::Range<Millis>]) {
         "{} members, {} of which ended before they had begun: {} left, {} left work, {} were killed; {sleeps} sleeps; \
          {} seeks; no broker in {outages:?}; refused commits: {refusals:?}",
         members.len(),
-        members.iter().filter(|member| !member.has_begun).count(),
+        members
+            .iter()
+            .filter(|member| member.began.is_none())
+            .count(),
         ended(End::Left),
         ended(End::LeftWork),
         ended(End::Killed),
@@ -415,7 +423,7 @@ impl Running {
     /// Has it seek, where it has come so far as to take signals.
     fn seek(&mut self) {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_begun = log.has_begun;
+        let has_begun = log.began.is_some();
         drop(log);
         if self.is_steered && has_begun {
             self.signal(Signal::USR1);
@@ -443,7 +451,9 @@ impl Running {
             (Some(0), _) => End::Left,
             (Some(3), _) => End::LeftWork,
             // It had not come so far as to take signals.
-            (_, Some(signal)) if signal == Signal::TERM.as_raw() && !log.has_begun => End::Killed,
+            (_, Some(signal)) if signal == Signal::TERM.as_raw() && log.began.is_none() => {
+                End::Killed
+            }
             _ => panic!("a member ended with code {code:?}, signal {signal:?}:\n{stderr}"),
         });
         log.end = Some((now(), end));
@@ -478,7 +488,7 @@ fn note(member: &mut Member, line: &str) {
             key: number("key"),
             number: number("value"),
         }),
-        "startup_complete" => member.has_begun = true,
+        "startup_complete" => member.began = Some(at),
         "partitions_assigned" if !is_local => member.tell(at, Told::Assigned(partitions())),
         "partitions_revoked" if !is_local => member.tell(at, Told::Revoked(partitions())),
         "partitions_lost" => member.tell(at, Told::Lost(partitions())),
@@ -599,6 +609,10 @@ fn quoted(path: &Path) -> String {
 
 fn index(choice: u64, of: u64) -> usize {
     usize::try_from(choice % of).expect("a few")
+}
+
+fn millis(duration: Duration) -> Millis {
+    Millis::try_from(duration.as_millis()).expect("it fits")
 }
 
 pub(crate) fn now() -> Millis {

@@ -15,6 +15,7 @@ pub(super) fn check(
     verdict: &mut Verdict,
 ) {
     check_safety(log, done, broker, verdict);
+    let rebalances = rebalances(log);
     for (partition, all) in by_partition.iter().enumerate() {
         let looks: Vec<Look> = log
             .commits
@@ -25,7 +26,7 @@ pub(super) fn check(
         check_owners(partition, &looks, all, broker, verdict);
         check_words(log, partition, &looks, all, verdict);
         for ownership in all {
-            check_progress(log, &looks, ownership, verdict);
+            check_progress(log, &looks, &rebalances, ownership, verdict);
         }
     }
 }
@@ -247,8 +248,14 @@ fn most(looks: &[Look], all: &[Ownership], member: usize, at: Millis) -> i64 {
 }
 
 /// What was completed is committed soon, where nothing is done to its owner or the broker.
-fn check_progress(log: &Log, looks: &[Look], ownership: &Ownership, verdict: &mut Verdict) {
-    for quiet in quiet(log, ownership) {
+fn check_progress(
+    log: &Log,
+    looks: &[Look],
+    rebalances: &[Range<Millis>],
+    ownership: &Ownership,
+    verdict: &mut Verdict,
+) {
+    for quiet in quiet(log, rebalances, ownership) {
         let done = Completed::new(ownership, quiet.start);
         let from = looks.partition_point(|look| look.asked < quiet.start);
         for look in looks[from..].iter().take_while(|look| look.at <= quiet.end) {
@@ -307,8 +314,35 @@ impl Completed {
     }
 }
 
+/// When the group may be at a rebalance in which members wait for each other, as far as there are signs of it.
+fn rebalances(log: &Log) -> Vec<Range<Millis>> {
+    let Some(settles) = log.settles else {
+        return Vec::new();
+    };
+    let mut signs: Vec<Millis> = Vec::new();
+    for member in &log.members {
+        let told = member.told.iter().filter(|(_, told)| {
+            matches!(told, Told::Assigned(_) | Told::Revoked(_) | Told::Lost(_))
+        });
+        signs.extend(told.map(|(at, _)| *at));
+        signs.extend(member.began);
+        signs.extend(member.end.map(|(at, _)| at));
+        signs.extend(member.stops.iter().flat_map(|stop| [stop.start, stop.end]));
+    }
+    signs.sort_unstable();
+    let mut rebalances: Vec<Range<Millis>> = Vec::new();
+    for at in signs {
+        let until = at.saturating_add(settles);
+        match rebalances.last_mut() {
+            Some(last) if at <= last.end => last.end = until,
+            _ => rebalances.push(at..until),
+        }
+    }
+    rebalances
+}
+
 /// The parts of an ownership in which nothing is done to anybody that commits have to do with.
-fn quiet(log: &Log, ownership: &Ownership) -> Vec<Range<Millis>> {
+fn quiet(log: &Log, rebalances: &[Range<Millis>], ownership: &Ownership) -> Vec<Range<Millis>> {
     let member = &log.members[ownership.member];
     let stops = member
         .stops
@@ -321,7 +355,9 @@ fn quiet(log: &Log, ownership: &Ownership) -> Vec<Range<Millis>> {
         let follows = ownership.restarted().find(|(at, _)| *at >= seek.at);
         seek.at..follows.map_or(ownership.to, |(at, _)| at)
     });
-    let mut disturbed: Vec<Range<Millis>> = stops.chain(outages).chain(seeks).collect();
+    let rebalances = rebalances.iter().cloned();
+    let disturbed = stops.chain(outages).chain(seeks).chain(rebalances);
+    let mut disturbed: Vec<Range<Millis>> = disturbed.collect();
     disturbed.sort_by_key(|range| range.start);
     let mut quiet = Vec::new();
     let mut from = ownership.from;

@@ -331,6 +331,31 @@ fn a_commit_that_stands_still_while_its_owner_works_is_found() {
 }
 
 #[test]
+fn while_a_classic_group_rebalances_no_commit_is_missed() {
+    let mut log = alone(0..150);
+    for look in log.commits.iter_mut().filter(|look| look.at > 3_100) {
+        look.offsets = vec![Some(30)];
+    }
+    log.commits.push(commits(15_100, 150));
+    log.settles = Some(2_000);
+    assert_eq!(check(&log).found(), ["stalled"]);
+    // Another one comes when it is high time, and is told of its partitions.
+    let mut other = Member {
+        began: Some(7_000),
+        ..Member::default()
+    };
+    other.tell(8_900, Told::Assigned(vec![]));
+    log.members.push(other);
+    assert_eq!(check(&log).found(), [""; 0]);
+    log.settles = None;
+    assert_eq!(
+        check(&log).found(),
+        ["stalled"],
+        "nobody waits for that one"
+    );
+}
+
+#[test]
 fn a_commit_of_another_life_is_foreign_by_its_members_word() {
     // Member 0 let go at 1,000 with 6 completed; member 1 has all ten.
     let mut log = takeover(Some((9_000, End::Killed)));
