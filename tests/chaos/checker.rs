@@ -33,7 +33,8 @@
 //!   take it back, down to what was confirmed when the broker went, and each offset once: so what is undone is at most
 //!   what was confirmed within that time. An ownership that ended before the broker went, with all that it had completed
 //!   confirmed to its owner, is not excused.
-//! - **A rebalance** of a classic group excuses that nothing is committed meanwhile, and nothing else: a broker answers
+//! - **A rebalance** of a classic group excuses that nothing is committed meanwhile, and has whatever is said here of
+//!   [`ANSWER`] to a commit begin at its end: a broker answers
 //!   what comes over a connection in its order, so that the commits of a member wait behind its join, and that waits for
 //!   all the others. Signs of one are a member that comes, ends, falls asleep or wakes, or is told of partitions; each
 //!   counts for [`Log::settles`]. Storms end with a calm, for what is to be seen without it.

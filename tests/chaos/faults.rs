@@ -246,10 +246,18 @@ fn ignore_a_commit(log: &mut Log, random: &mut fastrand::Rng) -> bool {
             };
             // What is committed may go back then.
             let mut outages = log.outages.iter();
-            if outages.any(|outage| (outage.start..outage.end + 10_000).contains(at)) {
+            if outages.any(|outage| (outage.start - 10_000..outage.end + 20_000).contains(at)) {
                 continue;
             }
             for &partition in partitions {
+                // Or by a seek.
+                let told = log.members.iter().flat_map(|member| &member.told);
+                let mut seeks = told.filter(
+                    |(_, told)| matches!(told, Told::Seek { partition: of, .. } if *of == partition),
+                );
+                if seeks.next().is_some() {
+                    continue;
+                }
                 let committed = committed_before(log, partition, *at);
                 if committed > 0 {
                     places.push((number, *at, partition, committed - 1));
@@ -308,6 +316,18 @@ fn commit_the_past(log: &mut Log, random: &mut fastrand::Rng) -> bool {
 fn stand_still(log: &mut Log, random: &mut fastrand::Rng) -> bool {
     // Longer than what may be wrong with the broker, or with a member that slept, goes on to excuse it.
     let enough = log.patience + 2_000;
+    // Rebalances of a classic group excuse it too.
+    let settles = log.settles.unwrap_or(0);
+    let mut signs: Vec<i64> = Vec::new();
+    for member in log.members.iter().filter(|_| log.settles.is_some()) {
+        let told = member.told.iter();
+        let told = told.filter(|(_, told)| !matches!(told, Told::Committed(_) | Told::Seek { .. }));
+        signs.extend(told.map(|(at, _)| *at));
+        signs.extend(member.began);
+        signs.extend(member.end.map(|(at, _)| at));
+        signs.extend(member.stops.iter().flat_map(|stop| [stop.start, stop.end]));
+    }
+    signs.sort_unstable();
     let mut places = Vec::new();
     for member in &log.members {
         let mut lately: BTreeMap<usize, Handled> = BTreeMap::new();
@@ -321,7 +341,12 @@ fn stand_still(log: &mut Log, random: &mut fastrand::Rng) -> bool {
                 .iter()
                 .filter(|(at, _)| (first.at..=record.at).contains(at));
             let mut told = told.map(|(_, told)| told);
-            if disturbed.next().is_some() || told.any(|told| concerns(told, record.partition)) {
+            let sign = signs.partition_point(|sign| *sign < first.at - settles);
+            let rebalances = signs.get(sign).is_some_and(|sign| *sign <= record.at);
+            if rebalances
+                || disturbed.next().is_some()
+                || told.any(|told| concerns(told, record.partition))
+            {
                 lately.insert(record.partition, *record);
             } else if record.at - first.at > enough {
                 places.push((first, record.at));

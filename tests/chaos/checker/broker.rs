@@ -12,6 +12,7 @@ pub(super) struct Broker<'a> {
     excuses: Vec<Vec<Excuse>>,
     /// By partition, when something lower was sought.
     seeks: Vec<Vec<(Millis, i64)>>,
+    rebalances: Vec<Range<Millis>>,
 }
 
 /// A time in which a commit that was on its way may come again and take a later one back.
@@ -29,6 +30,7 @@ impl<'a> Broker<'a> {
             log,
             excuses: Vec::new(),
             seeks: Vec::new(),
+            rebalances: rebalances(log),
         };
         for (partition, all) in by_partition.iter().enumerate() {
             let seeks = all.iter().flat_map(|ownership| &ownership.seeks);
@@ -37,7 +39,7 @@ impl<'a> Broker<'a> {
                 .push(seeks.map(|seek| (seek.at, seek.offset)).collect());
             let excuses = log.outages.iter().filter_map(|outage| {
                 let sent = all.iter().filter(|ownership| {
-                    outage.start - ANSWER <= ownership.to && ownership.from <= outage.end
+                    outage.start <= broker.answered_by(ownership.to) && ownership.from <= outage.end
                 });
                 let until = sent
                     .map(|ownership| broker.back(ownership.member, outage))
@@ -69,11 +71,26 @@ impl<'a> Broker<'a> {
         heard.min(gone)
     }
 
+    /// When a commit that was sent at that moment has its answer, if it gets one: in a rebalance of a classic group after
+    /// that.
+    pub(super) fn answered_by(&self, at: Millis) -> Millis {
+        let mut rebalances = self.rebalances.iter();
+        let meanwhile = rebalances.find(|rebalance| rebalance.contains(&at));
+        meanwhile
+            .map_or(at, |rebalance| rebalance.end)
+            .saturating_add(ANSWER)
+    }
+
+    pub(super) fn rebalances(&self) -> &[Range<Millis>] {
+        &self.rebalances
+    }
+
     /// Whether an ownership ended when its owner could not commit, or could not know whether it had.
     pub(super) fn was_away_from(&self, ownership: &Ownership) -> bool {
         self.log.outages.iter().any(|outage| {
             let to = ownership.to;
-            let may = outage.start - ANSWER <= to && to <= self.back(ownership.member, outage);
+            let may =
+                outage.start <= self.answered_by(to) && to <= self.back(ownership.member, outage);
             may && !(to < outage.start && self.was_confirmed(ownership))
         })
     }
@@ -141,4 +158,31 @@ impl<'a> Broker<'a> {
             .map(|(partition, end)| end - committed(partition))
             .sum()
     }
+}
+
+/// When the group may be at a rebalance in which members wait for each other, as far as there are signs of it.
+fn rebalances(log: &Log) -> Vec<Range<Millis>> {
+    let Some(settles) = log.settles else {
+        return Vec::new();
+    };
+    let mut signs: Vec<Millis> = Vec::new();
+    for member in &log.members {
+        let told = member.told.iter().filter(|(_, told)| {
+            matches!(told, Told::Assigned(_) | Told::Revoked(_) | Told::Lost(_))
+        });
+        signs.extend(told.map(|(at, _)| *at));
+        signs.extend(member.began);
+        signs.extend(member.end.map(|(at, _)| at));
+        signs.extend(member.stops.iter().flat_map(|stop| [stop.start, stop.end]));
+    }
+    signs.sort_unstable();
+    let mut rebalances: Vec<Range<Millis>> = Vec::new();
+    for at in signs {
+        let until = at.saturating_add(settles);
+        match rebalances.last_mut() {
+            Some(last) if at <= last.end => last.end = until,
+            _ => rebalances.push(at..until),
+        }
+    }
+    rebalances
 }

@@ -15,7 +15,6 @@ pub(super) fn check(
     verdict: &mut Verdict,
 ) {
     check_safety(log, done, broker, verdict);
-    let rebalances = rebalances(log);
     for (partition, all) in by_partition.iter().enumerate() {
         let looks: Vec<Look> = log
             .commits
@@ -26,7 +25,7 @@ pub(super) fn check(
         check_owners(partition, &looks, all, broker, verdict);
         check_words(log, partition, &looks, all, verdict);
         for ownership in all {
-            check_progress(log, &looks, &rebalances, ownership, verdict);
+            check_progress(log, &looks, broker.rebalances(), ownership, verdict);
         }
     }
 }
@@ -110,7 +109,7 @@ fn check_direction(
             // Sent before it let go; in an outage it comes when the broker does.
             let excuse = broker.excuse(partition, ownership.to, ownership.to);
             let until = excuse.map_or(ownership.to, |excuse| excuse.until.max(ownership.to));
-            let until = until.saturating_add(ANSWER);
+            let until = broker.answered_by(until);
             ownership.seeks.iter().map(move |&seek| (seek, until))
         })
         .collect();
@@ -312,33 +311,6 @@ impl Completed {
         let place = usize::try_from((offset - self.first).max(0)).ok()?;
         self.since.get(place).copied()
     }
-}
-
-/// When the group may be at a rebalance in which members wait for each other, as far as there are signs of it.
-fn rebalances(log: &Log) -> Vec<Range<Millis>> {
-    let Some(settles) = log.settles else {
-        return Vec::new();
-    };
-    let mut signs: Vec<Millis> = Vec::new();
-    for member in &log.members {
-        let told = member.told.iter().filter(|(_, told)| {
-            matches!(told, Told::Assigned(_) | Told::Revoked(_) | Told::Lost(_))
-        });
-        signs.extend(told.map(|(at, _)| *at));
-        signs.extend(member.began);
-        signs.extend(member.end.map(|(at, _)| at));
-        signs.extend(member.stops.iter().flat_map(|stop| [stop.start, stop.end]));
-    }
-    signs.sort_unstable();
-    let mut rebalances: Vec<Range<Millis>> = Vec::new();
-    for at in signs {
-        let until = at.saturating_add(settles);
-        match rebalances.last_mut() {
-            Some(last) if at <= last.end => last.end = until,
-            _ => rebalances.push(at..until),
-        }
-    }
-    rebalances
 }
 
 /// The parts of an ownership in which nothing is done to anybody that commits have to do with.

@@ -78,7 +78,7 @@ impl Ownership {
         // What is let go of is committed then, unless its process is killed before that is answered.
         let was_cut_short = matches!(
             log.members[self.member].end,
-            Some((at, End::Killed)) if self.to <= at && at <= self.to.saturating_add(ANSWER)
+            Some((at, End::Killed)) if self.to <= at && at <= broker.answered_by(self.to)
         );
         if was_cut_short && !broker.was_confirmed(self) {
             Ended::Killed

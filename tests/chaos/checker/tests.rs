@@ -238,6 +238,9 @@ fn a_kill_excuses_what_was_let_go_of_just_before_unless_that_was_confirmed() {
     assert!(check(&confirmed).found().contains(&"needless"));
     log.members[0].end = Some((1_001 + ANSWER, End::Killed));
     assert!(check(&log).found().contains(&"needless"), "long before");
+    // Its commit waits for the join of a classic group, of which its letting go is a sign.
+    log.settles = Some(1);
+    assert_eq!(check(&log).found(), [""; 0]);
 }
 
 #[test]
