@@ -100,7 +100,7 @@ fn short(
     settles: Option<Duration>,
     frozen: Duration,
 ) -> Storm {
-    let time = time(50);
+    let time = time(52);
     Storm {
         shape: Shape {
             time,
@@ -110,7 +110,7 @@ fn short(
             freezes: 6_000..12_000,
             frozen,
             seeks: 700..1_400,
-            calm: Duration::from_secs(14),
+            calm: Duration::from_secs(16),
             restarts: 1,
             partitions: vec![12, 16, 20],
         },
