@@ -360,8 +360,12 @@ impl<H: Handler> RecordEngine for RecordLoop<H> {
             }
             let task = turn.seat.next(now);
             let record = task.and_then(|task| {
-                let batch = turn.batches.get(task.batch)?;
-                Some((batch.record(task.index, task.attempt)?, batch, task.index))
+                let batch = turn.batches.get(task.batch())?;
+                Some((
+                    batch.record(task.index(), task.attempt)?,
+                    batch,
+                    task.index(),
+                ))
             });
             let Some((record, batch, index)) = record else {
                 watch.stop(*handled);

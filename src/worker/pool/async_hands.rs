@@ -363,9 +363,9 @@ impl AsyncHands {
         let record = self.seats[hand]
             .next(self.context.clock.coarse())
             .and_then(|task| {
-                let batch = Arc::clone(work.batches.get(task.batch)?);
-                let bytes = batch.bytes_of(task.index, task.index + 1);
-                let record = OwnedRecord::new(batch, task.index, task.attempt)?;
+                let batch = Arc::clone(work.batches.get(task.batch())?);
+                let bytes = batch.bytes_of(task.index(), task.index() + 1);
+                let record = OwnedRecord::new(batch, task.index(), task.attempt)?;
                 Some((record, bytes))
             });
         let (Some((record, bytes)), Engine::Async(engine)) = (record, &self.engine) else {

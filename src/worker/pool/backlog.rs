@@ -30,10 +30,11 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
-use std::hash::Hasher;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::quality::FixedState;
 
 use crate::record::{Batch, Entry, Record};
 use crate::worker::completed::Completed;
@@ -80,13 +81,19 @@ impl Lanes {
 /// Nothing yet: no sequence number gets there.
 const NONE: u64 = u64::MAX;
 
+/// Spreads keys over the slots. It is quick and its low bits are good, and it is
+/// no secret: whoever chooses keys can have many of them fall into one slot.
+/// That is no worse than to send all of them with one key, which nobody can be
+/// kept from: these records wait for each other, and no others do. A slot means
+/// something within one process only, so that another hash may take its place.
+const SLOT_OF_KEY: FixedState = FixedState::with_seed(0);
+
 /// The slot of a record in key order.
 pub(crate) fn slot_of(record: &Record<'_>) -> u16 {
     let slots = u64::from(SLOTS);
     let slot = match record.key() {
         Some(key) => {
-            // Fixed keys: who sends many keys of one slot slows only these down.
-            let mut hasher = std::hash::DefaultHasher::new();
+            let mut hasher = SLOT_OF_KEY.build_hasher();
             hasher.write(key);
             hasher.finish() % slots
         }
@@ -100,8 +107,8 @@ pub(crate) fn slot_of(record: &Record<'_>) -> u16 {
 pub(crate) struct Task {
     pub(crate) seq: u64,
     /// Which of the hand's batches it is in, and where there.
-    pub(crate) batch: usize,
-    pub(crate) index: usize,
+    batch: u32,
+    index: u32,
     /// Which delivery of it this is, from 1.
     pub(crate) attempt: u32,
     /// It is of the same lane as the task before it.
@@ -137,6 +144,18 @@ impl Failure {
 }
 
 impl Task {
+    /// Which of the hand's batches it is in.
+    #[inline]
+    pub(crate) fn batch(&self) -> usize {
+        self.batch as usize
+    }
+
+    /// Where it is in that batch.
+    #[inline]
+    pub(crate) fn index(&self) -> usize {
+        self.index as usize
+    }
+
     /// Whether it is of the same lane as the task before it.
     pub(crate) fn follows(&self) -> bool {
         self.follows
@@ -160,6 +179,7 @@ impl Bits {
         bits
     }
 
+    #[inline]
     fn get(&self, index: usize) -> bool {
         self.0
             .get(index / 64)
@@ -167,6 +187,7 @@ impl Bits {
     }
 
     /// Returns whether that changed it.
+    #[inline]
     fn set(&mut self, index: usize, to: bool) -> bool {
         let Some(word) = self.0.get_mut(index / 64) else {
             return false;
@@ -187,6 +208,7 @@ impl Bits {
         self.first(from, |word| !word)
     }
 
+    #[inline]
     fn first(&self, from: usize, look: impl Fn(u64) -> u64) -> Option<usize> {
         let mut mask = u64::MAX << (from % 64);
         for (number, &word) in self.0.iter().enumerate().skip(from / 64) {
@@ -235,6 +257,25 @@ impl Piece {
         usize::try_from(seq - self.first_seq).unwrap_or(usize::MAX)
     }
 
+    /// The first from the number `from` on that is ready.
+    #[inline]
+    fn first_ready(&self, from: u64) -> Option<usize> {
+        if self.ready_count == 0 {
+            return None;
+        }
+        self.ready.first_set(self.at(from.max(self.first_seq)))
+    }
+
+    /// The number of the next of the same lane, if one was read already.
+    #[inline]
+    fn next_of(&self, index: usize) -> Option<u64> {
+        match self.next_in_lane.get(index) {
+            None | Some(0) => None,
+            Some(&further) => Some(self.first_seq + index as u64 + u64::from(further)),
+        }
+    }
+
+    #[inline]
     fn make_ready(&mut self, index: usize) -> bool {
         let changed = self.ready.set(index, true);
         self.ready_count += usize::from(changed);
@@ -364,34 +405,39 @@ impl Backlog {
             return;
         }
         let of_each = most / heads;
-        for _ in 0..heads {
-            let Some((number, index)) = self.first_ready(below) else {
-                break;
+        let mut left = heads;
+        let mut number = self.piece_of(self.look_from);
+        while left > 0
+            && let Some(piece) = self.pieces.get(number)
+        {
+            let Some(index) = piece.first_ready(self.look_from) else {
+                number += 1;
+                continue;
             };
+            if piece.first_seq + index as u64 >= below {
+                return;
+            }
+            left -= 1;
             self.take_lane(number, index, of_each, below, into);
         }
     }
 
     /// Whether a record may be taken whose number is below `below`.
     pub(crate) fn has_ready(&self, below: u64) -> bool {
-        self.ready > 0 && self.first_ready(below).is_some()
+        if self.ready == 0 {
+            return false;
+        }
+        let mut pieces = self.pieces.iter().skip(self.piece_of(self.look_from));
+        let first = pieces.find_map(|piece| {
+            let index = piece.first_ready(self.look_from)?;
+            Some(piece.first_seq + index as u64)
+        });
+        first.is_some_and(|seq| seq < below)
     }
 
     /// No record at or after that number was ever taken.
     pub(crate) fn taken_below(&self) -> u64 {
         self.taken_below
-    }
-
-    fn first_ready(&self, below: u64) -> Option<(usize, usize)> {
-        let first = self.piece_of(self.look_from);
-        let pieces = self.pieces.iter().enumerate().skip(first);
-        pieces
-            .filter(|(_, piece)| piece.ready_count > 0)
-            .find_map(|(number, piece)| {
-                let from = piece.at(self.look_from.max(piece.first_seq));
-                Some((number, piece.ready.first_set(from)?))
-            })
-            .filter(|&(number, index)| self.pieces[number].first_seq + (index as u64) < below)
     }
 
     /// Takes a ready record, and up to `most` of its lane with those behind it.
@@ -406,26 +452,25 @@ impl Backlog {
         let Some(piece) = self.pieces.get_mut(number) else {
             return;
         };
-        let mut seq = piece.first_seq + index as u64;
+        let seq = piece.first_seq + index as u64;
         piece.ready.set(index, false);
         piece.ready_count -= 1;
         self.ready -= 1;
         self.look_from = seq + 1;
-        self.put_in_hand(seq, false, into);
+        let mut next = self.put_in_hand(seq, false, into);
         for _ in 1..most {
-            let Some(next) = self.next_of(seq).filter(|&next| next < below) else {
+            let Some(seq) = next.filter(|&next| next < below) else {
                 break;
             };
-            seq = next;
-            self.put_in_hand(seq, true, into);
+            next = self.put_in_hand(seq, true, into);
         }
     }
 
-    fn put_in_hand(&mut self, seq: u64, follows: bool, into: &mut Taken) {
+    /// Gives the next of the same lane, if one was read already.
+    #[inline]
+    fn put_in_hand(&mut self, seq: u64, follows: bool, into: &mut Taken) -> Option<u64> {
         let number = self.piece_of(seq);
-        let Some(piece) = self.pieces.get_mut(number) else {
-            return;
-        };
+        let piece = self.pieces.get_mut(number)?;
         let index = piece.at(seq);
         if follows {
             piece.follows.set(index, true);
@@ -435,26 +480,26 @@ impl Backlog {
         } else {
             self.failures.get(&seq)
         };
-        let (batch, index) = match (
+        let (batch, place) = match (
             failure.and_then(|failure| failure.copy.as_ref()),
             &piece.batch,
         ) {
             (Some(copy), _) => (copy, 0),
             (None, Some(batch)) => (batch, piece.first_index + index),
-            (None, None) => return,
+            (None, None) => return None,
         };
         let known = into
             .batches
             .iter()
             .rposition(|other| Arc::ptr_eq(other, batch));
-        let place = known.unwrap_or_else(|| {
+        let number = known.unwrap_or_else(|| {
             into.batches.push(Arc::clone(batch));
             into.batches.len() - 1
         });
         into.tasks.push(Task {
             seq,
-            batch: place,
-            index,
+            batch: u32::try_from(number).unwrap_or(u32::MAX),
+            index: u32::try_from(place).unwrap_or(u32::MAX),
             attempt: failure
                 .map_or(0, |failure| failure.attempts)
                 .saturating_add(1),
@@ -462,10 +507,12 @@ impl Backlog {
         });
         self.in_hand += 1;
         self.taken_below = self.taken_below.max(seq + 1);
+        piece.next_of(index)
     }
 
     /// A record that was in hand, or waited, is done. Gives its batch back
     /// where that was the last of it.
+    #[inline]
     pub(crate) fn done(&mut self, seq: u64) -> Option<Arc<Batch>> {
         let number = self.piece_of(seq);
         let piece = self.pieces.get_mut(number)?;
@@ -476,14 +523,24 @@ impl Backlog {
         piece.left -= 1;
         self.not_done -= 1;
         self.in_hand -= 1;
-        let further = piece.next_in_lane.get(index).map_or(0, |&further| further);
+        let is_needed = piece.left > piece.waiting;
+        if let Some(next) = piece.next_of(index) {
+            // Mostly it is in the same piece.
+            if piece.has(next) {
+                let next_index = piece.at(next);
+                // Where it was taken together with this one, it is in hand.
+                if !piece.follows.get(next_index) && piece.make_ready(next_index) {
+                    self.ready += 1;
+                    self.look_from = self.look_from.min(next);
+                }
+            } else {
+                self.make_next_ready(next);
+            }
+        }
         if !self.failures.is_empty() {
             self.forget_failure(seq);
         }
-        if further > 0 {
-            self.make_next_ready(seq + u64::from(further));
-        }
-        if self.pieces[number].left > self.pieces[number].waiting {
+        if is_needed {
             return None;
         }
         let given_back = self.give_back(number);
@@ -666,21 +723,18 @@ impl Backlog {
         if self.pieces.get(last).is_some_and(|piece| piece.has(seq)) {
             return last;
         }
+        self.search_piece_of(seq)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn search_piece_of(&self, seq: u64) -> usize {
         let found = self
             .pieces
             .partition_point(|piece| piece.first_seq <= seq)
             .saturating_sub(1);
         self.last_piece.set(found);
         found
-    }
-
-    /// The next of the same lane, if one was read already.
-    fn next_of(&self, seq: u64) -> Option<u64> {
-        let piece = self.pieces.get(self.piece_of(seq))?;
-        match piece.next_in_lane.get(piece.at(seq)) {
-            None | Some(0) => None,
-            Some(&further) => Some(seq + u64::from(further)),
-        }
     }
 
     fn make_next_ready(&mut self, next: u64) {

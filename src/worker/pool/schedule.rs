@@ -880,8 +880,8 @@ impl Schedule {
                 count.give_back(allowed.saturating_sub(taken));
             }
             let first = self.taken.tasks.first().and_then(|task| {
-                let batch = self.taken.batches.get(task.batch)?;
-                batch.entries.get(task.index).map(|entry| entry.offset)
+                let batch = self.taken.batches.get(task.batch())?;
+                batch.entries.get(task.index()).map(|entry| entry.offset)
             });
             let work = first.map(|offset| {
                 part.position = part.position.max(offset + 1);

@@ -73,7 +73,8 @@ impl Seat {
         }))
     }
 
-    /// Puts what was taken into the hand, which is empty.
+    /// Puts what was taken into the hand, which is empty: what it held its tasks
+    /// in is for the next that are taken.
     pub(crate) fn fill(
         &self,
         epoch: AssignmentEpoch,
@@ -83,7 +84,7 @@ impl Seat {
         let mut hand = self.0.lock();
         hand.epoch = epoch;
         hand.tasks.clear();
-        hand.tasks.append(&mut taken.tasks);
+        std::mem::swap(&mut hand.tasks, &mut taken.tasks);
         hand.finished = 0;
         hand.settled = 0;
         hand.is_busy = false;

@@ -77,6 +77,42 @@ fn what_is_completed_is_what_was_done_beyond_the_first_that_is_not() {
     }
 }
 
+/// How many records there are in the fullest slot.
+fn in_the_fullest_slot(keys: impl Iterator<Item = Vec<u8>>) -> usize {
+    let mut counts = vec![0; usize::from(SLOTS)];
+    for key in keys {
+        let of_one = Batch {
+            entries: vec![Entry {
+                key_len: i32::try_from(key.len()).expect("small"),
+                value_len: -1,
+                ..Entry::default()
+            }],
+            bytes: key.into(),
+            ..batch(0, 1, 1, &mut fastrand::Rng::new())
+        };
+        let mut slots = Vec::new();
+        Lanes::Keys.slots(&of_one, &mut slots);
+        counts[usize::from(slots[0])] += 1;
+    }
+    counts.into_iter().max().unwrap_or(0)
+}
+
+#[test]
+fn keys_that_look_alike_are_spread_over_all_slots() {
+    // Eight for each slot; of keys that are thrown at random the fullest slot
+    // gets some 22.
+    let numbers = || 0..8 * u64::from(SLOTS);
+    let most = [
+        in_the_fullest_slot(numbers().map(|n| n.to_be_bytes().to_vec())),
+        in_the_fullest_slot(numbers().map(|n| n.to_le_bytes().to_vec())),
+        in_the_fullest_slot(numbers().map(|n| (n << 12).to_be_bytes().to_vec())),
+        in_the_fullest_slot(numbers().map(|n| n.to_string().into_bytes())),
+        in_the_fullest_slot(numbers().map(|n| format!("customer-{n:08}").into_bytes())),
+        in_the_fullest_slot(numbers().map(|n| format!("{n:036}/orders").into_bytes())),
+    ];
+    assert!(most.iter().all(|&most| most <= 30), "{most:?}");
+}
+
 /// Not a test: how many records a second one core can complete in key order.
 ///
 /// ```text

@@ -220,11 +220,11 @@ impl Run {
             return;
         };
         let task = self.schedule.seats[&place].next(now).expect("it took one");
-        let batch = &work.batches[task.batch];
+        let batch = &work.batches[task.batch()];
         let held = Held {
             epoch: batch.epoch,
             partition: work.partition.partition(),
-            offset: batch.entries[task.index].offset,
+            offset: batch.entries[task.index()].offset,
         };
         self.check_begin(held);
         self.held.insert(place, held);
