@@ -79,20 +79,28 @@ fn what_is_completed_is_what_was_done_beyond_the_first_that_is_not() {
 
 /// How many records there are in the fullest slot.
 fn in_the_fullest_slot(keys: impl Iterator<Item = Vec<u8>>) -> usize {
-    let mut counts = vec![0; usize::from(SLOTS)];
-    for key in keys {
-        let of_one = Batch {
-            entries: vec![Entry {
-                key_len: i32::try_from(key.len()).expect("small"),
-                value_len: -1,
-                ..Entry::default()
-            }],
-            bytes: key.into(),
-            ..batch(0, 1, 1, &mut fastrand::Rng::new())
+    let mut bytes = Vec::new();
+    let entries = keys.map(|key| {
+        let entry = Entry {
+            key_start: u32::try_from(bytes.len()).expect("small"),
+            key_len: i32::try_from(key.len()).expect("small"),
+            value_len: -1,
+            ..Entry::default()
         };
-        let mut slots = Vec::new();
-        Lanes::Keys.slots(&of_one, &mut slots);
-        counts[usize::from(slots[0])] += 1;
+        bytes.extend_from_slice(&key);
+        entry
+    });
+    let entries = entries.collect();
+    let all = Batch {
+        entries,
+        bytes: bytes.into(),
+        ..batch(0, 1, 1, &mut fastrand::Rng::new())
+    };
+    let mut slots = Vec::new();
+    Lanes::Keys.slots(&all, &mut slots);
+    let mut counts = vec![0; usize::from(SLOTS)];
+    for slot in slots {
+        counts[usize::from(slot)] += 1;
     }
     counts.into_iter().max().unwrap_or(0)
 }
