@@ -407,6 +407,10 @@ impl Group for KafkaGroup {
         !self.is_static && !self.is_cooperative()
     }
 
+    fn commit_interval(&self) -> Duration {
+        properties::commit_interval(&self.settings)
+    }
+
     fn share_within(&self) -> Duration {
         if properties::uses_consumer_protocol(&self.settings.properties) {
             SHARE_WITHIN_KIP_848
@@ -438,8 +442,8 @@ impl Group for KafkaGroup {
 
     /// Commits of one client are carried out in the order in which they were
     /// asked for, and nothing higher was stored before: so this one takes nothing
-    /// back that is committed later. Unless the coordinator dies with it on its
-    /// way: it is sent again then, after a wait of its own.
+    /// back that is committed later. Unless one of them is sent again after a wait
+    /// of its own, because the coordinator died with it on its way.
     fn commit_now(&mut self, marks: &[Mark]) -> Result<(), String> {
         // Stored first: the committer would otherwise find that more is stored
         // than committed, and undo it.

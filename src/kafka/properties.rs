@@ -33,6 +33,9 @@ const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 /// tells its members neither.
 const SHORTEST_UNTOLD_SESSION: Duration = Duration::from_secs(6);
 
+/// [`commit_interval`], where nothing else is asked for.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+
 /// The property that chooses between the classic protocol and KIP-848.
 pub(super) const GROUP_PROTOCOL: &str = "group.protocol";
 
@@ -265,6 +268,11 @@ pub(crate) fn session_timeout(settings: &Settings) -> Duration {
     millis(&settings.properties, "session.timeout.ms").unwrap_or(DEFAULT_SESSION_TIMEOUT)
 }
 
+/// How often what is stored is committed.
+pub(crate) fn commit_interval(settings: &Settings) -> Duration {
+    millis(&settings.properties, "auto.commit.interval.ms").unwrap_or(COMMIT_INTERVAL)
+}
+
 /// How long the process may be asleep before the group may have given it up:
 /// half of the session, since the last sign of life may be old by then.
 pub(crate) fn sleep_limit(settings: &Settings) -> Duration {
@@ -314,9 +322,10 @@ pub(super) fn member(settings: &Settings) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("client.id", client_id(settings));
     config.set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS);
-    // A watermark is stored once the one before is confirmed, and then waits for
+    // A watermark is stored once the one before is answered, and then waits for
     // that long.
-    config.set("auto.commit.interval.ms", "500");
+    let interval = COMMIT_INTERVAL.as_millis().to_string();
+    config.set("auto.commit.interval.ms", interval);
     if !uses_consumer_protocol(&settings.properties) {
         config.set("partition.assignment.strategy", "cooperative-sticky");
     }

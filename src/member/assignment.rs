@@ -152,6 +152,16 @@ enum Confirmed {
     TooMuch,
 }
 
+/// A watermark that is stored, and so committed at each interval until that is
+/// confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct UnderWay {
+    offset: i64,
+    since: Instant,
+    /// It was answered, and by then no other commit of it is on its way.
+    until: Option<Instant>,
+}
+
 /// When a commit that has to come down is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Again {
@@ -181,8 +191,8 @@ struct Lane {
     cancelled: Arc<AtomicBool>,
     /// The watermark that was stored last.
     stored: Option<i64>,
-    /// That, as long as its commit has not been answered.
-    under_way: Option<i64>,
+    /// That, as long as commits of it may be under way.
+    under_way: Option<UnderWay>,
     /// The group has, or may have, more than it should.
     rewinding: Option<Again>,
     /// What the group confirmed, or where the lane began.
@@ -383,11 +393,33 @@ impl Lane {
         self.rewinding = again.filter(|again| *again != Again::Asked);
     }
 
-    /// An earlier commit's answer says nothing of the one that is under way.
-    fn was_answered(&mut self, offset: i64) {
-        if self.under_way == Some(offset) {
-            self.under_way = None;
+    /// An earlier commit's answer says nothing of the one that is under way. Where
+    /// the answer took longer than an interval, the same was sent once more, and
+    /// that may be held up (a coordinator that moves, a member's epoch that is not
+    /// the group's any more) and arrive late:
+    ///
+    /// ```text
+    /// commits 286 ─► STALE_MEMBER_EPOCH ─ ─ ─ ─ ─ ─ ─ ─► sent again ─► 286 holds
+    /// commits 286 ─► confirmed; commits 290 ─► 290 holds
+    /// ```
+    fn was_answered(&mut self, offset: i64, now: Instant, interval: Duration) {
+        let Some(under_way) = &mut self.under_way else {
+            return;
+        };
+        if under_way.offset != offset || under_way.until.is_some() {
+            return;
         }
+        if now.saturating_duration_since(under_way.since) < interval {
+            self.under_way = None;
+        } else {
+            under_way.until = Some(now + 2 * interval);
+        }
+    }
+
+    /// Whether commits of it may still be on their way.
+    fn is_under_way(&self, now: Instant) -> bool {
+        self.under_way
+            .is_some_and(|under_way| under_way.until.is_none_or(|until| now < until))
     }
 
     /// The group confirmed a commit. Where it is one of the life before, which an
@@ -402,7 +434,6 @@ impl Lane {
     /// Whoever begins at 100 after a crash skips what comes between, and librdkafka
     /// commits nothing below it by itself.
     fn confirm(&mut self, offset: i64) -> Confirmed {
-        self.was_answered(offset);
         if self.most().is_some_and(|most| offset > most) {
             if self.rewinding.is_some() {
                 self.rewinding = Some(Again::Soon);
@@ -505,6 +536,7 @@ pub(crate) struct Assignment {
     /// The workers share all partitions, which a reader has.
     is_shared: bool,
     revoke_deadline: Duration,
+    commit_interval: Duration,
     pending: Option<PendingRevoke>,
     /// The number of workers has to be looked at again.
     rescale: bool,
@@ -518,8 +550,14 @@ pub(crate) struct Assignment {
 }
 
 impl Assignment {
-    pub(crate) fn new(wanted: Workers, is_shared: bool, revoke_deadline: Duration) -> Self {
+    pub(crate) fn new(
+        wanted: Workers,
+        is_shared: bool,
+        revoke_deadline: Duration,
+        commit_interval: Duration,
+    ) -> Self {
         Self {
+            commit_interval,
             is_shared,
             lanes: BTreeMap::new(),
             by_epoch: HashMap::new(),
@@ -734,11 +772,13 @@ impl Assignment {
     pub(crate) fn committed(
         &mut self,
         offsets: &[(TopicPartition, i64)],
+        now: Instant,
         actions: &mut Vec<Action>,
     ) {
         let mut freed = false;
         for (partition, offset) in offsets {
             if let Some(lane) = self.lanes.get_mut(partition) {
+                lane.was_answered(*offset, now, self.commit_interval);
                 match lane.confirm(*offset) {
                     Confirmed::Expected => {}
                     Confirmed::Freed => freed = true,
@@ -1359,19 +1399,23 @@ impl Assignment {
     /// more: to wait until it succeeds would stop all partitions of the process
     /// where one is refused for good, since librdkafka reports a request as failed
     /// in which one partition is, though the others are committed.
-    pub(crate) fn storable(&self) -> Vec<Mark> {
+    pub(crate) fn storable(&self, now: Instant) -> Vec<Mark> {
         self.lanes
             .iter()
-            .filter(|(_, lane)| lane.under_way.is_none() && lane.rewinding.is_none())
+            .filter(|(_, lane)| !lane.is_under_way(now) && lane.rewinding.is_none())
             .filter_map(|(partition, lane)| lane.unstored(partition, self.notes))
             .collect()
     }
 
     /// That mark is stored now.
-    pub(crate) fn mark_stored(&mut self, mark: &Mark) {
+    pub(crate) fn mark_stored(&mut self, mark: &Mark, now: Instant) {
         if let Some(lane) = self.lanes.get_mut(&mark.partition) {
             lane.stored = Some(mark.watermark);
-            lane.under_way = lane.stored;
+            lane.under_way = Some(UnderWay {
+                offset: mark.watermark,
+                since: now,
+                until: None,
+            });
             lane.noted.clone_from(&mark.note);
             lane.note_again = None;
         }
@@ -1379,10 +1423,10 @@ impl Assignment {
 
     /// The coordinator answered commits of these offsets, and took at least one of
     /// them not.
-    pub(crate) fn refused(&mut self, offsets: &[(TopicPartition, i64)]) {
+    pub(crate) fn refused(&mut self, offsets: &[(TopicPartition, i64)], now: Instant) {
         for (partition, offset) in offsets {
             if let Some(lane) = self.lanes.get_mut(partition) {
-                lane.was_answered(*offset);
+                lane.was_answered(*offset, now, self.commit_interval);
             }
         }
     }

@@ -108,6 +108,11 @@ pub(crate) trait Group: Send {
         false
     }
 
+    /// How often what is stored is committed, as long as that is not confirmed.
+    fn commit_interval(&self) -> Duration {
+        Duration::from_millis(500)
+    }
+
     /// How long after a member was taken in its share may still be on the way to
     /// it: others let go first.
     fn share_within(&self) -> Duration {

@@ -211,6 +211,7 @@ impl Member {
                 parts.settings.workers,
                 parts.threads.are_sharing(),
                 parts.settings.revoke_deadline,
+                parts.group.commit_interval(),
             ),
             ladder: Ladder::new(parts.settings.stop_deadline),
             watch: Watch::new(sleep_limit, parts.clock.coarse()),
@@ -303,7 +304,7 @@ impl Member {
             // What is lost is still here until the group says so, or until the
             // revoke that it waits for is answered.
             if !self.group.is_lost() {
-                let storable = self.assignment.storable();
+                let storable = self.assignment.storable(now);
                 self.store(&storable);
                 let unnoted = self.assignment.take_unnoted(now);
                 self.commit_at_once(&unnoted);
@@ -635,7 +636,8 @@ impl Member {
                 self.group_answered();
                 MemberCounters::count(&self.shared.counters.commits_ok);
                 let mut actions = Vec::new();
-                self.assignment.committed(&offsets, &mut actions);
+                let now = self.clock.now();
+                self.assignment.committed(&offsets, now, &mut actions);
                 self.carry_out(actions);
                 self.events.send(
                     None,
@@ -696,7 +698,7 @@ impl Member {
         let Some(refusal) = refusal else {
             return;
         };
-        self.assignment.refused(offsets);
+        self.assignment.refused(offsets, self.clock.now());
         if refusal == CommitRefusal::NoteTooLarge && self.settings.remember_completed {
             MemberCounters::count(&self.shared.counters.notes_refused);
             if self.assignment.notes_refused(offsets) {
@@ -1107,6 +1109,7 @@ impl Member {
         if marks.is_empty() {
             return;
         }
+        let now = self.clock.now();
         let refused = self.group.store(marks);
         for mark in marks {
             let partition = &mark.partition;
@@ -1115,7 +1118,7 @@ impl Member {
                 let watermark = mark.watermark;
                 tracing::debug!(%partition, watermark, why, "a watermark was refused");
             } else {
-                self.assignment.mark_stored(mark);
+                self.assignment.mark_stored(mark, now);
                 self.count_cut(mark);
             }
         }

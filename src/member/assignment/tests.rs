@@ -29,6 +29,8 @@ fn tps(partitions: &[i32]) -> Vec<TopicPartition> {
     partitions.iter().copied().map(tp).collect()
 }
 
+const INTERVAL: Duration = Duration::from_millis(500);
+
 const STRANDED: Stranded = Stranded {
     offset: 12,
     truncated_at: None,
@@ -85,7 +87,7 @@ struct Bench {
 impl Bench {
     fn new(wanted: Workers) -> Self {
         let mut bench = Self {
-            assignment: Assignment::new(wanted, false, DEADLINE),
+            assignment: Assignment::new(wanted, false, DEADLINE, INTERVAL),
             clock: Clock::manual(),
             workers: BTreeMap::new(),
             resolving: Vec::new(),
@@ -265,7 +267,7 @@ impl Bench {
 
     fn confirm(&mut self, partition: i32, offset: i64) {
         let offsets = [(tp(partition), offset)];
-        self.act(|assignment, _, actions| assignment.committed(&offsets, actions));
+        self.act(|assignment, now, actions| assignment.committed(&offsets, now, actions));
     }
 
     fn reset(&mut self, epoch: AssignmentEpoch) {
@@ -357,6 +359,16 @@ impl Bench {
         offsets(self.assignment.unstored())
     }
 
+    /// What may be stored now.
+    fn storable(&self) -> Vec<(TopicPartition, i64)> {
+        offsets(self.assignment.storable(self.clock.now()))
+    }
+
+    /// The coordinator refused these.
+    fn refuse(&mut self, offsets: &[(TopicPartition, i64)]) {
+        self.assignment.refused(offsets, self.clock.now());
+    }
+
     fn store(&mut self) {
         for mark in self.assignment.unstored() {
             let (partition, watermark) = (&mark.partition, mark.watermark);
@@ -366,7 +378,7 @@ impl Bench {
             );
             let lane = &self.assignment.lanes[partition];
             assert_eq!(lane.tracker.watermark(), Some(watermark));
-            self.assignment.mark_stored(&mark);
+            self.assignment.mark_stored(&mark, self.clock.now());
         }
     }
 
@@ -379,7 +391,7 @@ impl Bench {
 
     fn commit(&mut self) {
         let stored = self.stored();
-        self.act(|assignment, _, actions| assignment.committed(&stored, actions));
+        self.act(|assignment, now, actions| assignment.committed(&stored, now, actions));
     }
 
     /// What holds after whatever happened.
@@ -495,7 +507,7 @@ fn a_start_by_the_policy_is_stored_and_under_latest_waits_for_its_commit() {
     assert_eq!(bench.worker_of(0), None);
     assert_eq!(bench.unstored(), [(tp(0), 50)]);
     bench.store();
-    bench.act(|assignment, _, actions| assignment.committed(&[(tp(0), 49)], actions));
+    bench.act(|assignment, now, actions| assignment.committed(&[(tp(0), 49)], now, actions));
     assert_eq!(bench.worker_of(0), None, "that was not it");
     bench.commit();
     assert_eq!(bench.worker_of(0), Some(0));
@@ -919,11 +931,7 @@ fn a_commit_of_before_that_arrives_after_a_rewind_is_brought_down_again() {
     let (_, offset) = bench.rewinding.last().expect("a commit");
     assert_eq!(*offset, 5, "all that is completed");
     bench.complete(0);
-    assert_eq!(
-        offsets(bench.assignment.storable()),
-        [],
-        "librdkafka commits nothing below 11"
-    );
+    assert_eq!(bench.storable(), [], "librdkafka commits nothing below 11");
     assert!(bench.assignment.has_unconfirmed());
     // Once more, and it is not known which was first.
     bench.confirm(0, 11);
@@ -935,7 +943,7 @@ fn a_commit_of_before_that_arrives_after_a_rewind_is_brought_down_again() {
     assert_eq!(bench.tracker_of(0).committed(), Some(6));
     assert!(!bench.assignment.has_unconfirmed());
     bench.complete(0);
-    assert_eq!(offsets(bench.assignment.storable()), [(tp(0), 7)]);
+    assert_eq!(bench.storable(), [(tp(0), 7)]);
     bench.check();
 }
 
@@ -976,36 +984,34 @@ fn after_a_commit_that_is_too_high_a_seek_waits_wherever_it_goes() {
 #[test]
 fn a_partition_whose_commits_are_refused_does_not_hold_up_the_others() {
     let mut bench = Bench::running(2);
-    let storable = |bench: &Bench| offsets(bench.assignment.storable());
     bench.complete(0);
     bench.complete(1);
     bench.store();
     bench.complete(0);
     bench.complete(1);
     // Of an earlier commit, which says nothing of these.
-    bench.assignment.refused(&[(tp(0), 10), (tp(1), 10)]);
-    assert_eq!(storable(&bench), []);
+    bench.refuse(&[(tp(0), 10), (tp(1), 10)]);
+    assert_eq!(bench.storable(), []);
     // librdkafka says the same of both, though one of them is committed.
-    bench.assignment.refused(&[(tp(0), 11), (tp(1), 11)]);
-    assert_eq!(storable(&bench), [(tp(0), 12), (tp(1), 12)]);
+    bench.refuse(&[(tp(0), 11), (tp(1), 11)]);
+    assert_eq!(bench.storable(), [(tp(0), 12), (tp(1), 12)]);
     bench.check();
 }
 
 #[test]
 fn s06_a_watermark_waits_until_the_one_before_is_confirmed_but_not_the_last_one() {
     let mut bench = Bench::running(2);
-    let storable = |bench: &Bench| offsets(bench.assignment.storable());
     bench.complete(0);
-    assert_eq!(storable(&bench), [(tp(0), 11)]);
+    assert_eq!(bench.storable(), [(tp(0), 11)]);
     bench.store();
     bench.complete(0);
     bench.complete(1);
-    assert_eq!(storable(&bench), [(tp(1), 11)], "each partition by itself");
+    assert_eq!(bench.storable(), [(tp(1), 11)], "each partition by itself");
     bench.commit();
-    assert_eq!(storable(&bench), [(tp(0), 12), (tp(1), 11)]);
+    assert_eq!(bench.storable(), [(tp(0), 12), (tp(1), 11)]);
     bench.store();
     bench.complete(0);
-    assert!(storable(&bench).is_empty());
+    assert!(bench.storable().is_empty());
     bench.revoke(&[0, 1]);
     bench.obey_all();
     assert_eq!(bench.answers[0].watermarks, [(tp(0), 13)], "the last word");
@@ -1054,6 +1060,33 @@ fn a_run_that_ends_over_a_position_commits_what_was_completed_unless_the_log_has
         bench.act(|assignment, _, actions| assignment.ends_over(epoch, stranded, actions));
         let is_stored = !bench.unstored().is_empty();
         assert_eq!(is_stored, truncated_at.is_none(), "{truncated_at:?}");
+    }
+}
+
+#[test]
+fn s06_after_a_late_answer_a_watermark_waits_for_what_was_sent_twice() {
+    for refused in [false, true] {
+        let mut bench = Bench::running(1);
+        bench.complete(0);
+        bench.store();
+        bench.complete(0);
+        // Sent at two intervals, and one of the two is answered.
+        bench.tick(INTERVAL);
+        let answer = |bench: &mut Bench| {
+            if refused {
+                bench.refuse(&[(tp(0), 11)]);
+            } else {
+                bench.confirm(0, 11);
+            }
+        };
+        answer(&mut bench);
+        assert_eq!(bench.storable(), [], "the other may be under way");
+        bench.tick(INTERVAL);
+        answer(&mut bench);
+        assert_eq!(bench.storable(), []);
+        bench.tick(INTERVAL);
+        assert_eq!(bench.storable(), [(tp(0), 12)]);
+        bench.check();
     }
 }
 
@@ -1318,12 +1351,12 @@ fn a_stop_tells_every_worker_and_counts_what_nobody_confirmed() {
     let done = bench.worker_of(0).expect("a worker");
     bench.exit(done, false);
     bench.act(Assignment::abandon_workers);
-    bench.act(|assignment, _, actions| assignment.committed(&[(tp(0), 11)], actions));
+    bench.act(|assignment, now, actions| assignment.committed(&[(tp(0), 11)], now, actions));
     bench.revoke(&[0, 1]);
     assert_eq!(bench.answers.len(), 1);
     // One completed and not confirmed, one still in the handler.
     assert_eq!(bench.assignment.left_uncommitted(), 2);
-    bench.act(|assignment, _, actions| assignment.committed(&[(tp(0), 12)], actions));
+    bench.act(|assignment, now, actions| assignment.committed(&[(tp(0), 12)], now, actions));
     assert_eq!(bench.assignment.left_uncommitted(), 1);
     assert_eq!(bench.assignment.completed_records(), 2);
     assert!(bench.workers.contains_key(&stuck));
@@ -1470,7 +1503,7 @@ impl Bench {
                 }
             }
             Happening::ReadBack(more) => self.read_back(more),
-            Happening::Refuse => self.assignment.refused(&self.stored()),
+            Happening::Refuse => self.refuse(&self.stored()),
             Happening::Confirm(partition, offset) => self.confirm(partition, offset),
             Happening::Pause(partitions, paused) => {
                 let pause = |assignment: &mut Assignment, _, actions: &mut Vec<Action>| {
