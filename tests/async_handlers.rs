@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use keepup::{Order, OwnedRecord, Record, RetryPolicy, StopReason, Workers};
 
+use crate::support::kafka::Kafka;
+use crate::support::members::Protocol;
 use crate::support::run::{Events, Tally, builder, end_of, topic_of_numbers, work_for};
 use crate::support::{PATIENT, SOON, wait_until};
 
@@ -218,6 +220,64 @@ fn a_stop_drains_what_is_in_flight_and_commits_it() {
     assert!(tally.len() >= 50, "{} were done in {took:?}", tally.len());
     let committed: i64 = kafka.committed(name, name).into_iter().flatten().sum();
     assert_eq!(committed, i64::try_from(report.records).expect("few"));
+}
+
+per_protocol! {
+    what_is_in_flight_when_partitions_move_to_another_member_is_done_and_committed_first {
+        Cooperative => cooperative,
+        Eager => eager,
+        Consumer => kip_848,
+    }
+}
+
+fn what_is_in_flight_when_partitions_move_to_another_member_is_done_and_committed_first(
+    kafka: &Kafka,
+    topic: &str,
+    protocol: Protocol,
+) {
+    topic_of_numbers(kafka, topic, 4, 1_000);
+    let (events, finished) = (Events::default(), Tally::default());
+    let start = |watched: &Arc<Mutex<Watched>>, events: &Events| {
+        let (watch, done) = (Arc::clone(watched), finished.clone());
+        kafka
+            .run_of(topic, topic, protocol)
+            .order(Order::Unordered)
+            .workers(Workers::Fixed(1))
+            .in_flight(40)
+            .on_event(events.observer())
+            .start_async(move |_| {
+                let (wait, done) = (watching(&watch, Duration::from_millis(150)), done.clone());
+                move |record: OwnedRecord| {
+                    let (waiting, done) = (wait(record.clone()), done.clone());
+                    async move {
+                        waiting.await;
+                        done.note(&record.as_record());
+                    }
+                }
+            })
+            .expect("the run starts")
+    };
+    let (mine, others) = (Arc::default(), Arc::default());
+    let first = start(&mine, &events);
+    await_inside(&mine, 40);
+    let second = start(&others, &Events::default());
+    // Its share came to it, in the middle of the work.
+    await_inside(&others, 40);
+    assert!(finished.len() < 4_000, "there is still work for both");
+    finished.await_len(PATIENT, 4_000);
+    kafka.await_committed(topic, topic, &[Some(1_000); 4]);
+    second.stop();
+    first.stop();
+    for handle in [second, first] {
+        let (report, _) = end_of(handle, PATIENT);
+        assert_eq!((report.exit_code(), report.left_uncommitted), (0, 0));
+    }
+    let repeated: Vec<_> = finished
+        .times()
+        .into_iter()
+        .filter(|(_, n)| *n > 1)
+        .collect();
+    assert!(repeated.is_empty(), "{repeated:?}{}", events.timeline());
 }
 
 #[test]

@@ -122,6 +122,14 @@ pub(crate) struct StartAt {
     pub(crate) completed: Option<Arc<Completed>>,
 }
 
+/// What the group has, as it was read after a commit that should bring it down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ReadBack {
+    pub(crate) committed: Option<i64>,
+    /// And says something of what is done beyond that.
+    pub(crate) has_note: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Its start position is being asked for.
@@ -251,6 +259,11 @@ impl Lane {
         !self.is_void && self.stranded.is_none()
     }
 
+    /// Whether the group may have a note of what is done beyond its commit.
+    fn has_notes(&self) -> bool {
+        self.noted.is_some() || self.completed.is_some()
+    }
+
     /// The offset that the group may not have more than, where that is known: a
     /// crash would skip what comes between.
     fn most(&self) -> Option<i64> {
@@ -364,12 +377,13 @@ impl Lane {
     }
 
     /// What the group has, after a commit that should bring that down.
-    fn read_back(&mut self, committed: Option<i64>) {
+    fn read_back(&mut self, found: ReadBack) {
+        let committed = found.committed;
         let again = self.rewinding;
         if let State::AwaitingRewind { offset, until } = self.state {
             // Less is too early as well: a commit of before may still be on its
             // way, and it is not known what comes of ours.
-            if committed != Some(offset) {
+            if committed != Some(offset) || found.has_note {
                 self.rewinding = Some(Again::Soon);
                 return;
             }
@@ -757,12 +771,12 @@ impl Assignment {
     /// What the group has of lanes of which it had more than it should.
     pub(crate) fn read_back(
         &mut self,
-        answers: Vec<(AssignmentEpoch, Option<i64>)>,
+        answers: Vec<(AssignmentEpoch, ReadBack)>,
         actions: &mut Vec<Action>,
     ) {
-        for (epoch, committed) in answers {
+        for (epoch, found) in answers {
             if let Some(lane) = self.lane_mut(epoch) {
-                lane.read_back(committed);
+                lane.read_back(found);
             }
         }
         self.place(actions);
@@ -867,10 +881,12 @@ impl Assignment {
         fresh.has_moved = true;
         fresh.is_void = lane.is_void;
         // What the group has, or is about to have; of which nothing is known while
-        // it has too much.
-        let ceiling = match lane.rewinding {
-            Some(_) => Some(i64::MAX),
-            None => lane.ceiling.max(lane.stored).max(lane.confirmed),
+        // it has too much. Where it also has what is done beyond that, it has too
+        // much wherever the lane goes on.
+        let ceiling = if lane.rewinding.is_some() || lane.has_notes() {
+            Some(i64::MAX)
+        } else {
+            lane.ceiling.max(lane.stored).max(lane.confirmed)
         };
         if let Some(offset) = offset {
             // A crash before that is passed again must not go on from there; nor

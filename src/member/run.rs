@@ -19,7 +19,7 @@ use crate::error::{CommandError, Problem};
 use crate::event::EventKind;
 use crate::lag::health::Phase;
 use crate::lag::snapshot::WorkerState;
-use crate::member::assignment::{Action, Ask, Assignment, Resolve, StartAt};
+use crate::member::assignment::{Action, Ask, Assignment, ReadBack, Resolve, StartAt};
 use crate::member::claim::{Claim, Refusal};
 use crate::member::group::{CommitRefusal, Group, GroupEvent, Mark};
 use crate::member::patience::Patience;
@@ -422,7 +422,11 @@ impl Member {
         for (epoch, start) in found {
             match start {
                 Ok(found) if found.ask == Ask::Start && self.assignment.is_read_back(epoch) => {
-                    read_back.push((epoch, found.committed));
+                    let found = ReadBack {
+                        committed: found.committed,
+                        has_note: found.note.is_some(),
+                    };
+                    read_back.push((epoch, found));
                 }
                 Ok(Found {
                     offset,

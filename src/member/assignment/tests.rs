@@ -1,7 +1,6 @@
 //! The assignment against a bench that plays the group, the workers and the
 //! lookup, and refuses every action that would break a promise.
 
-use crate::member::group::Mark;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::{Action, Ask, Assignment, LaneStart, REWIND_AGAIN, Resolve, StartAt, State};
+use super::{Action, Ask, Assignment, LaneStart, REWIND_AGAIN, ReadBack, Resolve, StartAt, State};
 use crate::clock::Clock;
 use crate::config::Workers;
 use crate::error::CommandError;
 use crate::event::EventKind;
+use crate::member::group::Mark;
 use crate::member::reset::Stranded;
 use crate::record::{AssignmentEpoch, TopicPartition};
+use crate::worker::completed::Completed;
 use crate::worker::lane::{Failed, ReleaseCause};
 use crate::worker::tracker::Tracker;
 
@@ -260,9 +261,16 @@ impl Bench {
     /// The group has committed what was asked for, and `more`.
     fn read_back(&mut self, more: i64) {
         for (lane, offset) in std::mem::take(&mut self.rewinding) {
-            let answers = vec![(lane.epoch, Some(offset + more))];
-            self.act(|assignment, _, actions| assignment.read_back(answers, actions));
+            self.read_back_as(lane.epoch, offset + more, false);
         }
+    }
+
+    fn read_back_as(&mut self, epoch: AssignmentEpoch, committed: i64, has_note: bool) {
+        let found = ReadBack {
+            committed: Some(committed),
+            has_note,
+        };
+        self.act(|assignment, _, actions| assignment.read_back(vec![(epoch, found)], actions));
     }
 
     fn confirm(&mut self, partition: i32, offset: i64) {
@@ -910,6 +918,36 @@ fn after_a_seek_backwards_nothing_is_handed_over_before_the_commit_has_come_down
     assert_eq!(bench.tracker_of(0).watermark(), Some(4));
     assert_eq!(bench.tracker_of(0).committed(), Some(4));
     bench.check();
+}
+
+#[test]
+fn a_seek_waits_until_the_group_has_no_note_of_what_was_done_wherever_it_goes() {
+    for offset in [10, 13, 40] {
+        let mut bench = Bench::new(Workers::AUTO);
+        bench.assign(&[0]);
+        let asked = bench.resolving.pop().expect("a question");
+        let completed = Some(Arc::new(Completed::between([12], 20)));
+        let start = StartAt {
+            completed,
+            ..at(10)
+        };
+        bench.resolved(asked.epoch, start);
+        bench
+            .act(|assignment, _, actions| assignment.seek(&tp(0), offset, actions))
+            .expect("ours");
+        bench.obey_all();
+        assert_eq!(bench.worker_of(0), None, "{offset}");
+        let (lane, _) = bench.rewinding.last().expect("a commit").clone();
+        bench.read_back_as(lane.epoch, offset, true);
+        assert_eq!(
+            bench.worker_of(0),
+            None,
+            "{offset}: the note is still there"
+        );
+        bench.read_back_as(lane.epoch, offset, false);
+        assert_eq!(bench.worker_of(0), Some(0), "{offset}");
+        bench.check();
+    }
 }
 
 #[test]

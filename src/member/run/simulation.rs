@@ -4,8 +4,9 @@
 //! the time, and who runs when.
 //!
 //! A schedule is drawn from a seed: which member, worker or reader does its next
-//! step, what the coordinator does (assign, revoke, lose, crash, stop, scale,
-//! pause), what handlers say, when letters are written. A handler that takes long
+//! step, what the coordinator does (assign, revoke, lose, crash, stop), what its
+//! user asks for (scale, pause, seek backwards), what handlers say, when letters
+//! are written. A handler that takes long
 //! is one in the middle of whose call others do their steps, so every step of a
 //! member or of another worker can come between the begin and the end of a
 //! record.
@@ -81,13 +82,19 @@ enum Fault {
     OrderSwapped,
     /// A commit says of a record that it is done, and it is not.
     NotedTooEarly,
+    /// A seek begins before the group's commit has come down.
+    RewindNotAwaited,
 }
 
 /// One partition as one process has it, from the group's giving it to its
-/// taking it back.
+/// taking it back, or to a seek: what comes after that is another life of it.
 #[derive(Debug, Default)]
 struct Ownership {
+    /// What its source calls it.
+    epoch: Option<AssignmentEpoch>,
     start: Option<i64>,
+    /// Where seeks that were asked for go to, if they are not refused.
+    sought: Vec<i64>,
     done: BTreeSet<i64>,
     failed: BTreeMap<i64, u32>,
     stored: Option<i64>,
@@ -113,6 +120,10 @@ struct Checker {
     starts: u64,
     /// Records that were left out, since a commit said that they are done.
     remembered: usize,
+    /// Lives that began by a seek.
+    seeks: usize,
+    /// What was sought and is not done again, which a crash must not skip.
+    again: BTreeMap<i32, BTreeSet<i64>>,
     violations: Vec<String>,
 }
 
@@ -141,7 +152,8 @@ impl Checker {
 
     /// What the commit says is done beyond `offset` must be so, and is not to be
     /// handled again.
-    fn begins_at(&mut self, process: Process, partition: i32, offset: i64, noted: &Completed) {
+    fn begins_at(&mut self, process: Process, lane: &Resolve, offset: i64, noted: &Completed) {
+        let partition = number_of(&lane.partition);
         let beyond = self.lanes.range((partition, offset)..(partition, i64::MAX));
         let beyond: Vec<i64> = beyond.map(|(&(_, offset), _)| offset).collect();
         let noted = beyond.into_iter().filter(|&offset| noted.has(offset));
@@ -151,12 +163,63 @@ impl Checker {
         if !untrue.is_empty() {
             self.violated(format!("{partition}: {untrue:?} noted, and not done"));
         }
+        let again = self.again.entry(partition).or_default();
+        let skipped = again.iter().copied();
+        let skipped: Vec<i64> = skipped
+            .filter(|sought| *sought < offset || noted.contains(sought))
+            .collect();
+        if !skipped.is_empty() {
+            self.violated(format!(
+                "{partition} begins at {offset}, and {skipped:?} were sought"
+            ));
+        }
         if let Some(&number) = self.current.get(&(process, partition)) {
-            self.remembered += noted.len();
             let ownership = &mut self.ownerships[number];
+            // Where it was sought, the question is whether the commit came down.
+            if ownership.start.is_some() || !ownership.sought.is_empty() {
+                return;
+            }
+            self.remembered += noted.len();
+            ownership.epoch = Some(lane.epoch);
             ownership.start = Some(offset);
             ownership.done.extend(noted);
         }
+    }
+
+    /// Somebody may ask for that, if the process has the partition.
+    fn sought(&mut self, process: Process, partition: i32, offset: i64) {
+        if let Some(&number) = self.current.get(&(process, partition)) {
+            self.ownerships[number].sought.push(offset);
+        }
+    }
+
+    /// A source begins to read a partition, for the first time or again.
+    fn read_from(&mut self, process: Process, partition: i32, epoch: AssignmentEpoch, from: i64) {
+        let Some(&number) = self.current.get(&(process, partition)) else {
+            return;
+        };
+        let ownership = &mut self.ownerships[number];
+        if ownership.epoch == Some(epoch) {
+            return;
+        }
+        let sought = ownership.sought.iter().position(|&sought| sought == from);
+        let Some(which) = sought else {
+            return self.violated(format!("{partition} begins anew at {from}, unasked"));
+        };
+        let later = ownership.sought.split_off(which + 1);
+        self.seeks += 1;
+        let beyond = self.lanes.range((partition, from)..(partition, i64::MAX));
+        let again = beyond.map(|(&(_, offset), _)| offset).collect();
+        self.again.insert(partition, again);
+        self.ownerships.push(Ownership {
+            epoch: Some(epoch),
+            start: Some(from),
+            sought: later,
+            stored: Some(from),
+            ..Ownership::default()
+        });
+        let number = self.ownerships.len() - 1;
+        self.current.insert((process, partition), number);
     }
 
     /// Gives the ownership that the record belongs to.
@@ -217,6 +280,7 @@ impl Checker {
 
     fn done(&mut self, ownership: Option<usize>, partition: i32, offset: i64) {
         self.done.entry(partition).or_default().insert(offset);
+        self.again.entry(partition).or_default().remove(&offset);
         if let Some(number) = ownership {
             self.ownerships[number].done.insert(offset);
         }
@@ -229,8 +293,12 @@ impl Checker {
             ));
         };
         let ownership = &mut self.ownerships[number];
-        let start = ownership.start.unwrap_or(0);
         let before = ownership.stored.replace(watermark);
+        if ownership.sought.contains(&watermark) {
+            // Below what was committed, so that all before it is done.
+            return;
+        }
+        let start = ownership.start.unwrap_or(0);
         let open: Vec<i64> = self
             .lanes
             .range((partition, start)..(partition, watermark.max(start)))
@@ -393,6 +461,7 @@ impl World {
             Arc::new(Pool::new(rules, clock.clone(), self.below(1 << 30) as u64))
         });
         let sources = SimSources {
+            process,
             memory: MemoryFactory::new(self.log.clone(), clock.clone()),
         };
         let threads = WorkerThreads::new(Common {
@@ -692,6 +761,30 @@ impl World {
         }
     }
 
+    /// Somebody wants to have records again that were committed.
+    fn seek(&self) {
+        let partition = i32::try_from(self.below(3)).expect("small");
+        let (process, offset) = {
+            let coordinator = self.coordinator.borrow();
+            let owner = coordinator.owners.get(&partition);
+            let committed = coordinator.committed.get(&partition);
+            let (Some(&process), Some(mark)) = (owner, committed) else {
+                return;
+            };
+            let back = self.below(10) as u64;
+            (process, mark.watermark.saturating_sub_unsigned(back).max(0))
+        };
+        let processes = self.processes.borrow();
+        let Some(running) = processes.get(&process.0).filter(|r| r.process == process) else {
+            return;
+        };
+        self.checker.borrow_mut().sought(process, partition, offset);
+        let (reply, _) = bounded(1);
+        let partition = tp(partition);
+        let command = Command::Seek { partition, offset };
+        let _ = running.to_member.send(ToMember::Command(command, reply));
+    }
+
     fn stop_one(&self) {
         let processes = self.processes.borrow();
         let all: Vec<_> = processes.values().collect();
@@ -756,6 +849,7 @@ impl World {
                     }
                 }
             },
+            98 if self.is_chance(50) => self.seek(),
             98 => self.command(|world| Command::Scale(Workers::Fixed(1 + world.below(4)))),
             99 => self.command(|world| Command::SetPaused {
                 partitions: vec![tp(i32::try_from(world.below(3)).expect("small"))],
@@ -1036,7 +1130,8 @@ impl Group for SimGroup {
         let mut coordinator = world.coordinator.borrow_mut();
         for mark in marks {
             let is_refused = refused.iter().any(|(other, _)| *other == mark.partition);
-            if !is_refused && !coordinator.lost.contains(&self.process) && world.below(4) > 0 {
+            let is_arriving = world.below(4) > 0 && world.fault != Some(Fault::RewindNotAwaited);
+            if is_arriving && !is_refused && !coordinator.lost.contains(&self.process) {
                 let number = number_of(&mark.partition);
                 coordinator.committed.insert(number, mark.clone());
             }
@@ -1088,7 +1183,13 @@ impl StartFinder for SimStarts {
             assert_eq!(lane.ask, Ask::Start);
             let number = number_of(&lane.partition);
             let mark = world.coordinator.borrow().committed.get(&number).cloned();
-            let committed = mark.as_ref().map(|mark| mark.watermark);
+            let mut committed = mark.as_ref().map(|mark| mark.watermark);
+            if world.fault == Some(Fault::RewindNotAwaited) {
+                let checker = world.checker.borrow();
+                let current = checker.current.get(&(self.process, number));
+                let sought = current.and_then(|&n| checker.ownerships[n].sought.last());
+                committed = sought.copied().or(committed);
+            }
             let note = mark.and_then(|mark| mark.note);
             let offset = committed.unwrap_or(0);
             let noted = note.as_deref().map_or_else(Completed::default, |note| {
@@ -1097,7 +1198,7 @@ impl StartFinder for SimStarts {
             world
                 .checker
                 .borrow_mut()
-                .begins_at(self.process, number, offset, &noted);
+                .begins_at(self.process, &lane, offset, &noted);
             let found = Found {
                 ask: lane.ask,
                 offset,
@@ -1123,25 +1224,25 @@ impl StartFinder for SimStarts {
 }
 
 struct SimSources {
+    process: Process,
     memory: MemoryFactory,
 }
 
 impl SourceFactory for SimSources {
     fn open(&self, worker: usize) -> std::io::Result<Box<dyn Source>> {
-        let inner = self.memory.open(worker)?;
-        Ok(match world().fault {
-            Some(Fault::EpochIgnored | Fault::OrderSwapped) => Box::new(Faulty {
-                inner,
-                kept: BTreeMap::new(),
-                late: None,
-            }),
-            _ => inner,
-        })
+        Ok(Box::new(Watched {
+            process: self.process,
+            inner: self.memory.open(worker)?,
+            kept: BTreeMap::new(),
+            late: None,
+        }))
     }
 }
 
-/// A source with a planted mistake.
-struct Faulty {
+/// A source of which the checker knows what it reads, with a planted mistake
+/// where there is one.
+struct Watched {
+    process: Process,
     inner: Box<dyn Source>,
     /// The last batch of each partition.
     kept: BTreeMap<i32, Batch>,
@@ -1157,8 +1258,13 @@ fn another(batch: &Batch) -> Batch {
     }
 }
 
-impl Source for Faulty {
+impl Source for Watched {
     fn start(&mut self, from: ReadFrom) {
+        let partition = number_of(&from.partition);
+        world()
+            .checker
+            .borrow_mut()
+            .read_from(self.process, partition, from.epoch, from.offset);
         if world().fault == Some(Fault::EpochIgnored) {
             self.late = self
                 .kept
@@ -1189,10 +1295,13 @@ impl Source for Faulty {
         }
         let mut pulled = self.inner.next(deadline);
         if let Pulled::Batch(batch) = &mut pulled {
-            self.kept
-                .insert(number_of(&batch.partition), another(batch));
+            let fault = world().fault;
+            if fault == Some(Fault::EpochIgnored) {
+                let partition = number_of(&batch.partition);
+                self.kept.insert(partition, another(batch));
+            }
             let last = batch.entries.len();
-            if world().fault == Some(Fault::OrderSwapped) && last > batch.cursor + 1 {
+            if fault == Some(Fault::OrderSwapped) && last > batch.cursor + 1 {
                 batch.entries.swap(last - 2, last - 1);
             }
         }
@@ -1224,6 +1333,8 @@ struct Outcomes {
     /// that they are done.
     starts: u64,
     remembered: usize,
+    /// Seeks that were followed.
+    seeks: usize,
 }
 
 /// Runs one schedule.
@@ -1280,9 +1391,9 @@ fn run_schedule(seed: u64, fault: Option<Fault>) -> Outcomes {
         }
     }
     let violations = world.violations();
-    let (starts, remembered) = {
+    let (starts, remembered, seeks) = {
         let checker = world.checker.borrow();
-        (checker.starts, checker.remembered)
+        (checker.starts, checker.remembered, checker.seeks)
     };
     // Whoever is dropped may want the world.
     for number in 0..PROCESSES {
@@ -1300,6 +1411,7 @@ fn run_schedule(seed: u64, fault: Option<Fault>) -> Outcomes {
             .collect(),
         starts,
         remembered,
+        seeks,
     }
 }
 
@@ -1336,18 +1448,21 @@ fn the_simulation_finds_faults_that_are_planted() {
         Fault::RetryLost,
         Fault::OrderSwapped,
         Fault::NotedTooEarly,
+        Fault::RewindNotAwaited,
     ] {
         let is_found = |seed: &u64| !run_schedule(*seed, Some(fault)).violations.is_empty();
         let found = (0..300).find(is_found);
         assert!(found.is_some(), "{fault:?} was not found");
     }
     // They look at something: a schedule in which nothing happens holds all that is promised.
-    let (mut starts, mut remembered) = (0, 0);
+    let (mut starts, mut remembered, mut seeks) = (0, 0, 0);
     for seed in 0..300 {
         let outcomes = run_schedule(seed, None);
         starts += outcomes.starts;
         remembered += outcomes.remembered;
+        seeks += outcomes.seeks;
     }
+    assert!(seeks > 100, "{seeks} seeks in 300 schedules");
     assert!(starts > 10_000, "{starts} records in 300 schedules");
     assert!(
         remembered > 100,

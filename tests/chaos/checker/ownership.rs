@@ -19,6 +19,8 @@ pub(super) struct Ownership {
     /// Whether the owner said that it had it.
     pub(super) told: bool,
     pub(super) records: Vec<Handled>,
+    /// By time, one more than the highest offset that was completed by then: it is asked for with every look at a commit.
+    peaks: Vec<(Millis, i64)>,
     pub(super) seeks: Vec<Seek>,
     /// The places of the records with which lives begin because of a seek, and what was sought.
     pub(super) restarts: Vec<(usize, i64)>,
@@ -57,6 +59,7 @@ impl Ownership {
             ended: Ended::Orderly,
             told: true,
             records: Vec::new(),
+            peaks: Vec::new(),
             seeks: Vec::new(),
             restarts: Vec::new(),
             unheeded: Vec::new(),
@@ -112,8 +115,21 @@ impl Ownership {
 
     /// One more than the highest offset that was completed by then.
     pub(super) fn reached(&self, at: Millis) -> Option<i64> {
-        let by_then = self.records.iter().filter(|record| record.at <= at);
-        by_then.map(|record| record.offset + 1).max()
+        let by_then = self.peaks.partition_point(|(since, _)| *since <= at);
+        self.peaks[..by_then].last().map(|(_, peak)| *peak)
+    }
+
+    fn find_peaks(&mut self) {
+        let records = self.records.iter();
+        self.peaks = records
+            .map(|record| (record.at, record.offset + 1))
+            .collect();
+        self.peaks.sort_unstable();
+        let mut highest = i64::MIN;
+        for (_, peak) in &mut self.peaks {
+            highest = highest.max(*peak);
+            *peak = highest;
+        }
     }
 
     /// Finds the records with which lives begin. Of what lies below `reached` some has been completed before, and `left`
@@ -175,6 +191,7 @@ pub(super) fn by_partition(log: &Log) -> Vec<Vec<Ownership>> {
         all.sort_by_key(|ownership| ownership.from);
         let (mut left, mut reached) = (Vec::new(), 0);
         for ownership in all {
+            ownership.find_peaks();
             ownership.find_restarts(log.order, &left, reached);
             if !ownership.records.is_empty() {
                 left.clear();
