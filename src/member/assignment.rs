@@ -878,7 +878,8 @@ impl Assignment {
         fresh.paused = lane.paused;
         fresh.until = lane.until;
         fresh.confirmed = lane.confirmed;
-        fresh.has_moved = true;
+        // Not where no worker has had it yet: then it is new to this process.
+        fresh.has_moved = lane.has_moved;
         fresh.is_void = lane.is_void;
         // What the group has, or is about to have; of which nothing is known while
         // it has too much. Where it also has what is done beyond that, it has too

@@ -83,6 +83,8 @@ struct Bench {
     questions: usize,
     answers: Vec<Answer>,
     warnings: usize,
+    /// Whether what was handed over last is told as a move within the process.
+    last_was_local: Option<bool>,
 }
 
 impl Bench {
@@ -98,6 +100,7 @@ impl Bench {
             questions: 0,
             answers: Vec::new(),
             warnings: 0,
+            last_was_local: None,
         };
         bench.act(|assignment, _, actions| assignment.begin(actions));
         bench
@@ -139,7 +142,14 @@ impl Bench {
                     worker.told_to_stop = true;
                 }
             }
-            Action::Hand { worker, lanes, .. } => self.hand(worker, lanes),
+            Action::Hand {
+                worker,
+                lanes,
+                local,
+            } => {
+                self.last_was_local = Some(local);
+                self.hand(worker, lanes);
+            }
             Action::Release {
                 worker,
                 epochs,
@@ -799,6 +809,25 @@ fn a_worker_that_must_go_stays_until_its_overrunning_handler_returns() {
     bench.obey_all();
     assert_eq!(bench.workers.len(), 1);
     bench.check();
+}
+
+#[test]
+fn a_partition_that_was_sought_before_a_worker_had_it_is_new_to_the_process() {
+    for had_a_worker in [false, true] {
+        let mut bench = Bench::new(Workers::AUTO);
+        bench.assign(&[0]);
+        if had_a_worker {
+            bench.resolve_all(10);
+            assert_eq!(bench.last_was_local, Some(false));
+        }
+        bench
+            .act(|assignment, _, actions| assignment.seek(&tp(0), 4, actions))
+            .expect("ours");
+        bench.obey_all();
+        bench.resolve_all(10);
+        assert_eq!(bench.tracker_of(0).watermark(), Some(4));
+        assert_eq!(bench.last_was_local, Some(had_a_worker));
+    }
 }
 
 #[test]

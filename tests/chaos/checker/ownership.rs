@@ -206,6 +206,8 @@ pub(super) fn by_partition(log: &Log) -> Vec<Vec<Ownership>> {
 /// The ownerships of a member, with their records.
 fn ownerships(number: usize, member: &Member) -> Vec<Ownership> {
     let mut open: BTreeMap<usize, Ownership> = BTreeMap::new();
+    // Of what it had, and no worker of it yet.
+    let mut early: BTreeMap<usize, Vec<Seek>> = BTreeMap::new();
     let mut all = Vec::new();
     let mut told = member.told.iter().peekable();
     let mut handled = member.handled.iter().peekable();
@@ -236,12 +238,14 @@ fn ownerships(number: usize, member: &Member) -> Vec<Ownership> {
             Told::Revoked(partitions) => (partitions, Ended::Orderly, false),
             Told::Lost(partitions) => (partitions, Ended::Lost, false),
             Told::Seek { partition, offset } => {
-                if let Some(ownership) = open.get_mut(partition) {
-                    ownership.seeks.push(Seek {
-                        at: *at,
-                        offset: *offset,
-                    });
-                }
+                let seeks = match open.get_mut(partition) {
+                    Some(ownership) => &mut ownership.seeks,
+                    None => early.entry(*partition).or_default(),
+                };
+                seeks.push(Seek {
+                    at: *at,
+                    offset: *offset,
+                });
                 continue;
             }
             Told::Committed(_) => continue,
@@ -254,7 +258,11 @@ fn ownerships(number: usize, member: &Member) -> Vec<Ownership> {
                 ..ownership
             }));
             if taking {
-                open.insert(partition, Ownership::new(number, partition, *at));
+                let ownership = Ownership {
+                    seeks: early.remove(&partition).unwrap_or_default(),
+                    ..Ownership::new(number, partition, *at)
+                };
+                open.insert(partition, ownership);
             }
         }
     }
@@ -264,7 +272,16 @@ fn ownerships(number: usize, member: &Member) -> Vec<Ownership> {
         Some((at, End::Killed)) => (at, Ended::Killed),
         None => (Millis::MAX, Ended::Orderly),
     };
-    all.extend(open.into_values().map(|ownership| Ownership {
+    // It went before a worker had it, of which nothing is told.
+    let unseen = early.into_iter().filter_map(|(partition, seeks)| {
+        Some(Ownership {
+            from: seeks.first()?.at,
+            seeks,
+            ..Ownership::new(number, partition, to)
+        })
+    });
+    let left = open.into_values().chain(unseen);
+    all.extend(left.map(|ownership| Ownership {
         to,
         ended,
         ..ownership

@@ -514,6 +514,42 @@ fn who_is_killed_between_a_seek_and_its_first_record_leaves_that_to_the_next_own
 }
 
 #[test]
+fn a_seek_before_a_worker_has_the_partition_is_one_of_its_owner() {
+    let seek = Told::Seek {
+        partition: 0,
+        offset: 2,
+    };
+    let mut log = takeover(Some((1_000, End::Left)));
+    log.members[0]
+        .told
+        .push((990, Told::Committed(vec![(0, 6)])));
+    log.members[1].handled = (2..10)
+        .map(|offset| handled(5_000 + offset * 10, offset))
+        .collect();
+    log.commits = vec![commits(1_000, 6), commits(4_950, 2), commits(6_001, 10)];
+    let found = check(&log).found();
+    assert!(
+        found.contains(&"rewound") && found.contains(&"needless"),
+        "{found:?}"
+    );
+    let mut same = log.clone();
+    same.members[1].tell(4_900, seek.clone());
+    let verdict = check(&same);
+    assert_eq!(verdict.found(), [""; 0], "{verdict}");
+    assert_eq!((verdict.sought, verdict.come_down), (4, 1));
+    // It goes on, and no worker of the one who sought ever had it.
+    let mut another = log;
+    let mut between = Member {
+        end: Some((4_960, End::Left)),
+        ..Member::default()
+    };
+    between.tell(4_900, seek);
+    another.members.push(between);
+    let verdict = check(&another);
+    assert_eq!(verdict.found(), [""; 0], "{verdict}");
+}
+
+#[test]
 fn without_the_order_of_the_partition_a_seek_begins_again_in_any_order() {
     for order in [Order::Key, Order::Unordered] {
         let mut log = alone((0..50).chain([21, 20, 23, 22]).chain(24..120));
