@@ -51,6 +51,11 @@ const CLASSIC: [(&str, &str); 2] = [
 /// rebalance.
 const CLASSIC_SETTLES: Duration = Duration::from_secs(4);
 
+/// A coordinator cannot read what it wrote of a group of KIP-848 after that was compacted, and is gone for good when its
+/// broker restarts then (KAFKA-19862; in 4.3.1 still: "Cannot set the epoch of … because the partition is still owned at
+/// epoch …"). That is not what these storms are about.
+const UNCOMPACTED: &str = "log.cleaner.min.compaction.lag.ms=86400000";
+
 /// How long a storm lasts, where that is not given.
 fn time(usual: u64) -> Duration {
     let given = std::env::var("KEEPUP_CHAOS_SECONDS").ok();
@@ -141,7 +146,9 @@ fn s41_a_storm_over_a_classic_group_loses_reorders_and_commits_nothing_wrongly()
 #[test]
 fn s45_s41_a_storm_over_a_consumer_group_loses_reorders_and_commits_nothing_wrongly() {
     // Its brokers give up a member that is silent for 6 s.
-    let kafka = kafka!(one);
+    let Some(kafka) = Kafka::start(test_name!(), 1, &[UNCOMPACTED]) else {
+        return;
+    };
     let seed = seed();
     let storm = short(
         seed,
@@ -199,7 +206,7 @@ fn the_long_run_of_a_classic_group() {
 #[test]
 #[ignore = "takes 12 minutes"]
 fn the_long_run_of_a_consumer_group() {
-    let settings = ["group.consumer.session.timeout.ms=45000"];
+    let settings = ["group.consumer.session.timeout.ms=45000", UNCOMPACTED];
     let Some(kafka) = Kafka::start(test_name!(), 1, &settings) else {
         return;
     };
