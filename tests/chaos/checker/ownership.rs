@@ -99,6 +99,15 @@ impl Ownership {
         self.ended == Ended::Lost
     }
 
+    /// A member that was away is told of an assignment that the group has taken back since, and then of that. It took
+    /// nothing over.
+    fn was_old_news(&self) -> bool {
+        self.was_lost()
+            && self.records.is_empty()
+            && self.seeks.is_empty()
+            && self.to - self.from < ANSWER
+    }
+
     /// What was sought, where a life begins with the record of that place.
     pub(super) fn restart_at(&self, place: usize) -> Option<i64> {
         let mut restarts = self.restarts.iter();
@@ -251,12 +260,12 @@ fn ownerships(number: usize, member: &Member) -> Vec<Ownership> {
             Told::Committed(_) => continue,
         };
         for &partition in concerned {
-            let closed = open.remove(&partition);
-            all.extend(closed.map(|ownership| Ownership {
+            let closed = open.remove(&partition).map(|ownership| Ownership {
                 to: *at,
                 ended,
                 ..ownership
-            }));
+            });
+            all.extend(closed.filter(|ownership| !ownership.was_old_news()));
             if taking {
                 let ownership = Ownership {
                     seeks: early.remove(&partition).unwrap_or_default(),

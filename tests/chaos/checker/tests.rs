@@ -118,6 +118,20 @@ fn a_member_that_was_stopped_may_complete_what_it_had_in_hand_and_nothing_else()
 }
 
 #[test]
+fn who_wakes_and_is_told_of_what_it_was_given_and_lost_in_its_sleep_has_taken_nothing_over() {
+    let mut log = takeover(Some((1_000, End::Killed)));
+    let mut woken = Member::default();
+    woken.tell(5_065, Told::Assigned(vec![0]));
+    woken.tell(5_066, Told::Lost(vec![0]));
+    log.members.push(woken);
+    let verdict = check(&log);
+    assert_eq!(verdict.found(), [""; 0], "{verdict}");
+    // It is another thing where something came of it, or it had the time for that.
+    log.members[2].told[1].0 = 5_065 + ANSWER;
+    assert!(check(&log).found().contains(&"stale"));
+}
+
+#[test]
 fn a_repeat_goes_back_to_what_was_committed_and_no_further() {
     let mut log = takeover(Some((1_000, End::Killed)));
     log.members[1].handled.insert(0, handled(5_010, 3));
