@@ -13,7 +13,7 @@ use crate::support::deliveries::Deliveries;
 use crate::support::kafka::{Isolation, Kafka};
 use crate::support::keepup::{Keepup, keepup};
 use crate::support::records::{COMPRESSIONS, Producer};
-use crate::support::{PATIENT, SOON};
+use crate::support::{PATIENT, SOON, wait_until};
 
 /// Partitions of the large topic, and records in each of them: 2 million in all.
 pub(crate) const LARGE: (i32, u64) = (8, 250_000);
@@ -158,6 +158,13 @@ fn write_all_kinds(kafka: &Kafka, topic: &str) {
     kafka.punch_holes(topic, 19);
     // A compacted topic takes no record without a key.
     kafka.configure_topic(topic, &[("cleanup.policy", "delete")]);
+    // The broker lives by that a moment later.
+    for partition in 0..2 {
+        wait_until(SOON, "the topic takes records without keys", || {
+            let is_taken = kafka.producer(&[]).is_taken(topic, partition, "a first");
+            is_taken.then_some(()).ok_or(partition)
+        });
+    }
 
     for compression in COMPRESSIONS {
         let compressed = [("compression.type", compression)];

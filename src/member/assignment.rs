@@ -64,7 +64,7 @@ pub(crate) enum Action {
         local: bool,
     },
     /// Ask a worker for lanes. Those that its mailbox still held are free at
-    /// once: the loop reports them by [`Assignment::released`].
+    /// once: the loop reports them by [`Assignment::not_picked_up`].
     Release {
         worker: usize,
         epochs: Vec<AssignmentEpoch>,
@@ -819,6 +819,35 @@ impl Assignment {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
+        self.were_with_a_worker(&lanes);
+        self.freed(lanes, now, actions);
+    }
+
+    /// They are not new to this process any more.
+    fn were_with_a_worker(&mut self, lanes: &[(AssignmentEpoch, Option<Failed>)]) {
+        for (epoch, _) in lanes {
+            if let Some(lane) = self.lane_mut(*epoch) {
+                lane.has_moved = true;
+            }
+        }
+    }
+
+    /// Lanes were taken back before their worker picked them up.
+    pub(crate) fn not_picked_up(
+        &mut self,
+        lanes: Vec<(AssignmentEpoch, Option<Failed>)>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        self.freed(lanes, now, actions);
+    }
+
+    fn freed(
+        &mut self,
+        lanes: Vec<(AssignmentEpoch, Option<Failed>)>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         for (epoch, failed) in lanes {
             if let Some(overrun) = self.overrunning.remove(&epoch) {
                 self.completed_by_gone += overrun.completed();
@@ -832,7 +861,6 @@ impl Assignment {
             let Some(lane) = self.lanes.get_mut(&partition) else {
                 continue;
             };
-            lane.has_moved = true;
             let then = match lane.state {
                 State::Leaving { then, .. } => then,
                 // Its worker ends: it goes on in another.
@@ -938,6 +966,7 @@ impl Assignment {
         let gone = self.overrunning.extract_if(|_, lane| lane.worker == worker);
         self.completed_by_gone += gone.map(|(_, lane)| lane.completed()).sum::<u64>();
         // It reports what it had; what it never picked up is free as well.
+        self.were_with_a_worker(&lanes);
         let mut freed: HashMap<AssignmentEpoch, Option<Failed>> = lanes.into_iter().collect();
         for lane in self.lanes.values() {
             if lane.worker() == Some(worker) {
@@ -946,7 +975,7 @@ impl Assignment {
                     .or_insert_with(|| lane.failed.clone());
             }
         }
-        self.released(freed.into_iter().collect(), now, actions);
+        self.freed(freed.into_iter().collect(), now, actions);
     }
 
     /// A worker that failed is not started again before it may be.

@@ -1041,7 +1041,8 @@ impl Member {
             } => {
                 let free = self.threads.release(worker, epochs, cause);
                 if !free.is_empty() {
-                    self.assignment.released(free, self.clock.now(), follows);
+                    let now = self.clock.now();
+                    self.assignment.not_picked_up(free, now, follows);
                 }
             }
             Action::SetPaused {

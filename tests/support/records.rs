@@ -242,6 +242,16 @@ impl Producer {
         });
     }
 
+    /// Sends a record without a key, and says whether the broker took it; of a new producer.
+    pub(crate) fn is_taken(&self, topic: &str, partition: i32, payload: &str) -> bool {
+        let record = BaseRecord::to(topic).partition(partition);
+        self.send(record.payload(payload.as_bytes()));
+        self.inner
+            .flush(PATIENT)
+            .expect("there is an answer to the record");
+        self.inner.context().failed.load(Ordering::Relaxed) == 0
+    }
+
     /// Waits until everything is delivered; a record that could not be is a failure.
     pub(crate) fn flush(&self) {
         self.inner
