@@ -56,6 +56,22 @@ fn watching(
     }
 }
 
+/// Does that, and notes the record when it is done.
+fn noting(
+    watched: &Arc<Mutex<Watched>>,
+    finished: &Tally,
+    waits: Duration,
+) -> impl Fn(OwnedRecord) -> std::pin::Pin<Box<dyn Future<Output = ()>>> + use<> {
+    let (wait, finished) = (watching(watched, waits), finished.clone());
+    move |record| {
+        let (waiting, finished) = (wait(record.clone()), finished.clone());
+        Box::pin(async move {
+            waiting.await;
+            finished.note(&record.as_record());
+        })
+    }
+}
+
 /// Waits until so many are inside.
 fn await_inside(watched: &Mutex<Watched>, expected: usize) {
     wait_until(PATIENT, "that many are inside", || {
@@ -200,16 +216,7 @@ fn a_stop_drains_what_is_in_flight_and_commits_it() {
         .order(Order::Unordered)
         .workers(Workers::Fixed(1))
         .in_flight(50)
-        .start_async(move |_| {
-            let (wait, done) = (watching(&watch, Duration::from_millis(700)), done.clone());
-            move |record: OwnedRecord| {
-                let (waiting, done) = (wait(record.clone()), done.clone());
-                async move {
-                    waiting.await;
-                    done.note(&record.as_record());
-                }
-            }
-        })
+        .start_async(move |_| noting(&watch, &done, Duration::from_millis(700)))
         .expect("the run starts");
     await_inside(&watched, 50);
     handle.stop();
@@ -245,16 +252,7 @@ fn what_is_in_flight_when_partitions_move_to_another_member_is_done_and_committe
             .workers(Workers::Fixed(1))
             .in_flight(40)
             .on_event(events.observer())
-            .start_async(move |_| {
-                let (wait, done) = (watching(&watch, Duration::from_millis(150)), done.clone());
-                move |record: OwnedRecord| {
-                    let (waiting, done) = (wait(record.clone()), done.clone());
-                    async move {
-                        waiting.await;
-                        done.note(&record.as_record());
-                    }
-                }
-            })
+            .start_async(move |_| noting(&watch, &done, Duration::from_millis(150)))
             .expect("the run starts")
     };
     let (mine, others) = (Arc::default(), Arc::default());

@@ -1,6 +1,6 @@
 //! Members that the group gives nothing: they are ready all the same, end like the others, and take over.
 
-use keepup::{Builder, EventKind, MemberState, StopReason};
+use keepup::{Builder, MemberState, StopReason};
 
 use crate::support::kafka::Kafka;
 use crate::support::members::{Member, Protocol, Tally};
@@ -19,21 +19,6 @@ fn wait_for_joined(member: &Member, partitions: usize) {
         } else {
             Err((seen.member, seen.health.clone(), member.partitions()))
         }
-    });
-}
-
-fn warnings(tally: &Tally, member: &str) -> Vec<String> {
-    tally.events(member, |event| match &event.kind {
-        EventKind::Warning { message } => Some(message.clone()),
-        _ => None,
-    })
-}
-
-fn wait_for_warning(tally: &Tally, member: &str, words: &str) {
-    wait_until(SOON, &format!("{member} to warn of {words:?}"), || {
-        let warnings = warnings(tally, member);
-        let is_there = warnings.iter().any(|warning| warning.contains(words));
-        if is_there { Ok(()) } else { Err(warnings) }
     });
 }
 
@@ -65,7 +50,7 @@ fn s47_a_spare_is_ready_and_takes_over_when_the_one_who_has_the_partition_leaves
     kafka.fill(name, 1, 10..20);
     wait_for_joined(&spare, 1);
     tally.wait_for_all(name, 0..1, 0..20);
-    assert_eq!(warnings(&tally, "spare"), [""; 0]);
+    assert_eq!(tally.warnings("spare"), [""; 0]);
     assert_eq!(spare.stop().exit_code(), 0);
     let numbers: Vec<i64> = (0..20).collect();
     assert_eq!(tally.offsets(name, 0), numbers, "each once, in order");
@@ -83,14 +68,7 @@ fn s47_a_spare_ends_by_itself_where_the_run_ends_with_the_records(
     let holder = Member::start("holder", run(), &tally);
     wait_for_joined(&holder, 1);
     let spare = Member::start("spare", run().until_end(true), &tally);
-    wait_until(PATIENT, "the spare to end", || {
-        if spare.handle().has_ended() {
-            Ok(())
-        } else {
-            Err(spare.handle().lag().health.clone())
-        }
-    });
-    let report = spare.stop();
+    let report = spare.ended();
     assert_eq!(report.reason, StopReason::EndReached);
     assert_eq!((report.exit_code(), report.records), (0, 0), "{report:?}");
     assert!(report.left_group, "{report:?}");
@@ -119,7 +97,7 @@ fn s40_under_kip_848_a_static_member_that_gets_its_name_and_no_partition_is_read
     let old = start("old", "same");
     wait_for_joined(&old, 0);
     let new = start("new", "same");
-    wait_for_warning(&tally, "new", "group.instance.id \"same\"");
+    tally.wait_for_warning("new", "group.instance.id \"same\"");
     wait_until(SOON, "it to be held up", || {
         match new.handle().lag().member {
             MemberState::HeldUp => Ok(()),
@@ -127,7 +105,7 @@ fn s40_under_kip_848_a_static_member_that_gets_its_name_and_no_partition_is_read
         }
     });
     assert_eq!(old.stop().exit_code(), 0);
-    wait_for_warning(&tally, "new", "gave this member its group.instance.id");
+    tally.wait_for_warning("new", "gave this member its group.instance.id");
     wait_for_joined(&new, 0);
     assert_eq!(holder.stop().exit_code(), 0);
     kafka.fill(name, 1, 10..20);
@@ -137,7 +115,7 @@ fn s40_under_kip_848_a_static_member_that_gets_its_name_and_no_partition_is_read
         if has == [0] { Ok(()) } else { Err(has) }
     });
     tally.wait_for_all(name, 0..1, 0..20);
-    assert_eq!(warnings(&tally, "new").len(), 2);
+    assert_eq!(tally.warnings("new").len(), 2);
     assert_eq!(new.stop().exit_code(), 0);
 }
 
@@ -161,7 +139,7 @@ fn s47_under_kip_848_a_member_that_loses_its_last_partition_to_another_is_ready_
     kafka.fill(name, 1, 10..20);
     tally.wait_for_all(name, 0..1, 0..20);
     assert_eq!(tally.offsets_by("a", name, 0).len(), 10);
-    assert_eq!(warnings(&tally, "b"), [""; 0]);
+    assert_eq!(tally.warnings("b"), [""; 0]);
     for member in [first, second] {
         assert_eq!(member.stop().exit_code(), 0);
     }

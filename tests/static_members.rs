@@ -70,21 +70,6 @@ fn wait_for_the_events(
     })
 }
 
-fn warnings(tally: &Tally, member: &str) -> Vec<String> {
-    tally.events(member, |event| match &event.kind {
-        EventKind::Warning { message } => Some(message.clone()),
-        _ => None,
-    })
-}
-
-fn wait_for_warning(tally: &Tally, member: &str, words: &str) {
-    wait_until(SOON, &format!("{member} to warn of {words:?}"), || {
-        let warnings = warnings(tally, member);
-        let is_there = warnings.iter().any(|warning| warning.contains(words));
-        if is_there { Ok(()) } else { Err(warnings) }
-    });
-}
-
 /// Asserts that a run ended because another process has its name; gives the words.
 fn taken(report: &Report, name: &str) -> String {
     let StopReason::InstanceTaken { instance, message } = &report.reason else {
@@ -95,19 +80,6 @@ fn taken(report: &Report, name: &str) -> String {
     assert_eq!(report.reason.name(), "fatal-client-error");
     assert_eq!(report.exit_code(), 1);
     message.clone()
-}
-
-/// Waits for the end of a run that nobody asked to stop.
-fn end_of(member: Member) -> Report {
-    let name = member.name;
-    wait_until(PATIENT, &format!("{name} to end by itself"), || {
-        if member.handle().has_ended() {
-            Ok(())
-        } else {
-            Err(member.handle().lag().health.clone())
-        }
-    });
-    member.stop()
 }
 
 per_protocol! {
@@ -244,7 +216,7 @@ fn the_older_is_fenced(kafka: &Kafka, name: &'static str, protocol: Protocol) {
     tally.wait_for_all(name, mine[0]..mine[0] + 1, 20..30);
     kafka.wait_for_commits(name, name, &[Some(30); 4]);
     tally.open(door);
-    let report = end_of(old);
+    let report = old.ended();
     let message = taken(&report, "same");
     assert!(message.contains("took this one's place"), "{message}");
     assert!(report.abandoned.is_empty(), "{report:?}");
@@ -298,7 +270,7 @@ fn s40_under_kip_848_a_newer_process_with_the_same_name_waits_until_the_older_ha
     let old = start("old");
     old.wait_for_partitions(2);
     let new = start("new");
-    wait_for_warning(&tally, "new", "group.instance.id \"same\"");
+    tally.wait_for_warning("new", "group.instance.id \"same\"");
     wait_until(SOON, "the new one to say why it is not ready", || {
         let health = new.handle().lag().health.clone();
         let why = health.not_ready.clone().unwrap_or_default();
@@ -314,7 +286,7 @@ fn s40_under_kip_848_a_newer_process_with_the_same_name_waits_until_the_older_ha
     let report = old.stop();
     assert_eq!((report.exit_code(), report.left_uncommitted), (0, 0));
     new.wait_for_partitions(2);
-    wait_for_warning(&tally, "new", "gave this member its group.instance.id");
+    tally.wait_for_warning("new", "gave this member its group.instance.id");
     kafka.fill(name, 2, 20..30);
     tally.wait_for_all(name, 0..2, 0..30);
     assert!(new.handle().lag().health.is_ready());
@@ -335,7 +307,7 @@ fn s40_under_kip_848_a_newer_process_with_the_same_name_waits_until_the_older_ha
             (0..20).collect::<Vec<_>>()
         );
     }
-    let told = warnings(&tally, "new");
+    let told = tally.warnings("new");
     assert_eq!(told.len(), 2, "said once, and that it is over: {told:?}");
     assert_eq!(kafka.committed(name, name), [Some(30); 2]);
 }
@@ -353,7 +325,7 @@ fn s40_under_kip_848_a_process_whose_name_stays_taken_ends_typed_and_the_other_g
     let old = start("old", PATIENT);
     old.wait_for_partitions(2);
     let new = start("new", Duration::from_secs(2));
-    let report = end_of(new);
+    let report = new.ended();
     let message = taken(&report, "same");
     assert!(message.contains("instance_wait"), "{message}");
     assert!(
@@ -380,7 +352,7 @@ fn s40_under_kip_848_a_stop_ends_the_wait_for_a_name_at_once() {
     let old = start("old");
     old.wait_for_partitions(1);
     let new = start("new");
-    wait_for_warning(&tally, "new", "group.instance.id \"same\"");
+    tally.wait_for_warning("new", "group.instance.id \"same\"");
     let report = new.stop();
     assert_eq!(report.reason, StopReason::StopCalled);
     assert_eq!((report.exit_code(), report.records), (0, 0));

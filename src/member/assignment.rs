@@ -64,7 +64,7 @@ pub(crate) enum Action {
         local: bool,
     },
     /// Ask a worker for lanes. Those that its mailbox still held are free at
-    /// once: the loop reports them by [`Assignment::not_picked_up`].
+    /// once: the loop reports them by [`Assignment::freed`].
     Release {
         worker: usize,
         epochs: Vec<AssignmentEpoch>,
@@ -832,17 +832,9 @@ impl Assignment {
         }
     }
 
-    /// Lanes were taken back before their worker picked them up.
-    pub(crate) fn not_picked_up(
-        &mut self,
-        lanes: Vec<(AssignmentEpoch, Option<Failed>)>,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        self.freed(lanes, now, actions);
-    }
-
-    fn freed(
+    /// Lanes are with no worker any more: taken back before theirs picked them up,
+    /// or given back.
+    pub(crate) fn freed(
         &mut self,
         lanes: Vec<(AssignmentEpoch, Option<Failed>)>,
         now: Instant,

@@ -1042,7 +1042,7 @@ impl Member {
                 let free = self.threads.release(worker, epochs, cause);
                 if !free.is_empty() {
                     let now = self.clock.now();
-                    self.assignment.not_picked_up(free, now, follows);
+                    self.assignment.freed(free, now, follows);
                 }
             }
             Action::SetPaused {

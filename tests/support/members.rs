@@ -106,6 +106,22 @@ impl Tally {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What a member warned of.
+    pub(crate) fn warnings(&self, member: &str) -> Vec<String> {
+        self.events(member, |event| match &event.kind {
+            EventKind::Warning { message } => Some(message.clone()),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn wait_for_warning(&self, member: &str, words: &str) {
+        wait_until(SOON, &format!("{member} to warn of {words:?}"), || {
+            let warnings = self.warnings(member);
+            let is_there = warnings.iter().any(|warning| warning.contains(words));
+            if is_there { Ok(()) } else { Err(warnings) }
+        });
+    }
+
     /// From now on the member's handler stays in the record at `offset` of `partition`.
     pub(crate) fn close(&self, member: &'static str, partition: i32, offset: i64) -> Door {
         let door = Door {
@@ -380,6 +396,18 @@ impl Member {
                 Ok(revoked)
             }
         })
+    }
+
+    /// Waits for its end, for which nobody asked.
+    pub(crate) fn ended(self) -> Report {
+        wait_until(PATIENT, &format!("{} to end by itself", self.name), || {
+            if self.handle().has_ended() {
+                Ok(())
+            } else {
+                Err(self.handle().lag().health.clone())
+            }
+        });
+        self.stop()
     }
 
     /// Stops it in an orderly way.
