@@ -78,6 +78,15 @@ pub enum Error {
         /// The operating system's answer.
         source: io::Error,
     },
+    /// This program cannot be started again as its own worker
+    /// ([`Model::Processes`](crate::Model::Processes)).
+    #[error("no worker processes: {why}; {remedy}")]
+    NoWorkerProcesses {
+        /// Why not.
+        why: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// The operating system refused a thread, a socket or a signal handler.
     #[error("cannot {what}: {source}")]
     System {
@@ -93,7 +102,7 @@ impl Error {
     /// address that cannot be listened at, 4 for no contact, else 1.
     pub fn exit_code(&self) -> i32 {
         match self {
-            Self::InvalidSettings(_) | Self::Listen { .. } => 2,
+            Self::InvalidSettings(_) | Self::Listen { .. } | Self::NoWorkerProcesses { .. } => 2,
             Self::NoContact { .. } => 4,
             _ => 1,
         }

@@ -60,11 +60,16 @@ pub enum EventKind {
         error: Option<String>,
     },
     /// A worker began to run.
-    WorkerStarted,
+    WorkerStarted {
+        /// Its process, where it has one of its own.
+        pid: Option<u32>,
+    },
     /// A worker ended.
     WorkerStopped {
         /// Why.
         reason: WorkerStop,
+        /// Its process, where it had one of its own.
+        pid: Option<u32>,
     },
     /// A worker was replaced after it failed.
     WorkerRestarted {
@@ -72,6 +77,8 @@ pub enum EventKind {
         reason: WorkerStop,
         /// How often a worker of this number was replaced in this run.
         restarts: u32,
+        /// The process of the one that failed, where it had one of its own.
+        pid: Option<u32>,
     },
     /// A record failed and will be handed over again.
     RecordRetried {
@@ -183,7 +190,7 @@ impl EventKind {
             Self::PartitionsLost { .. } => "partitions_lost",
             Self::RecordsConsumed { .. } => "records_consumed",
             Self::OffsetsCommitted { .. } => "offsets_committed",
-            Self::WorkerStarted => "worker_started",
+            Self::WorkerStarted { .. } => "worker_started",
             Self::WorkerStopped { .. } => "worker_stopped",
             Self::WorkerRestarted { .. } => "worker_restarted",
             Self::RecordRetried { .. } => "record_retried",
@@ -210,7 +217,8 @@ impl fmt::Display for Event {
 impl EventKind {
     fn write_details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::StartupComplete | Self::WorkerStarted => Ok(()),
+            Self::StartupComplete => Ok(()),
+            Self::WorkerStarted { pid } => write_pid(f, *pid),
             Self::PartitionsAssigned { partitions, local }
             | Self::PartitionsRevoked { partitions, local } => {
                 write!(f, " partitions={partitions:?}")?;
@@ -227,8 +235,16 @@ impl EventKind {
                     .as_ref()
                     .map_or(Ok(()), |error| write!(f, " error={error}"))
             }
-            Self::WorkerStopped { reason } => write_reason(f, reason),
-            Self::WorkerRestarted { reason, restarts } => {
+            Self::WorkerStopped { reason, pid } => {
+                write_pid(f, *pid)?;
+                write_reason(f, reason)
+            }
+            Self::WorkerRestarted {
+                reason,
+                restarts,
+                pid,
+            } => {
+                write_pid(f, *pid)?;
                 write_reason(f, reason)?;
                 write!(f, " restarts={restarts}")
             }
@@ -312,6 +328,10 @@ impl ResetReason {
             Self::Truncated => "truncated",
         }
     }
+}
+
+fn write_pid(f: &mut fmt::Formatter<'_>, pid: Option<u32>) -> fmt::Result {
+    pid.map_or(Ok(()), |pid| write!(f, " pid={pid}"))
 }
 
 fn write_reason(f: &mut fmt::Formatter<'_>, reason: &WorkerStop) -> fmt::Result {

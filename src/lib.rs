@@ -37,6 +37,7 @@ mod handler;
 mod kafka;
 mod lag;
 mod member;
+mod process;
 mod record;
 mod report;
 mod runtime;
@@ -51,8 +52,8 @@ mod worker;
 pub use async_handler::AsyncHandler;
 pub use build_info::{BuildInfo, build_info};
 pub use config::{
-    Assignment, Builder, Isolation, OnExhausted, Order, OutOfRange, RetryPolicy, Settings, Source,
-    StartFrom, Workers, builder,
+    Assignment, Builder, Isolation, Model, OnExhausted, Order, OutOfRange, RetryPolicy, Settings,
+    Source, StartFrom, Workers, builder,
 };
 pub use decode::{Decoding, FromJson, decoding, json};
 pub use error::{CommandError, Error, Problem};
@@ -65,6 +66,7 @@ pub use lag::{
     CommitNotes, ConnectionErrors, Health, LagSnapshot, MemberState, OutcomeTotals, PartitionLag,
     TopicTotals, WorkerState, WorkerStatus,
 };
+pub use process::is_worker_process;
 #[cfg(feature = "tokio")]
 pub use record::OwnedRecord;
 pub use record::{Header, Headers, Record, TopicPartition};

@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Coarse;
 
@@ -68,7 +69,7 @@ impl fmt::Debug for TopicPartition {
 /// partition and which incarnation of it something belongs to.
 ///
 /// It is not Kafka's group generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct AssignmentEpoch(pub(crate) u64);
 
 /// What Kafka writes for the time of a record that has none.

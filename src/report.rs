@@ -168,8 +168,13 @@ pub enum WorkerStop {
     RetriesExhausted,
     /// The worker's source could not be opened or failed; with the error.
     SourceFailed(String),
-    /// The handler did not return before the stop deadline; its thread is left
-    /// behind and ends with the process.
+    /// The worker's process ended by itself; with how it did.
+    ChildExited(String),
+    /// The worker's process said nothing, or nothing that is understood, and was
+    /// killed; with what was the matter.
+    ChildSilent(String),
+    /// The handler did not return before the stop deadline. Its thread is left
+    /// behind and ends with the process; a worker's own process is killed.
     Abandoned,
 }
 
@@ -184,6 +189,8 @@ impl WorkerStop {
             Self::HookPanicked(_) => "hook-panicked",
             Self::RetriesExhausted => "retries-exhausted",
             Self::SourceFailed(_) => "fatal-client-error",
+            Self::ChildExited(_) => "child-exited",
+            Self::ChildSilent(_) => "child-silent",
             Self::Abandoned => "abandoned",
         }
     }
@@ -191,9 +198,11 @@ impl WorkerStop {
     /// The panic's or error's text, where there is one.
     pub fn detail(&self) -> Option<&str> {
         match self {
-            Self::HandlerPanicked(text) | Self::HookPanicked(text) | Self::SourceFailed(text) => {
-                Some(text)
-            }
+            Self::HandlerPanicked(text)
+            | Self::HookPanicked(text)
+            | Self::SourceFailed(text)
+            | Self::ChildExited(text)
+            | Self::ChildSilent(text) => Some(text),
             _ => None,
         }
     }

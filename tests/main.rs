@@ -44,6 +44,7 @@ mod old_brokers;
 mod orders;
 mod out_of_range;
 mod page;
+mod processes;
 mod prometheus;
 mod promises;
 mod rebalance;

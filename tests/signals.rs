@@ -40,10 +40,19 @@ fn topic(kafka: &Kafka, name: &str) {
 
 /// Waits until the handler of every worker sleeps.
 fn wait_in_handlers(run: &mut Keepup, workers: usize) {
-    let tasks = format!("/proc/{}/task", run.pid());
+    let pid = i32::try_from(run.pid()).expect("a process has a number");
+    wait_sleeping(&[pid], workers);
+}
+
+/// Waits until so many handlers in these processes sleep.
+pub(crate) fn wait_sleeping(pids: &[i32], workers: usize) {
     wait_until(SOON, "the handlers to sleep", || {
         let mut sleeping = 0;
-        for task in fs::read_dir(&tasks).expect("it runs").flatten() {
+        let tasks = pids.iter().flat_map(|pid| {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+            tasks.expect("it runs").flatten()
+        });
+        for task in tasks {
             let said = |what: &str| fs::read_to_string(task.path().join(what)).unwrap_or_default();
             // Nothing else in a worker sleeps: it waits on sockets and conditions.
             if said("comm").starts_with("keepup-worker") && said("wchan").contains("nanosleep") {

@@ -45,9 +45,9 @@ fn s14_a_handler_that_panics_once_is_replaced_and_its_record_retried() {
     seen.await_each(SOON, 4, 500);
     let (worker, reason, restarts) =
         events.find(SOON, "worker_restarted", |event| match &event.kind {
-            EventKind::WorkerRestarted { reason, restarts } => {
-                Some((event.worker?, reason.clone(), *restarts))
-            }
+            EventKind::WorkerRestarted {
+                reason, restarts, ..
+            } => Some((event.worker?, reason.clone(), *restarts)),
             _ => None,
         });
     handle.stop();

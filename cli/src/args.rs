@@ -137,6 +137,11 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) workers: Option<String>,
 
+    /// What workers are: threads of this process, or processes, each this program again
+    /// [default: threads]
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+
     /// What records are read through: fetch (own connections) or client (librdkafka)
     /// [default: fetch, or client where the security that is asked for needs it]
     #[arg(long, value_name = "SOURCE")]
@@ -373,6 +378,7 @@ impl RunArgs {
             topic: first_given(self.topic, file.topic),
             group: self.group.or(file.group),
             workers: self.workers.or(file.workers),
+            model: self.model.or(file.model),
             source: self.source.or(file.source),
             order: self.order.or(file.order),
             handler: self.handler.or(file.handler),

@@ -31,6 +31,7 @@ struct Effective<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     of: Option<usize>,
     workers: String,
+    model: &'static str,
     source: &'static str,
     order: &'static str,
     handler: String,
@@ -114,6 +115,7 @@ impl<'a> From<&'a RunPlan> for Effective<'a> {
             index,
             of,
             workers: settings.workers.to_string(),
+            model: settings.model.name(),
             source: settings.source_in_force().name().unwrap_or("auto"),
             order: settings.order.name(),
             handler: plan.handler.to_string(),

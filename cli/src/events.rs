@@ -42,11 +42,19 @@ enum Fields<'a> {
         error: Option<&'a str>,
         offsets: Vec<Offset<'a>>,
     },
+    Started {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
+    },
     Stopped {
         reason: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
     },
     Restarted {
         reason: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
         restarts: u32,
     },
     Record {
@@ -111,7 +119,8 @@ fn places(partitions: &[TopicPartition]) -> Vec<Place<'_>> {
 /// vocabulary.
 fn fields(kind: &EventKind) -> Option<Fields<'_>> {
     Some(match kind {
-        EventKind::StartupComplete | EventKind::WorkerStarted => Fields::Nothing {},
+        EventKind::StartupComplete => Fields::Nothing {},
+        EventKind::WorkerStarted { pid } => Fields::Started { pid: *pid },
         EventKind::PartitionsAssigned { partitions, local }
         | EventKind::PartitionsRevoked { partitions, local } => Fields::Partitions {
             partitions: places(partitions),
@@ -144,11 +153,17 @@ fn fields(kind: &EventKind) -> Option<Fields<'_>> {
                 })
                 .collect(),
         },
-        EventKind::WorkerStopped { reason } => Fields::Stopped {
+        EventKind::WorkerStopped { reason, pid } => Fields::Stopped {
             reason: reason.name(),
+            pid: *pid,
         },
-        EventKind::WorkerRestarted { reason, restarts } => Fields::Restarted {
+        EventKind::WorkerRestarted {
+            reason,
+            restarts,
+            pid,
+        } => Fields::Restarted {
             reason: reason.name(),
+            pid: *pid,
             restarts: *restarts,
         },
         EventKind::RecordRetried {
@@ -249,12 +264,13 @@ mod tests {
         String::from_utf8(buffer).unwrap()
     }
 
-    #[test]
-    fn the_vocabulary_is_frozen() {
+    /// Something of each kind.
+    fn all() -> Vec<(Option<usize>, EventKind)> {
         let orders = |partition| TopicPartition::new("orders", partition);
-        let lines: String = [
+        vec![
             (None, EventKind::StartupComplete),
-            (Some(0), EventKind::WorkerStarted),
+            (Some(0), EventKind::WorkerStarted { pid: None }),
+            (Some(1), EventKind::WorkerStarted { pid: Some(4711) }),
             (
                 Some(0),
                 EventKind::PartitionsAssigned {
@@ -331,12 +347,14 @@ mod tests {
                 EventKind::WorkerRestarted {
                     reason: WorkerStop::HandlerPanicked("index out of bounds".into()),
                     restarts: 1,
+                    pid: None,
                 },
             ),
             (
                 Some(1),
                 EventKind::WorkerStopped {
                     reason: WorkerStop::ScaledDown,
+                    pid: Some(4711),
                 },
             ),
             (
@@ -347,9 +365,14 @@ mod tests {
                 },
             ),
         ]
-        .iter()
-        .map(|(worker, kind)| printed(*worker, kind))
-        .collect();
+    }
+
+    #[test]
+    fn the_vocabulary_is_frozen() {
+        let lines: String = all()
+            .iter()
+            .map(|(worker, kind)| printed(*worker, kind))
+            .collect();
         insta::assert_snapshot!("events", lines);
     }
 

@@ -10,7 +10,9 @@
 //! child. The child is in a process group of its own, so that a Ctrl-C in the
 //! terminal reaches the command, which drains, and not the child that it drains
 //! through. None is left behind: its stdin is closed, then its group is killed
-//! ([`Children`]), also where its worker was abandoned.
+//! ([`Children`]), also where its worker was abandoned. Where the worker is a
+//! process, the child stays in that one's group, which ends with the worker, be it
+//! by a signal.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read as _, Write as _};
@@ -21,7 +23,7 @@ use std::time::Duration;
 
 use keepup::{Handler, Outcome, Record};
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::lines;
 use crate::output::{Output, Unusable};
@@ -37,23 +39,32 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// The process groups of children that run.
+/// The children that run, by number, which is that of their group.
 #[derive(Debug, Default)]
 pub(crate) struct Children(Mutex<BTreeSet<i32>>);
 
 impl Children {
     /// Kills those whose workers did not see to their end.
     pub(crate) fn kill_all(&self) {
-        for group in std::mem::take(&mut *self.0.lock()) {
-            kill(group);
+        for child in std::mem::take(&mut *self.0.lock()) {
+            kill(child);
         }
     }
 }
 
-fn kill(group: i32) {
-    if let Some(group) = Pid::from_raw(group) {
+/// Whether a child is in a process group of its own.
+fn has_own_group() -> bool {
+    !keepup::is_worker_process()
+}
+
+fn kill(child: i32) {
+    if let Some(child) = Pid::from_raw(child) {
         // Whoever is gone already needs no killing.
-        let _ = kill_process_group(group, Signal::KILL);
+        let _ = if has_own_group() {
+            kill_process_group(child, Signal::KILL)
+        } else {
+            kill_process(child, Signal::KILL)
+        };
     }
 }
 
@@ -68,11 +79,14 @@ struct Running {
 
 impl Running {
     fn start(command: &str, children: &Arc<Children>) -> std::io::Result<Self> {
-        let mut child = Command::new("/bin/sh")
+        let mut shell = Command::new("/bin/sh");
+        if has_own_group() {
+            shell.process_group(0);
+        }
+        let mut child = shell
             .args(["-c", command])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .process_group(0)
             .spawn()?;
         let group = i32::try_from(child.id()).unwrap_or_default();
         children.0.lock().insert(group);

@@ -11,7 +11,9 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use keepup::{Assignment, OnExhausted, Order, OutOfRange, Settings, Source, StartFrom, Workers};
+use keepup::{
+    Assignment, Model, OnExhausted, Order, OutOfRange, Settings, Source, StartFrom, Workers,
+};
 
 use crate::args::{ClusterArgs, DemoArgs, OutputArgs, PerfArgs, RunArgs};
 use crate::file::{self, FileArgs};
@@ -116,6 +118,7 @@ pub(crate) fn run(cluster: &ClusterArgs, args: &RunArgs) -> Result<RunPlan, Vec<
     let mut settings = reader.cluster(cluster, args.group.as_deref());
     settings.topics.clone_from(&args.topic);
     settings.workers = reader.workers(args.workers.as_deref(), Workers::AUTO);
+    settings.model = reader.model(args.model.as_deref());
     settings.source = reader.source(args.source.as_deref());
     settings.order = reader.order(args.order.as_deref());
     settings.retry.attempts = reader.number(
@@ -269,6 +272,16 @@ impl Reader {
             Source::default(),
             "records are read through connections of our own, or through librdkafka",
             "give fetch or client, or leave it out",
+        )
+    }
+
+    fn model(&mut self, text: Option<&str>) -> Model {
+        self.choice(
+            "model",
+            text,
+            Model::default(),
+            "workers are threads or processes",
+            "give threads or processes",
         )
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 #[cfg(feature = "tokio")]
 use crate::async_handler::AsyncHandler;
 use crate::config::{
-    Assignment, Isolation, OnExhausted, Order, OutOfRange, RetryPolicy, Settings, Source,
+    Assignment, Isolation, Model, OnExhausted, Order, OutOfRange, RetryPolicy, Settings, Source,
     StartFrom, Workers,
 };
 use crate::error::Error;
@@ -65,6 +65,27 @@ impl Builder {
     /// How many workers run. Default [`Workers::AUTO`].
     pub fn workers(mut self, workers: Workers) -> Self {
         self.settings.workers = workers;
+        self
+    }
+
+    /// What a worker is: a thread of this process, or a process of its own.
+    /// Default: a thread.
+    ///
+    /// ```no_run
+    /// use keepup::{Model, Record, Workers};
+    ///
+    /// fn main() -> Result<(), keepup::Error> {
+    ///     let report = keepup::builder("localhost:9092", "billing")
+    ///         .topic("orders")
+    ///         .model(Model::Processes)
+    ///         .workers(Workers::Fixed(4))
+    ///         // Returns in the parent; in each of the four it becomes the worker.
+    ///         .run(|_worker| |record: &Record<'_>| println!("{record:?}"))?;
+    ///     std::process::exit(report.exit_code());
+    /// }
+    /// ```
+    pub fn model(mut self, model: Model) -> Self {
+        self.settings.model = model;
         self
     }
 

@@ -10,6 +10,6 @@ pub(crate) use builder::Observer;
 pub use builder::{Builder, builder};
 pub(crate) use settings::ResetPolicy;
 pub use settings::{
-    Assignment, Isolation, OnExhausted, Order, OutOfRange, RetryPolicy, Settings, Source,
+    Assignment, Isolation, Model, OnExhausted, Order, OutOfRange, RetryPolicy, Settings, Source,
     StartFrom, Workers,
 };

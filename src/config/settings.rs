@@ -132,6 +132,29 @@ impl FromStr for Workers {
     }
 }
 
+/// What a worker is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Model {
+    /// A thread of this process.
+    #[default]
+    Threads,
+    /// A process of its own: this executable, started again with the same
+    /// arguments. This process is the member of the group, has the metrics, and
+    /// starts a worker again that dies; a worker's `run()` becomes that worker
+    /// and does not return.
+    ///
+    /// What stands before `run()` in `main` happens in every process, and has to
+    /// come to the same settings there; [`is_worker_process`] tells them apart.
+    /// It must not read standard input, which is the line to the parent. What a
+    /// worker prints is passed on by the parent in whole lines. Refused in test
+    /// and benchmark programs of cargo, which would run their tests again.
+    ///
+    /// [`is_worker_process`]: crate::is_worker_process
+    Processes,
+}
+
+choice!(Model: Threads = "threads", Processes = "processes");
+
 /// How partitions come to this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Assignment {
@@ -349,6 +372,8 @@ pub struct Settings {
     pub assignment: Assignment,
     /// How many workers. Default [`Workers::AUTO`].
     pub workers: Workers,
+    /// What a worker is. Default: a thread.
+    pub model: Model,
     /// Which records wait for one another. Default: those of a partition.
     pub order: Order,
     /// How many records each worker has in its handler at a time, where handlers
@@ -426,6 +451,7 @@ impl fmt::Debug for Settings {
             .field("topics", &self.topics)
             .field("assignment", &self.assignment)
             .field("workers", &self.workers)
+            .field("model", &self.model)
             .field("order", &self.order)
             .field("in_flight", &self.in_flight)
             .field("start_from", &self.start_from)
@@ -460,6 +486,7 @@ impl Settings {
             topics: Vec::new(),
             assignment: Assignment::default(),
             workers: Workers::AUTO,
+            model: Model::default(),
             order: Order::default(),
             in_flight: 256,
             start_from: StartFrom::default(),

@@ -24,7 +24,7 @@ use super::partition::{Moment, Watched};
 use super::snapshot::{CommitNotes, LagSnapshot, WorkerState, WorkerStatus};
 use super::topics::TopicBook;
 use crate::clock::Clock;
-use crate::config::Isolation;
+use crate::config::{Isolation, Model};
 use crate::kafka::failures::Failures;
 use crate::record::TopicPartition;
 use crate::report::StopReason;
@@ -71,6 +71,7 @@ pub(crate) struct ReporterParts {
     pub(crate) group: Arc<str>,
     pub(crate) client_id: Arc<str>,
     pub(crate) isolation: Isolation,
+    pub(crate) model: Model,
     pub(crate) clock: Clock,
     pub(crate) shared: Arc<Shared>,
     pub(crate) rings: Receiver<()>,
@@ -300,6 +301,7 @@ impl Reporter {
         into.group.clone_from(&self.parts.group);
         into.client_id.clone_from(&self.parts.client_id);
         into.isolation = self.parts.isolation;
+        into.model = self.parts.model;
         into.taken_at_ms = now.unix_ms;
         let counters = &self.parts.shared.counters;
         let read = |counter: &std::sync::atomic::AtomicU64| {
@@ -334,6 +336,7 @@ impl Reporter {
         for slot in &self.slots {
             into.workers.push(WorkerStatus {
                 worker: slot.worker,
+                pid: slot.pid,
                 state: slot.state,
                 partitions: 0,
                 restarts: slot.restarts,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Isolation;
+use crate::config::{Isolation, Model};
 use crate::record::TopicPartition;
 
 /// The state of a run as of one tick (one per second), or of a change of the
@@ -26,6 +26,8 @@ pub struct LagSnapshot {
     pub taken_at_ms: i64,
     /// The partitions that this process owns, in order.
     pub partitions: Vec<PartitionLag>,
+    /// What a worker is.
+    pub model: Model,
     /// The workers, by number.
     pub workers: Vec<WorkerStatus>,
     /// Where the process stands in its group.
@@ -258,6 +260,10 @@ impl MemberState {
 pub struct WorkerStatus {
     /// Its number.
     pub worker: usize,
+    /// Its process, where it has one of its own
+    /// ([`Model::Processes`](crate::Model::Processes)); `None` also while that is
+    /// being started.
+    pub pid: Option<u32>,
     /// What it does.
     pub state: WorkerState,
     /// How many partitions it has.

@@ -15,6 +15,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Coarse;
 
 /// Kafka's `metrics.num.samples`.
@@ -27,7 +29,7 @@ const LENGTH: Duration = Duration::from_secs(30);
 const SLOTS: usize = WINDOWS as usize + 1;
 
 /// Several observations at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Observed {
     pub(crate) count: u64,
     pub(crate) sum: u64,

@@ -922,10 +922,24 @@ impl Member {
                 self.ask(stop);
                 (reason, false)
             }
+            // A process that was killed because nobody waits for it any more.
+            WorkerExit::Failed(WorkerStop::Abandoned) => {
+                let (run, _) = self.ladder.outcome(self.clock.now());
+                self.ended_with(worker, WorkerStop::Abandoned);
+                let told = WorkerStop::RunStopped(Box::new(run));
+                let pid = self.threads.last_pid(worker);
+                self.events
+                    .send(Some(worker), EventKind::WorkerStopped { reason: told, pid });
+                return false;
+            }
             WorkerExit::Failed(reason) if stopping => (reason, false),
             WorkerExit::Failed(reason) => {
                 let last = reason.detail().unwrap_or(reason.name()).to_owned();
-                match self.restarts.failed(worker, &reason, self.clock.coarse()) {
+                let chance = fastrand::f64();
+                match self
+                    .restarts
+                    .failed(worker, &reason, self.clock.coarse(), chance)
+                {
                     Replacement::Now => (reason, true),
                     Replacement::At(at) => {
                         self.waiting_restarts.insert(worker, at);
@@ -941,19 +955,29 @@ impl Member {
             }
         };
         let restarts = self.restarts.restarts(worker);
-        let report = WorkerReport {
-            worker,
-            reason: reason.clone(),
-            restarts,
-        };
-        self.ended_workers.insert(worker, report);
+        self.ended_with(worker, reason.clone());
+        let pid = self.threads.last_pid(worker);
         let kind = if replace {
-            EventKind::WorkerRestarted { reason, restarts }
+            EventKind::WorkerRestarted {
+                reason,
+                restarts,
+                pid,
+            }
         } else {
-            EventKind::WorkerStopped { reason }
+            EventKind::WorkerStopped { reason, pid }
         };
         self.events.send(Some(worker), kind);
         replace
+    }
+
+    fn ended_with(&mut self, worker: usize, reason: WorkerStop) {
+        let restarts = self.restarts.restarts(worker);
+        let report = WorkerReport {
+            worker,
+            reason,
+            restarts,
+        };
+        self.ended_workers.insert(worker, report);
     }
 
     fn start_waiting_workers(&mut self) {
@@ -996,6 +1020,7 @@ impl Member {
         let stopping = self.ladder.rung() != Rung::Running;
         let slot = |worker, state| WorkerSlot {
             worker,
+            pid: self.threads.pid(worker),
             state,
             restarts: self.restarts.restarts(worker),
         };
@@ -1227,20 +1252,12 @@ impl Member {
         self.assignment.close();
         let abandoned = self.threads.abandon();
         for &worker in &abandoned {
-            let restarts = self.restarts.restarts(worker);
             let (run, _) = self.ladder.outcome(self.clock.now());
             let told = WorkerStop::RunStopped(Box::new(run));
+            let pid = self.threads.last_pid(worker);
             self.events
-                .send(Some(worker), EventKind::WorkerStopped { reason: told });
-            let reason = WorkerStop::Abandoned;
-            self.ended_workers.insert(
-                worker,
-                WorkerReport {
-                    worker,
-                    reason,
-                    restarts,
-                },
-            );
+                .send(Some(worker), EventKind::WorkerStopped { reason: told, pid });
+            self.ended_with(worker, WorkerStop::Abandoned);
         }
         self.show_workers();
         self.shared.set_owned(Vec::new());

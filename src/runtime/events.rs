@@ -22,7 +22,7 @@ const QUEUE: usize = 4_096;
 
 /// What goes through the queue.
 #[derive(Debug)]
-enum Message {
+pub(crate) enum Message {
     Event(Event),
     /// Nothing comes after this. Sinks may be left over in workers that were
     /// abandoned, so the end is not the end of the last sink.
@@ -35,6 +35,8 @@ pub(crate) struct EventSink {
     queue: Option<Sender<Message>>,
     dropped: Arc<AtomicU64>,
     clock: Clock,
+    /// Another process tells the log of it.
+    is_elsewhere: bool,
 }
 
 impl EventSink {
@@ -44,7 +46,21 @@ impl EventSink {
             queue: None,
             dropped: Arc::default(),
             clock,
+            is_elsewhere: false,
         }
+    }
+
+    /// A sink whose events another process takes: it tells its observer of them,
+    /// and the log.
+    pub(crate) fn to_another(clock: &Clock) -> (Self, EventQueue) {
+        let (sender, events) = bounded(QUEUE);
+        let sink = Self {
+            queue: Some(sender),
+            is_elsewhere: true,
+            ..Self::unobserved(clock.clone())
+        };
+        let dropped = Arc::clone(&sink.dropped);
+        (sink, EventQueue { events, dropped })
     }
 
     /// True where somebody listens: what costs something to tell may be left
@@ -61,6 +77,7 @@ impl EventSink {
             kind,
         };
         match &event.kind {
+            _ if self.is_elsewhere => {}
             EventKind::Warning { message } => tracing::warn!("{message}"),
             kind if kind.is_routine() => tracing::debug!("{event}"),
             _ => tracing::info!("{event}"),
@@ -79,6 +96,49 @@ impl EventSink {
             },
         );
     }
+}
+
+/// Events on their way to another process.
+#[derive(Debug)]
+pub(crate) struct EventQueue {
+    events: Receiver<Message>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl EventQueue {
+    /// Where the next one comes from, to wait for it; [`EventQueue::with`] takes
+    /// what came.
+    pub(crate) fn arrivals(&self) -> &Receiver<Message> {
+        &self.events
+    }
+
+    /// That one, and what happened since.
+    pub(crate) fn with(&self, first: Message) -> Vec<EventKind> {
+        self.kinds(std::iter::once(first).chain(self.events.try_iter()))
+    }
+
+    /// What happened since, in order; a gap is told of first.
+    pub(crate) fn take(&self) -> Vec<EventKind> {
+        self.kinds(self.events.try_iter())
+    }
+
+    fn kinds(&self, messages: impl Iterator<Item = Message>) -> Vec<EventKind> {
+        let missed = self.dropped.swap(0, Ordering::Relaxed);
+        let gap = (missed > 0).then(|| EventKind::Warning {
+            message: gap(missed),
+        });
+        let events = messages.filter_map(|message| match message {
+            Message::Event(event) => Some(event.kind),
+            Message::End => None,
+        });
+        gap.into_iter().chain(events).collect()
+    }
+}
+
+fn gap(missed: u64) -> String {
+    format!(
+        "{missed} events were dropped because the observer fell {QUEUE} events behind; make it faster"
+    )
 }
 
 /// The thread on which the observer runs.
@@ -136,10 +196,7 @@ fn observe(mut observer: Observer, events: &Receiver<Message>, dropped: &AtomicU
     while let Ok(Message::Event(event)) = events.recv() {
         let missed = dropped.swap(0, Ordering::Relaxed);
         if missed > 0 {
-            let message = format!(
-                "{missed} events were dropped because the observer fell {QUEUE} events behind; \
-                 make it faster"
-            );
+            let message = gap(missed);
             tracing::warn!("{message}");
             let kind = EventKind::Warning { message };
             let gap = Event {

@@ -3,6 +3,7 @@
 //! | thread | does | ends |
 //! |---|---|---|
 //! | `keepup-member` | the group: joins, answers, commits, decides | last; the report is its result |
+//! | `keepup-child-N` | stands in for a worker that is a process (model B) | as a worker |
 //! | `keepup-worker-N` | pulls and handles records | joined when it reported its exit; abandoned at the stop deadline |
 //! | `keepup-reporter` | looks at every partition once a second | joined with the handle, after the member |
 //! | `keepup-http` | answers `/metrics` and its like, with `listen` | as the reporter |
@@ -13,11 +14,11 @@
 mod handle;
 mod services;
 mod signals;
-mod start;
 
 pub(crate) mod events;
 pub(crate) mod restart;
 pub(crate) mod shared;
+pub(crate) mod start;
 pub(crate) mod stop;
 pub(crate) mod threads;
 
@@ -27,11 +28,15 @@ use std::time::Duration;
 
 use crate::config::Builder;
 use crate::error::Error;
+use crate::process::{child, is_worker_process};
 use crate::report::{Report, StopReason};
 use crate::worker::engine::EngineFactory;
 
 /// Runs until something stops it; signals included.
 pub(crate) fn run(builder: Builder, engines: EngineFactory) -> Result<Report, Error> {
+    if is_worker_process() {
+        child::run(builder, engines);
+    }
     let signals = signals::Signals::install().map_err(|source| Error::System {
         what: "install signal handlers",
         source,
@@ -56,6 +61,9 @@ pub(crate) fn run(builder: Builder, engines: EngineFactory) -> Result<Report, Er
 
 /// Starts a run and gives its handle.
 pub(crate) fn start(builder: Builder, engines: EngineFactory) -> Result<Handle, Error> {
+    if is_worker_process() {
+        child::run(builder, engines);
+    }
     let never = crate::kafka::connection::StopFlag::default();
     start::start(builder, engines, &never)?.ok_or_else(|| Error::Client {
         message: "the start was stopped, though nobody could stop it".into(),

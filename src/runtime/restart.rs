@@ -2,7 +2,10 @@
 //!
 //! A worker whose handler panicked is replaced at once: its other partitions
 //! must not wait, and the record that failed waits by the retry policy. A
-//! worker that could not even start waits, doubling from 100 ms to 30 s. Each
+//! worker that could not even start waits, doubling from 100 ms to 30 s, and so
+//! does one whose process died: nobody knows of what, and others have its
+//! partitions meanwhile. With each wait that doubles by chance a little more or
+//! less, so that many that died together do not come back together. Each
 //! replacement counts against a budget per worker and minute; when it is
 //! spent, the run ends, since something is wrong that restarting does not mend.
 
@@ -16,6 +19,10 @@ use crate::report::WorkerStop;
 const WINDOW: Duration = Duration::from_mins(1);
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// More of them are longer than the longest wait.
+const MOST_DOUBLINGS: u32 = 20;
+/// So much of a wait is left to chance, in both directions.
+const JITTER: f64 = 0.2;
 
 /// What becomes of a worker that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +54,14 @@ impl RestartPolicy {
     }
 
     /// A worker failed at `now`.
-    pub(crate) fn failed(&mut self, worker: usize, why: &WorkerStop, now: Coarse) -> Replacement {
+    /// `chance` is between 0 and 1.
+    pub(crate) fn failed(
+        &mut self,
+        worker: usize,
+        why: &WorkerStop,
+        now: Coarse,
+        chance: f64,
+    ) -> Replacement {
         let recent = self.recent.entry(worker).or_default();
         while recent
             .front()
@@ -60,11 +74,27 @@ impl RestartPolicy {
         }
         recent.push_back(now);
         *self.total.entry(worker).or_default() += 1;
-        if matches!(why, WorkerStop::SourceFailed(_)) {
-            let failed = self.failed_starts.entry(worker).or_default();
-            *failed += 1;
-            let doublings = (*failed - 1).min(20);
-            return Replacement::At(now.after((FIRST_WAIT * (1 << doublings)).min(LONGEST_WAIT)));
+        let earlier = recent.len() - 1;
+        match why {
+            WorkerStop::SourceFailed(_) => {
+                let failed = self.failed_starts.entry(worker).or_default();
+                *failed += 1;
+                let doublings = (*failed - 1).min(MOST_DOUBLINGS);
+                let wait = (FIRST_WAIT * (1 << doublings)).min(LONGEST_WAIT);
+                return Replacement::At(now.after(wait));
+            }
+            WorkerStop::ChildExited(_) | WorkerStop::ChildSilent(_) => {
+                // Those of the last minute: one that lived longer begins anew.
+                let doublings = u32::try_from(earlier).unwrap_or(u32::MAX);
+                let wait = FIRST_WAIT * (1 << doublings.min(MOST_DOUBLINGS));
+                let wait = if earlier == 0 {
+                    wait
+                } else {
+                    wait.mul_f64(1.0 + JITTER * (2.0 * chance - 1.0))
+                };
+                return Replacement::At(now.after(wait.min(LONGEST_WAIT)));
+            }
+            _ => {}
         }
         self.failed_starts.remove(&worker);
         Replacement::Now
@@ -89,16 +119,19 @@ mod tests {
         let mut policy = RestartPolicy::new(5);
         let why = WorkerStop::HandlerPanicked("no".into());
         for second in 0..5 {
-            assert_eq!(policy.failed(0, &why, at(second * 1_000)), Replacement::Now);
+            assert_eq!(
+                policy.failed(0, &why, at(second * 1_000), 0.5),
+                Replacement::Now
+            );
         }
-        assert_eq!(policy.failed(0, &why, at(59_000)), Replacement::Never);
+        assert_eq!(policy.failed(0, &why, at(59_000), 0.5), Replacement::Never);
         assert_eq!(
-            policy.failed(1, &why, at(59_000)),
+            policy.failed(1, &why, at(59_000), 0.5),
             Replacement::Now,
             "each has its own"
         );
         assert_eq!(
-            policy.failed(0, &why, at(60_000)),
+            policy.failed(0, &why, at(60_000), 0.5),
             Replacement::Now,
             "the first is a minute old"
         );
@@ -109,9 +142,42 @@ mod tests {
     fn a_worker_that_cannot_start_waits_longer_each_time() {
         let mut policy = RestartPolicy::new(100);
         let why = WorkerStop::SourceFailed("no descriptors".into());
-        let waits: Vec<_> = (0..11).map(|_| policy.failed(0, &why, at(0))).collect();
+        let waits: Vec<_> = (0..11)
+            .map(|_| policy.failed(0, &why, at(0), 0.5))
+            .collect();
         assert_eq!(waits[0], Replacement::At(at(100)));
         assert_eq!(waits[1], Replacement::At(at(200)));
         assert_eq!(waits[10], Replacement::At(at(30_000)));
+    }
+
+    #[test]
+    fn a_worker_whose_process_dies_again_and_again_waits_longer_and_longer() {
+        let mut policy = RestartPolicy::new(5);
+        let why = WorkerStop::ChildExited("signal 11".into());
+        let waits: Vec<_> = (0..6).map(|_| policy.failed(2, &why, at(0), 0.5)).collect();
+        assert_eq!(
+            waits,
+            [
+                Replacement::At(at(100)),
+                Replacement::At(at(200)),
+                Replacement::At(at(400)),
+                Replacement::At(at(800)),
+                Replacement::At(at(1_600)),
+                Replacement::Never,
+            ]
+        );
+        assert_eq!(
+            policy.failed(2, &why, at(60_000), 0.0),
+            Replacement::At(at(60_100)),
+            "the last ones are a minute old"
+        );
+        assert_eq!(
+            policy.failed(2, &why, at(60_000), 0.0),
+            Replacement::At(at(60_160))
+        );
+        assert_eq!(
+            policy.failed(2, &why, at(60_000), 1.0),
+            Replacement::At(at(60_480))
+        );
     }
 }

@@ -33,6 +33,7 @@ pub(crate) struct Owned {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WorkerSlot {
     pub(crate) worker: usize,
+    pub(crate) pid: Option<u32>,
     /// `Running` also where it has no partitions.
     pub(crate) state: WorkerState,
     pub(crate) restarts: u32,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::Clock;
-use crate::config::{Builder, Order, Settings, Source as Through, StartFrom};
+use crate::config::{Builder, Model, Order, Settings, Source as Through, StartFrom};
 use crate::error::Error;
 use crate::kafka::ask_client::AskClient;
 use crate::kafka::cluster::Cluster;
@@ -24,6 +24,8 @@ use crate::lag::reporter::ReporterParts;
 use crate::member::assignment::{Ask, Resolve};
 use crate::member::group::Group as _;
 use crate::member::run::{Found, Parts, StartFinder, ToMember};
+use crate::process::launch::Launcher;
+use crate::process::parent::Children;
 use crate::runtime::events::{EventSink, EventThread};
 use crate::runtime::handle::Handle;
 use crate::runtime::services::{Listener, Services};
@@ -61,17 +63,20 @@ pub(crate) fn start(
     stop: &StopFlag,
 ) -> Result<Option<Handle>, Error> {
     let Builder { settings, observer } = builder;
-    let mut problems = settings.problems();
-    problems.extend(engines.problems(settings.order));
-    if !problems.is_empty() {
-        return Err(Error::InvalidSettings(problems));
-    }
+    check(&settings, &engines)?;
+    let processes = settings.model == Model::Processes;
+    let launcher = processes.then(Launcher::new).transpose()?;
     let listener = Listener::bind(&settings)?;
     let clock = Clock::System;
     // Made before the first contact: what librdkafka refuses is a mistake in
     // the settings, whether or not a broker is there.
     let group = KafkaGroup::new(&settings)?;
-    let dead_letters = KafkaDeadLetters::new(&settings)?;
+    // Each worker that is a process has its own.
+    let dead_letters = if processes {
+        None
+    } else {
+        dead_letters(&settings)?
+    };
     let connections = connection_settings(&settings)?;
     let (cluster, bell) = Cluster::new();
     let Some(topics) = contact(&settings, &connections, &clock, &cluster, stop)? else {
@@ -79,14 +84,7 @@ pub(crate) fn start(
     };
     let (events_thread, events) = EventThread::start(observer, &clock).map_err(no_thread)?;
     let (to_member, inbox) = bounded(INBOX);
-    let lookup = Lookup::start(
-        connections.clone(),
-        clock.clone(),
-        cluster.clone(),
-        bell,
-        sinks(&to_member),
-    )
-    .map_err(no_lookup)?;
+    let lookup = start_lookup(&connections, &clock, &cluster, bell, sinks(&to_member))?;
     lookup.want_topics(topics.iter().map(|(topic, _)| Arc::clone(topic)));
     let (shared, rings) = Shared::new(clock.coarse());
     let shared = Arc::new(shared);
@@ -106,18 +104,24 @@ pub(crate) fn start(
     let limit = group.sleep_limit().unwrap_or(Duration::MAX);
     let gate = Arc::new(Gate::new(limit, clock.coarse()));
     let memory = Arc::new(MemoryBudget::new(settings.memory_budget));
-    let dead_letters = dead_letters.map(|letters| Arc::new(letters) as Arc<dyn DeadLetters>);
     let count = settings
         .count
         .map(|count| Arc::new(CountBudget::new(count)));
-    let pool = pool(
-        &settings,
-        engines.is_async(),
-        &clock,
-        &events,
-        dead_letters.clone(),
-        count.clone(),
-    );
+    let children =
+        launcher.map(|launcher| Arc::new(Children::new(launcher, &settings, &engines, limit)));
+    let pool = if processes {
+        None
+    } else {
+        let (letters, count) = (dead_letters.clone(), count.clone());
+        pool(
+            &settings,
+            engines.is_async(),
+            &clock,
+            &events,
+            letters,
+            count,
+        )
+    };
     let threads = WorkerThreads::new(Common {
         clock: clock.clone(),
         gate: Arc::clone(&gate),
@@ -130,14 +134,11 @@ pub(crate) fn start(
         count,
         memory,
         pool,
+        children,
+        is_child: false,
         spawn: Box::new(OnThreads),
     });
-    let starts = KafkaStarts {
-        lookup,
-        policy: settings.start_from,
-        want_end: settings.until_end,
-        named: topics.iter().map(|(topic, _)| Arc::clone(topic)).collect(),
-    };
+    let starts = KafkaStarts::new(lookup, &settings, &topics);
     let parts = Parts {
         settings,
         clock: clock.clone(),
@@ -162,9 +163,68 @@ pub(crate) fn start(
     Ok(Some(Handle::new(member, to_member, shared, services)))
 }
 
+/// Everything that is wrong with what a run would be made from.
+pub(crate) fn check(settings: &Settings, engines: &EngineFactory) -> Result<(), Error> {
+    let mut problems = settings.problems();
+    problems.extend(engines.problems(settings.order));
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::InvalidSettings(problems))
+    }
+}
+
+fn start_lookup(
+    connections: &ConnectionSettings,
+    clock: &Clock,
+    cluster: &Cluster,
+    bell: Receiver<()>,
+    sinks: Sinks,
+) -> Result<Lookup, Error> {
+    let (connections, clock) = (connections.clone(), clock.clone());
+    Lookup::start(connections, clock, cluster.clone(), bell, sinks).map_err(no_lookup)
+}
+
+/// What a worker needs that is a process of its own: what the parent has made for
+/// all, where workers are threads.
+pub(crate) struct Kit {
+    pub(crate) sources: Arc<dyn SourceFactory>,
+    pub(crate) dead_letters: Option<Arc<dyn DeadLetters>>,
+    pub(crate) memory: Arc<MemoryBudget>,
+    /// Follows the leaders of what the worker reads.
+    pub(crate) lookup: Lookup,
+}
+
+impl Kit {
+    /// Asks no broker yet: whether there is one the parent knows.
+    pub(crate) fn of_worker(settings: &Settings, clock: &Clock) -> Result<Self, Error> {
+        let dead_letters = dead_letters(settings)?;
+        let connections = connection_settings(settings)?;
+        let (cluster, bell) = Cluster::new();
+        // Start positions, and what becomes of topics, are the member's.
+        let ignored = Sinks {
+            starts: Box::new(|_| {}),
+            topics: Box::new(|_| {}),
+        };
+        let lookup = start_lookup(&connections, clock, &cluster, bell, ignored)?;
+        let memory = Arc::new(MemoryBudget::new(settings.memory_budget));
+        Ok(Self {
+            sources: sources(settings, connections, cluster, &memory, clock),
+            dead_letters,
+            memory,
+            lookup,
+        })
+    }
+}
+
+fn dead_letters(settings: &Settings) -> Result<Option<Arc<dyn DeadLetters>>, Error> {
+    let letters = KafkaDeadLetters::new(settings)?;
+    Ok(letters.map(|letters| Arc::new(letters) as Arc<dyn DeadLetters>))
+}
+
 /// What the workers share where none of them has partitions of its own: in orders
 /// smaller than a partition, and where a worker has many records in hand.
-fn pool(
+pub(crate) fn pool(
     settings: &Settings,
     is_async: bool,
     clock: &Clock,
@@ -219,6 +279,7 @@ impl Beside<'_> {
             group: Arc::from(self.settings.group.as_str()),
             client_id: Arc::from(properties::client_id(self.settings)),
             isolation: self.connections.isolation,
+            model: self.settings.model,
             clock: self.clock.clone(),
             shared: Arc::clone(self.shared),
             rings,
@@ -438,6 +499,17 @@ struct KafkaStarts {
     /// Topics that are subscribed by name: wanted whether or not anything of
     /// them is assigned.
     named: BTreeSet<Arc<str>>,
+}
+
+impl KafkaStarts {
+    fn new(lookup: Lookup, settings: &Settings, topics: &Sizes) -> Self {
+        Self {
+            lookup,
+            policy: settings.start_from,
+            want_end: settings.until_end,
+            named: topics.iter().map(|(topic, _)| Arc::clone(topic)).collect(),
+        }
+    }
 }
 
 impl StartFinder for KafkaStarts {

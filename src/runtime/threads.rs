@@ -1,7 +1,9 @@
-//! The worker threads of model A: started, told, joined.
+//! The worker threads: started, told, joined. In model A each is a worker; in
+//! model B each stands in for one, which is a process.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,7 @@ use crossbeam_channel::Sender;
 use crate::clock::Clock;
 use crate::config::RetryPolicy;
 use crate::handler::WorkerInfo;
+use crate::process::parent::{self, Children};
 use crate::record::AssignmentEpoch;
 use crate::runtime::events::EventSink;
 use crate::source::{MemoryBudget, SourceFactory};
@@ -42,6 +45,10 @@ pub(crate) struct Common {
     pub(crate) memory: Arc<MemoryBudget>,
     /// Where the workers share all partitions.
     pub(crate) pool: Option<Arc<Pool>>,
+    /// Where workers are processes.
+    pub(crate) children: Option<Arc<Children>>,
+    /// This process is such a worker: lanes that leave it go to another process.
+    pub(crate) is_child: bool,
     pub(crate) spawn: Box<dyn Spawn>,
 }
 
@@ -56,6 +63,8 @@ pub(crate) enum Job {
     AsyncHands(WorkerContext, Arc<Pool>),
     /// The one that reads for the pool.
     Reader(WorkerContext, Arc<Pool>, Arc<MemoryBudget>),
+    /// Who stands in for a worker that is a process, and tells its number there.
+    StandIn(WorkerContext, Arc<Children>, Arc<AtomicU32>),
 }
 
 impl Job {
@@ -66,6 +75,7 @@ impl Job {
             #[cfg(feature = "tokio")]
             Self::AsyncHands(context, pool) => async_hands::run(context, &pool),
             Self::Reader(context, pool, memory) => reader::run(context, pool, memory),
+            Self::StandIn(context, children, pid) => parent::run(context, &children, &pid),
         }
     }
 }
@@ -90,6 +100,8 @@ impl Spawn for OnThreads {
 struct WorkerThread {
     mailbox: Arc<Mailbox>,
     thread: Option<JoinHandle<()>>,
+    /// Of the process that it stands in for; 0 where there is none.
+    pid: Arc<AtomicU32>,
 }
 
 /// The worker threads that run, by number. Dropped while some run, it tells them
@@ -97,6 +109,8 @@ struct WorkerThread {
 pub(crate) struct WorkerThreads {
     common: Common,
     running: BTreeMap<usize, WorkerThread>,
+    /// The processes of workers that are gone.
+    gone: BTreeMap<usize, u32>,
     /// Until when those whose handlers can be cancelled are waited for.
     cancelled_by: Option<Instant>,
 }
@@ -106,6 +120,7 @@ impl WorkerThreads {
         Self {
             common,
             running: BTreeMap::new(),
+            gone: BTreeMap::new(),
             cancelled_by: None,
         }
     }
@@ -114,6 +129,11 @@ impl WorkerThreads {
     pub(crate) fn start(&mut self, worker: usize, restarts: u32) -> std::io::Result<()> {
         let context = self.context(worker, restarts);
         let mailbox = Arc::clone(&context.mailbox);
+        let pid = Arc::new(AtomicU32::new(0));
+        if let Some(children) = self.common.children.clone() {
+            let job = Job::StandIn(context, children, Arc::clone(&pid));
+            return self.spawn(worker, mailbox, pid, format!("keepup-child-{worker}"), job);
+        }
         let job = match &self.common.pool {
             #[cfg(feature = "tokio")]
             Some(pool) if self.common.engines.is_async() => {
@@ -122,7 +142,7 @@ impl WorkerThreads {
             Some(pool) => Job::Hands(context, Arc::clone(pool)),
             None => Job::Worker(context),
         };
-        self.spawn(worker, mailbox, format!("keepup-worker-{worker}"), job)
+        self.spawn(worker, mailbox, pid, format!("keepup-worker-{worker}"), job)
     }
 
     /// Starts the thread that fetches, where the workers share all partitions.
@@ -134,19 +154,25 @@ impl WorkerThreads {
         let mailbox = Arc::clone(&context.mailbox);
         let memory = Arc::clone(&self.common.memory);
         let job = Job::Reader(context, pool, memory);
-        self.spawn(READER, mailbox, "keepup-reader".into(), job)
+        let pid = Arc::new(AtomicU32::new(0));
+        self.spawn(READER, mailbox, pid, "keepup-reader".into(), job)
     }
 
     fn spawn(
         &mut self,
         worker: usize,
         mailbox: Arc<Mailbox>,
+        pid: Arc<AtomicU32>,
         name: String,
         job: Job,
     ) -> std::io::Result<()> {
         let thread = self.common.spawn.spawn(name, job)?;
-        self.running
-            .insert(worker, WorkerThread { mailbox, thread });
+        let worker_thread = WorkerThread {
+            mailbox,
+            thread,
+            pid,
+        };
+        self.running.insert(worker, worker_thread);
         Ok(())
     }
 
@@ -163,14 +189,31 @@ impl WorkerThreads {
             retry: self.common.retry,
             dead_letters: self.common.dead_letters.clone(),
             count: self.common.count.clone(),
+            is_child: self.common.is_child,
         }
+    }
+
+    /// The process of a worker that runs, where it has one of its own.
+    pub(crate) fn pid(&self, worker: usize) -> Option<u32> {
+        let thread = self.running.get(&worker)?;
+        Some(thread.pid.load(Ordering::Relaxed)).filter(|&pid| pid != 0)
+    }
+
+    /// The process of a worker, or of the one of that number that is gone.
+    pub(crate) fn last_pid(&self, worker: usize) -> Option<u32> {
+        self.pid(worker).or_else(|| self.gone.get(&worker).copied())
     }
 
     /// A worker has reported its exit: its thread has nothing left to do.
     pub(crate) fn join(&mut self, worker: usize) {
-        if let Some(ended) = self.running.remove(&worker)
-            && ended.thread.is_some_and(|thread| thread.join().is_err())
-        {
+        let Some(ended) = self.running.remove(&worker) else {
+            return;
+        };
+        match ended.pid.load(Ordering::Relaxed) {
+            0 => self.gone.remove(&worker),
+            pid => self.gone.insert(worker, pid),
+        };
+        if ended.thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!(worker, "a worker's thread panicked after its last report");
         }
     }
@@ -184,7 +227,7 @@ impl WorkerThreads {
     pub(crate) fn has_opened(&self, worker: usize) -> bool {
         self.running
             .get(&worker)
-            .is_some_and(|thread| thread.mailbox.has_waker())
+            .is_some_and(|thread| thread.mailbox.is_opened())
     }
 
     pub(crate) fn stop(&self, worker: usize) {
@@ -234,6 +277,9 @@ impl WorkerThreads {
             workers
         };
         self.common.memory.set_workers(readers);
+        if let Some(children) = &self.common.children {
+            children.sharers.store(workers, Ordering::Relaxed);
+        }
     }
 
     /// Whether the workers share all partitions, which a reader has.
@@ -246,7 +292,7 @@ impl WorkerThreads {
         for thread in self.running.values() {
             thread.mailbox.cut_short();
         }
-        if self.common.engines.is_async() {
+        if self.common.engines.is_async() || self.common.children.is_some() {
             self.cancelled_by.get_or_insert(now + CANCELLED_WITHIN);
         }
     }

@@ -117,9 +117,15 @@ impl MemoryLog {
 
     /// Removes what is below `start`, as retention does.
     pub(crate) fn remove_before(&self, partition: &TopicPartition, start: i64) {
+        self.move_on(partition, start, start);
+    }
+
+    /// Removes what is below `start`, and leaves no records from the end to `end`:
+    /// at once, since a reader may be there in between.
+    pub(crate) fn move_on(&self, partition: &TopicPartition, start: i64, end: i64) {
         self.change_partition(partition, |partition| {
             partition.start = start;
-            partition.end = partition.end.max(start);
+            partition.end = partition.end.max(end);
             partition.records = partition.records.split_off(&start);
         });
     }

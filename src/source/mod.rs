@@ -17,8 +17,11 @@
 //! | [`client`] | what our own connections do not speak: librdkafka reads the partitions |
 //! | `memory` | deterministic tests |
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::record::{AssignmentEpoch, Batch, TopicPartition};
 
@@ -66,7 +69,7 @@ pub(crate) enum Pulled {
 
 /// Why a partition cannot be read on. What passes by itself (a leader that
 /// moves, a broker that is down) is not among them: the source follows it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub(crate) enum ReadError {
     /// The offset is not in the partition (any more): retention passed it, or
     /// the log was truncated below it.
@@ -126,7 +129,7 @@ pub(crate) enum ReadError {
     },
     /// The broker answers an error that does not pass by itself.
     #[error("the broker refuses to read on: {name} (code {code})")]
-    Refused { code: i16, name: &'static str },
+    Refused { code: i16, name: Cow<'static, str> },
 }
 
 fn given_by(broker: Option<i32>) -> String {

@@ -70,6 +70,7 @@ pub(crate) fn partition(topic: &str, number: i32) -> PartitionLag {
 pub(crate) fn worker(number: u32, state: WorkerState) -> WorkerStatus {
     WorkerStatus {
         worker: number as usize,
+        pid: None,
         state,
         partitions: 1,
         restarts: number,

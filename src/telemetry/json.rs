@@ -16,14 +16,15 @@ use crate::record::TopicPartition;
 pub(crate) fn lag(snapshot: &LagSnapshot, pid: u32) -> serde_json::Result<Vec<u8>> {
     let workers = snapshot.workers.iter().map(|worker| WorkerEntry {
         worker: worker.worker,
-        pid,
+        // Threads are in this process, and so is what starts a process.
+        pid: worker.pid.unwrap_or(pid),
         state: worker.state.name(),
         partitions: worker.partitions,
         restarts: worker.restarts,
     });
     serde_json::to_vec(&LagDocument {
         group: &snapshot.group,
-        model: "threads",
+        model: snapshot.model.name(),
         total_lag: snapshot.total_lag(),
         workers: workers.collect(),
         partitions: snapshot.partitions.iter().map(partition).collect(),
@@ -152,6 +153,7 @@ mod tests {
     fn worker(worker: usize, state: WorkerState, partitions: usize, restarts: u32) -> WorkerStatus {
         WorkerStatus {
             worker,
+            pid: None,
             state,
             partitions,
             restarts,

@@ -25,6 +25,7 @@ use std::ops::Range;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
+use serde::{Deserialize, Serialize};
 
 use crate::record::Batch;
 
@@ -44,7 +45,7 @@ const CHECK_BYTES: usize = 4;
 pub(crate) const MOST_RUNS: usize = MOST_BYTES / 2;
 
 /// Completed offsets, as runs in ascending order that neither meet nor overlap.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Completed {
     runs: Vec<Range<i64>>,
 }

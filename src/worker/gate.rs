@@ -48,6 +48,13 @@ impl Gate {
         self.shut.store(false, Ordering::Release);
     }
 
+    /// The last beat and whether it is shut, for a gate in another process. In the
+    /// order of [`Gate::allows`].
+    pub(crate) fn look(&self) -> (u64, bool) {
+        let beat = self.beat_ms.load(Ordering::Acquire);
+        (beat, self.shut.load(Ordering::Acquire))
+    }
+
     /// True where a worker may start a record.
     ///
     /// The order matters: the member shuts the gate *before* it beats after a

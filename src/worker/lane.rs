@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use crate::record::{AssignmentEpoch, TopicPartition};
 use crate::worker::completed::Completed;
 use crate::worker::dead_letter::Dead;
@@ -39,7 +41,7 @@ pub(crate) struct Failed {
 }
 
 /// Why a worker gives a lane back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ReleaseCause {
     /// The group gives it to somebody else, or the run ends.
     Revoked,

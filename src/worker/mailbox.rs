@@ -46,6 +46,8 @@ pub(crate) struct Mailbox {
     attention: AtomicBool,
     /// The stop is cut short: nobody waits for what is in hand.
     is_cut_short: AtomicBool,
+    /// The worker has made its handler and opened its source.
+    is_opened: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -55,16 +57,21 @@ impl Mailbox {
             wishes: Mutex::default(),
             attention: AtomicBool::new(false),
             is_cut_short: AtomicBool::new(false),
+            is_opened: AtomicBool::new(false),
             waker: Mutex::new(None),
         }
     }
 
-    /// The worker's source is open: from now on a wish interrupts its wait.
-    /// True once the worker's source is open.
-    pub(crate) fn has_waker(&self) -> bool {
-        self.waker.lock().is_some()
+    /// The worker has made its handler and opened its source.
+    pub(crate) fn set_opened(&self) {
+        self.is_opened.store(true, Ordering::Release);
     }
 
+    pub(crate) fn is_opened(&self) -> bool {
+        self.is_opened.load(Ordering::Acquire)
+    }
+
+    /// From now on a wish interrupts the worker's wait.
     pub(crate) fn set_waker(&self, waker: Waker) {
         *self.waker.lock() = Some(waker);
         // A wish made before must not wait for the end of the first pull.
@@ -159,7 +166,6 @@ impl Mailbox {
     }
 
     /// True once nobody waits for what the worker has in hand.
-    #[cfg(feature = "tokio")]
     pub(crate) fn is_cut_short(&self) -> bool {
         self.is_cut_short.load(Ordering::Acquire)
     }

@@ -91,6 +91,8 @@ pub(crate) struct WorkerContext {
     /// Where dead letters go, if anywhere.
     pub(crate) dead_letters: Option<Arc<dyn DeadLetters>>,
     pub(crate) count: Option<Arc<CountBudget>>,
+    /// Lanes that leave go to another process, be it of the same run.
+    pub(crate) is_child: bool,
 }
 
 /// Runs a worker until it is told to stop or fails. The last thing it does is
@@ -200,9 +202,11 @@ impl Worker {
             )))
         })?;
         context.mailbox.set_waker(source.waker());
-        context
-            .events
-            .send(Some(context.info.worker), EventKind::WorkerStarted);
+        context.mailbox.set_opened();
+        context.events.send(
+            Some(context.info.worker),
+            EventKind::WorkerStarted { pid: None },
+        );
         let consumed_reported = context.clock.coarse();
         Ok(Self {
             context,
@@ -363,6 +367,8 @@ impl Worker {
         match cause {
             ReleaseCause::Revoked => self.await_deliveries(&epochs),
             ReleaseCause::Lost => self.recall_deliveries(&epochs),
+            // What is under way does not go to another process with its lane.
+            ReleaseCause::Moved if self.context.is_child => self.await_deliveries(&epochs),
             // They go with their lanes, or nobody wants to know.
             ReleaseCause::Moved | ReleaseCause::Repositioned => {}
         }
@@ -813,6 +819,7 @@ mod tests {
             retry: RetryPolicy::default(),
             dead_letters: None,
             count: None,
+            is_child: false,
         });
         let Ok(FromWorker::Exited { worker, exit, .. }) = from_worker.try_recv() else {
             panic!("the worker ended without a word");

@@ -68,6 +68,26 @@ impl Samples {
         self.ended.store(number, Ordering::Release);
     }
 
+    /// Adds what another process has observed. Called by whoever stands in for
+    /// the worker that has the lane.
+    pub(crate) fn observe_all(&self, observed: Observed) {
+        if observed.count == 0 {
+            return;
+        }
+        let number = self
+            .ended
+            .load(Ordering::Relaxed)
+            .wrapping_add(observed.count);
+        self.begun.store(number, Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.min.fetch_min(observed.min, Ordering::Relaxed);
+        self.max.fetch_max(observed.max, Ordering::Relaxed);
+        let sum = self.sum.load(Ordering::Relaxed);
+        self.sum
+            .store(sum.wrapping_add(observed.sum), Ordering::Relaxed);
+        self.ended.store(number, Ordering::Release);
+    }
+
     /// Takes what was observed since `collected`, and moves that on. Called by
     /// the reporter only.
     pub(crate) fn collect(&self, collected: &mut Collected) -> Observed {

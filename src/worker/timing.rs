@@ -11,6 +11,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::{Clock, Coarse};
 use crate::handler::Outcome;
 use crate::lag::snapshot::OutcomeTotals;
@@ -56,7 +58,7 @@ pub(crate) struct CallTimes {
 }
 
 /// What a [`CallTimes`] has counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CallCounts {
     pub(crate) counts: [u64; BOUNDS_NS.len() + 1],
     pub(crate) sum_ns: u64,
@@ -96,6 +98,18 @@ impl CallTimes {
         }
         let more = other.sum_ns.load(Ordering::Relaxed);
         other.sum_ns.store(0, Ordering::Relaxed);
+        let sum = self.sum_ns.load(Ordering::Relaxed);
+        self.sum_ns
+            .store(sum.saturating_add(more), Ordering::Relaxed);
+    }
+
+    /// Adds what another process has counted since `earlier`.
+    fn add_since(&self, now: &CallCounts, earlier: &CallCounts) {
+        for ((counter, now), earlier) in self.counts.iter().zip(now.counts).zip(earlier.counts) {
+            let more = now.saturating_sub(earlier);
+            counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+        }
+        let more = now.sum_ns.saturating_sub(earlier.sum_ns);
         let sum = self.sum_ns.load(Ordering::Relaxed);
         self.sum_ns
             .store(sum.saturating_add(more), Ordering::Relaxed);
@@ -144,15 +158,31 @@ impl HandlerTimes {
         }
     }
 
+    /// Everything that is counted: done, retried, dead-lettered, skipped.
+    pub(crate) fn read(&self) -> [CallCounts; 4] {
+        self.all().map(CallTimes::read)
+    }
+
+    /// Adds what another process has counted since `earlier`.
+    pub(crate) fn add_since(&self, now: &[CallCounts; 4], earlier: &[CallCounts; 4]) {
+        for ((times, now), earlier) in self.all().into_iter().zip(now).zip(earlier) {
+            times.add_since(now, earlier);
+        }
+    }
+
+    fn all(&self) -> [&CallTimes; 4] {
+        [
+            &self.done,
+            &self.retried,
+            &self.dead_lettered,
+            &self.skipped,
+        ]
+    }
+
     /// Adds what one worker has counted of calls for this lane, which begins
     /// anew. Nobody else may write meanwhile.
     pub(crate) fn absorb(&self, of_worker: &Self) {
-        for (all, one) in [
-            (&self.done, &of_worker.done),
-            (&self.retried, &of_worker.retried),
-            (&self.dead_lettered, &of_worker.dead_lettered),
-            (&self.skipped, &of_worker.skipped),
-        ] {
+        for (all, one) in self.all().into_iter().zip(of_worker.all()) {
             all.absorb(one);
         }
     }

@@ -22,13 +22,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Coarse;
 use crate::lag::estimate::distance;
 use crate::record::{AssignmentEpoch, NO_TIMESTAMP};
 use crate::worker::completed::Completed;
 use crate::worker::samples::Samples;
-use crate::worker::timing::HandlerTimes;
+use crate::worker::timing::{CallCounts, HandlerTimes};
 
 /// The position, watermark and ends of one assignment of a partition.
 ///
@@ -153,7 +154,116 @@ pub(crate) struct Standing {
     pub(crate) bytes: u64,
 }
 
+/// Everything that a worker writes into a [`Tracker`], for a worker in another
+/// process: the one there is read, the one here is told. Counted since the lane
+/// came to that worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Numbers {
+    pub(crate) position: i64,
+    pub(crate) watermark: i64,
+    timestamp: i64,
+    completed: u64,
+    bytes: u64,
+    in_hand: u64,
+    shared_in_flight: u64,
+    in_hand_since: u64,
+    skipped: u64,
+    dead_lettered: u64,
+    retried: u64,
+    turns: u64,
+    waits: bool,
+    was_read: bool,
+    end_offset: i64,
+    log_start: i64,
+    ends_at: u64,
+    times: [CallCounts; 4],
+}
+
+impl Numbers {
+    pub(crate) fn completed(&self) -> u64 {
+        self.completed
+    }
+
+    /// What is told of a lane that begins at `offset`, before anything is.
+    pub(crate) fn at_start(offset: i64) -> Self {
+        let tracker = Tracker::new(AssignmentEpoch(0));
+        tracker.begin(offset);
+        tracker.numbers()
+    }
+}
+
 impl Tracker {
+    /// What a worker of this process has written, to be told to another one.
+    pub(crate) fn numbers(&self) -> Numbers {
+        // The watermark first: the position is never behind it then.
+        let watermark = self.hot.watermark.load(Ordering::Acquire);
+        let ends_at = self.fetched.at.load(Ordering::Acquire);
+        Numbers {
+            watermark,
+            position: self.hot.position.load(Ordering::Acquire),
+            timestamp: self.hot.timestamp.load(Ordering::Relaxed),
+            completed: self.hot.completed.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            in_hand: self.in_hand.load(Ordering::Relaxed),
+            shared_in_flight: self.shared_in_flight.load(Ordering::Relaxed),
+            in_hand_since: self.in_hand_since.load(Ordering::Relaxed),
+            skipped: self.skipped.load(Ordering::Relaxed),
+            dead_lettered: self.dead_lettered.load(Ordering::Relaxed),
+            retried: self.retried.load(Ordering::Relaxed),
+            turns: self.turns.load(Ordering::Relaxed),
+            waits: self.waits.load(Ordering::Relaxed),
+            was_read: self.was_read.load(Ordering::Relaxed),
+            end_offset: self.fetched.end_offset.load(Ordering::Relaxed),
+            log_start: self.fetched.log_start.load(Ordering::Relaxed),
+            ends_at,
+            times: self.times.read(),
+        }
+    }
+
+    /// Takes over what a worker of another process has written since `earlier`,
+    /// which was taken over before. Moments are the machine's.
+    pub(crate) fn take_over(&self, now: &Numbers, earlier: &Numbers) {
+        let more = |counter: &AtomicU64, now: u64, earlier: u64| {
+            add(counter, now.saturating_sub(earlier));
+        };
+        self.hot.timestamp.store(now.timestamp, Ordering::Relaxed);
+        self.in_hand.store(now.in_hand, Ordering::Relaxed);
+        self.shared_in_flight
+            .store(now.shared_in_flight, Ordering::Relaxed);
+        self.in_hand_since
+            .store(now.in_hand_since, Ordering::Relaxed);
+        self.hot.position.store(now.position, Ordering::Release);
+        self.hot.watermark.store(now.watermark, Ordering::Release);
+        more(&self.hot.completed, now.completed, earlier.completed);
+        more(&self.bytes, now.bytes, earlier.bytes);
+        more(&self.skipped, now.skipped, earlier.skipped);
+        more(
+            &self.dead_lettered,
+            now.dead_lettered,
+            earlier.dead_lettered,
+        );
+        more(&self.retried, now.retried, earlier.retried);
+        more(&self.turns, now.turns, earlier.turns);
+        self.waits.store(now.waits, Ordering::Relaxed);
+        if now.was_read {
+            self.was_read.store(true, Ordering::Relaxed);
+        }
+        if now.ends_at > earlier.ends_at {
+            let at = Coarse::from_millis(now.ends_at);
+            self.fetched.tell(now.end_offset, now.log_start, at);
+        }
+        self.times.add_since(&now.times, &earlier.times);
+    }
+
+    /// The worker that had the lane is gone with its process: nothing of it is in
+    /// a handler any more.
+    pub(crate) fn worker_is_gone(&self) {
+        self.in_hand.store(0, Ordering::Relaxed);
+        self.shared_in_flight.store(BY_PROGRESS, Ordering::Relaxed);
+        self.in_hand_since.store(BY_PROGRESS, Ordering::Relaxed);
+        self.set_worker(None);
+    }
+
     /// A tracker of a partition whose start position is not known yet.
     pub(crate) fn new(owned_since: AssignmentEpoch) -> Self {
         Self {
@@ -540,12 +650,19 @@ fn known(offset: i64) -> Option<i64> {
 #[derive(Debug)]
 pub(crate) struct CountBudget {
     left: AtomicI64,
+    /// How many records more could have been handled when there was no leave for
+    /// all of them.
+    wanted: AtomicUsize,
+    /// Something was taken since somebody asked.
+    used: AtomicBool,
 }
 
 impl CountBudget {
     pub(crate) fn new(records: u64) -> Self {
         Self {
             left: AtomicI64::new(i64::try_from(records).unwrap_or(i64::MAX)),
+            wanted: AtomicUsize::new(0),
+            used: AtomicBool::new(false),
         }
     }
 
@@ -560,7 +677,30 @@ impl CountBudget {
                 granted = wanted.min(left).max(0);
                 (granted > 0).then(|| left - granted)
             });
+        if granted > 0 {
+            self.used.store(true, Ordering::Relaxed);
+        }
+        if granted < wanted {
+            let missing = usize::try_from(wanted - granted).unwrap_or(usize::MAX);
+            self.wanted.store(missing, Ordering::Relaxed);
+        }
         usize::try_from(granted).unwrap_or(0)
+    }
+
+    /// How many records more could have been handled since this was asked last,
+    /// where there was no leave for them.
+    pub(crate) fn take_wanted(&self) -> usize {
+        self.wanted.swap(0, Ordering::Relaxed)
+    }
+
+    /// Whether leave was taken since this was asked last.
+    pub(crate) fn take_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+
+    /// All the leave that is left, which nobody needs here.
+    pub(crate) fn empty(&self) -> usize {
+        usize::try_from(self.left.swap(0, Ordering::Relaxed)).unwrap_or(0)
     }
 
     /// Whether nothing may be handed over any more, unless something is given

@@ -92,7 +92,7 @@ fn wrong_usage_of_any_kind_ends_with_2() {
 
 #[test]
 fn what_is_not_there_yet_is_not_accepted() {
-    let stderr = refused(&["run", "--model", "x"]);
+    let stderr = refused(&["perf", "--model", "threads"]);
     assert!(stderr.contains("unexpected argument"), "{stderr}");
 }
 

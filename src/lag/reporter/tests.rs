@@ -71,6 +71,7 @@ impl Scene {
             group: Arc::from("g"),
             client_id: Arc::from("c"),
             isolation: Isolation::ReadCommitted,
+            model: Model::Threads,
             clock: clock.clone(),
             shared: Arc::clone(&shared),
             rings,

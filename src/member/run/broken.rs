@@ -14,7 +14,7 @@ use super::{CLIENT_END, Member, TICK, ToMember, told};
 use crate::event::EventKind;
 use crate::lag::health::Phase;
 use crate::member::group::{Group, GroupEvent};
-use crate::report::{Report, StopReason, WorkerReport, WorkerStop};
+use crate::report::{Report, StopReason, WorkerStop};
 use crate::runtime::stop::CLOSE_WITHIN;
 use crate::worker::pool::reader::READER;
 use crate::worker::run::{FromWorker, WorkerExit};
@@ -109,15 +109,10 @@ impl Member {
         }
         let stopped = EventKind::WorkerStopped {
             reason: reason.clone(),
+            pid: self.threads.last_pid(worker),
         };
         self.events.send(Some(worker), stopped);
-        let restarts = self.restarts.restarts(worker);
-        let report = WorkerReport {
-            worker,
-            reason,
-            restarts,
-        };
-        self.ended_workers.insert(worker, report);
+        self.ended_with(worker, reason);
     }
 
     /// What was completed, and what of that comes again, as far as the trackers

@@ -476,6 +476,8 @@ impl World {
             count: None,
             memory: Arc::new(MemoryBudget::new(1 << 20)),
             pool: pool.clone(),
+            children: None,
+            is_child: false,
             spawn: Box::new(Jobs(job_made)),
         });
         let (shared, _) = Shared::new(clock.coarse());
@@ -535,6 +537,7 @@ impl World {
                 }
                 #[cfg(feature = "tokio")]
                 Job::AsyncHands(..) => unreachable!("no such handler is simulated"),
+                Job::StandIn(..) => unreachable!("no process is simulated"),
                 Job::Reader(context, pool, memory) => {
                     let made = Reader::open(context, pool, memory).expect("memory can be read");
                     (reader::READER, Ok(Actor::Reader(Box::new(made))))

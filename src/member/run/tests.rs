@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::{Found, Parts, Shared, StartFinder, ToMember, run};
 use crate::clock::Clock;
-use crate::config::{Isolation, OutOfRange, Settings};
+use crate::config::{Isolation, Model, OutOfRange, Settings};
 use crate::event::{Event, EventKind, ResetReason};
 use crate::handler::{Handler, Outcome};
 use crate::lag::health::Phase;
@@ -390,6 +390,8 @@ impl Scene {
             count: None,
             memory: Arc::new(MemoryBudget::new(1 << 20)),
             pool: None,
+            children: None,
+            is_child: false,
             spawn: Box::new(OnThreads),
         });
         let starts = ScriptedStarts {
@@ -550,6 +552,7 @@ impl Scene {
             group: "g".into(),
             client_id: "c".into(),
             isolation: Isolation::ReadCommitted,
+            model: Model::Threads,
             clock: self.clock.clone(),
             shared: Arc::clone(&self.shared),
             rings: self.rings.clone(),
@@ -992,8 +995,7 @@ fn s34_what_retention_passed_is_told_and_goes_on_at_the_log_start_or_the_end() {
         let scene = Scene::begin_under(policy, 1, Tally::default());
         scene.wait_for_store(0, 10);
         scene.group.0.lock().commit();
-        scene.log.leave_hole(&tp(0), 20);
-        scene.log.remove_before(&tp(0), 25);
+        scene.log.move_on(&tp(0), 25, 30);
         scene.wait_for_store(0, 30);
         scene.wait_for_resets(&[(10, to, policy.name(), ResetReason::BelowLogStart)]);
         let is_back = |did: &Did| matches!(did, Did::CommittedBack(..));

@@ -390,7 +390,10 @@ impl Lanes {
                 broker: None,
                 what,
             },
-            ClientTrouble::Refused { code, name } => ReadError::Refused { code, name },
+            ClientTrouble::Refused { code, name } => ReadError::Refused {
+                code,
+                name: name.into(),
+            },
         };
         lane.trouble = Trouble::Untold(error);
     }

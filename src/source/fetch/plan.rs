@@ -979,7 +979,7 @@ impl Plan {
                 },
                 _ => ReadError::Refused {
                     code: error.code,
-                    name: error.name,
+                    name: error.name.into(),
                 },
             })
         };

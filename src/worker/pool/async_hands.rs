@@ -155,7 +155,10 @@ impl AsyncHands {
             .collect();
         drop(schedule);
         context.mailbox.set_waker(waker);
-        context.events.send(Some(worker), EventKind::WorkerStarted);
+        context.mailbox.set_opened();
+        context
+            .events
+            .send(Some(worker), EventKind::WorkerStarted { pid: None });
         Ok(Self {
             context,
             pool,

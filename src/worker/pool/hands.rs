@@ -80,9 +80,10 @@ impl Hands {
         let engine = catch_unwind(AssertUnwindSafe(move || engines.make(info)))
             .map_err(|panic| hook_panicked("factory", panic.as_ref()))?;
         context.mailbox.set_waker(pool.waker());
+        context.mailbox.set_opened();
         context
             .events
-            .send(Some(info.worker), EventKind::WorkerStarted);
+            .send(Some(info.worker), EventKind::WorkerStarted { pid: None });
         let seat = WorkerSeat {
             worker: info.worker,
             mailbox: Arc::clone(&context.mailbox),

@@ -128,6 +128,7 @@ impl Bench {
             retry,
             dead_letters: Some(Arc::clone(&self.office) as Arc<dyn DeadLetters>),
             count: None,
+            is_child: false,
         };
         (context, received)
     }

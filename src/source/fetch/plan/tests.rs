@@ -500,7 +500,7 @@ fn errors_that_do_not_pass_fail_the_partition_until_it_is_rewound() {
             INVALID_REQUEST,
             ReadError::Refused {
                 code: INVALID_REQUEST,
-                name: "INVALID_REQUEST",
+                name: "INVALID_REQUEST".into(),
             },
         ),
     ] {

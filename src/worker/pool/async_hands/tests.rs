@@ -279,6 +279,7 @@ impl Script {
             retry: self.retry,
             dead_letters: None,
             count: None,
+            is_child: false,
         };
         let spawn = |work: Box<dyn FnOnce() + Send>| {
             let builder = std::thread::Builder::new();

@@ -1,0 +1,297 @@
+//! Workers that are processes: what a person or the system does to them, and what is left of it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::Value;
+
+use crate::signals::wait_sleeping;
+use crate::support::deliveries::Deliveries;
+use crate::support::kafka::Kafka;
+use crate::support::keepup::Keepup;
+use crate::support::{PATIENT, SOON, wait_until};
+
+const PROCESSES: [&str; 2] = ["--model", "processes"];
+
+/// The processes of a run's workers that run now, by its events.
+fn workers(events: &[Value]) -> BTreeSet<i32> {
+    let mut pids = BTreeSet::new();
+    for event in events {
+        let Some(pid) = event["pid"]
+            .as_i64()
+            .and_then(|pid| i32::try_from(pid).ok())
+        else {
+            continue;
+        };
+        match event["name"].as_str() {
+            Some("worker_started") => pids.insert(pid),
+            Some("worker_stopped" | "worker_restarted") => pids.remove(&pid),
+            _ => continue,
+        };
+    }
+    pids
+}
+
+/// Waits until so many workers run and have partitions.
+fn wait_workers(run: &Keepup, count: usize) -> Vec<i32> {
+    run.wait("the workers", PATIENT, |events| {
+        let pids = workers(events);
+        let assigned: BTreeSet<i64> = events
+            .iter()
+            .filter(|event| event["name"] == "partitions_assigned")
+            .filter_map(|event| event["worker"].as_i64())
+            .collect();
+        (pids.len() == count && assigned.len() >= count).then(|| pids.into_iter().collect())
+    })
+}
+
+fn pid(number: i32) -> Pid {
+    Pid::from_raw(number).expect("a process has a number")
+}
+
+/// Waits until none of them is there. One that is dead and not waited for by whoever has it now (the system's first
+/// process) is gone.
+fn wait_gone(pids: &[i32]) {
+    wait_until(SOON, "the workers to be gone", || {
+        let left: Vec<_> = pids
+            .iter()
+            .filter(|&&number| {
+                test_kill_process(pid(number)).is_ok() && !state(number).starts_with(['Z', 'X'])
+            })
+            .collect();
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{left:?}"))
+        }
+    });
+}
+
+/// The letter that the system has for what a process does; empty where there is none.
+fn state(number: i32) -> String {
+    let stat = fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .map_or_else(String::new, |(_, rest)| rest.chars().take(1).collect())
+}
+
+fn topic(kafka: &Kafka, name: &str, partitions: i32, each: u64) -> Vec<i64> {
+    kafka.create_topic(name, partitions, &[]);
+    let producer = kafka.producer(&[]);
+    producer.send_numbers(name, partitions, 0..each);
+    producer.flush();
+    kafka.end_offsets(name)
+}
+
+#[test]
+fn processes_consume_everything_once_in_order_and_none_is_left() {
+    let kafka = kafka!(shared);
+    let ends = topic(kafka, "by-processes", 4, 5_000);
+    let deliveries = Deliveries::new("by-processes", 4);
+    let more = [&PROCESSES[..], &["--workers", "2", "--until-end"]].concat();
+    let mut run = deliveries.start(kafka, "by-processes", &more);
+    let pids = wait_workers(&run, 2);
+    assert!(!pids.contains(&i32::try_from(run.pid()).expect("a number")));
+    assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
+    deliveries.assert_complete(&ends);
+    deliveries.assert_in_order();
+    assert_eq!(deliveries.repeats(), 0);
+    let committed = kafka.committed("by-processes", "by-processes");
+    assert_eq!(committed.into_iter().flatten().collect::<Vec<_>>(), ends);
+    wait_gone(&pids);
+}
+
+#[test]
+fn as_many_records_are_handled_by_processes_as_were_asked_for() {
+    let kafka = kafka!(shared);
+    topic(kafka, "counted-processes", 3, 4_000);
+    let deliveries = Deliveries::new("counted-processes", 3);
+    let more = [&PROCESSES[..], &["--workers", "3", "--count", "5001"]].concat();
+    let mut run = deliveries.start(kafka, "counted-processes", &more);
+    assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
+    assert_eq!(deliveries.distinct(), 5_001);
+    assert_eq!(deliveries.repeats(), 0);
+    let committed = kafka.committed("counted-processes", "counted-processes");
+    assert_eq!(committed.into_iter().flatten().sum::<i64>(), 5_001);
+}
+
+#[test]
+fn a_worker_that_is_killed_is_followed_by_another_and_nothing_is_lost() {
+    let kafka = kafka!(shared);
+    let ends = topic(kafka, "killed-worker", 4, 3_000);
+    let deliveries = Deliveries::new("killed-worker", 4);
+    let more = [
+        &PROCESSES[..],
+        &["--workers", "2", "--until-end", "--handler", "sleep=1ms"],
+    ]
+    .concat();
+    let mut run = deliveries.start(kafka, "killed-worker", &more);
+    for killed in 0..3 {
+        let pids = wait_workers(&run, 2);
+        let handled = deliveries.distinct();
+        deliveries.wait_distinct(handled + 50, PATIENT);
+        kill_process(pid(pids[killed % 2]), Signal::KILL).expect("it runs");
+        let stopped = run.next("worker_stopped", PATIENT);
+        assert_eq!(stopped["reason"], "child-exited");
+        assert_eq!(stopped["pid"], pids[killed % 2]);
+    }
+    assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
+    deliveries.assert_complete(&ends);
+    deliveries.assert_in_order();
+    // What a worker did and had not told: a few milliseconds of it, and the record in hand.
+    assert!(
+        deliveries.repeats() <= 3 * 200,
+        "{} again",
+        deliveries.repeats()
+    );
+}
+
+#[test]
+fn workers_whose_parent_is_killed_finish_the_record_in_hand_and_are_gone() {
+    let kafka = kafka!(shared);
+    topic(kafka, "orphans", 2, 1_000);
+    let deliveries = Deliveries::new("orphans", 2);
+    let more = [
+        &PROCESSES[..],
+        &["--workers", "2", "--handler", "sleep=100ms"],
+    ]
+    .concat();
+    let mut run = deliveries.start(kafka, "orphans", &more);
+    let pids = wait_workers(&run, 2);
+    deliveries.wait_distinct(3, SOON);
+    run.signal(Signal::KILL);
+    assert_eq!(run.end(SOON), None);
+    wait_gone(&pids);
+}
+
+#[test]
+fn signals_to_every_process_at_once_drain_as_one_to_the_parent_does() {
+    let kafka = kafka!(shared);
+    topic(kafka, "signalled-all", 2, 1_000);
+    let deliveries = Deliveries::new("signalled-all", 2);
+    let more = [
+        &PROCESSES[..],
+        &["--workers", "2", "--handler", "sleep=100ms"],
+    ]
+    .concat();
+    let mut run = deliveries.start(kafka, "signalled-all", &more);
+    let pids = wait_workers(&run, 2);
+    deliveries.wait_distinct(3, SOON);
+    for &worker in &pids {
+        kill_process(pid(worker), Signal::TERM).expect("it runs");
+    }
+    run.signal(Signal::TERM);
+    assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
+    let committed = kafka.committed("signalled-all", "signalled-all");
+    let handled: Vec<i64> = deliveries.next();
+    assert_eq!(
+        committed
+            .into_iter()
+            .map(Option::unwrap_or_default)
+            .collect::<Vec<_>>(),
+        handled
+    );
+    wait_gone(&pids);
+}
+
+#[test]
+fn a_handler_that_outlasts_the_stop_deadline_is_killed_and_its_record_is_not_committed() {
+    let kafka = kafka!(shared);
+    topic(kafka, "outlasts", 2, 10);
+    let deliveries = Deliveries::new("outlasts", 2);
+    let more = [
+        &PROCESSES[..],
+        &[
+            "--workers",
+            "2",
+            "--handler",
+            "sleep=60s",
+            "--drain",
+            "500ms",
+        ],
+    ]
+    .concat();
+    let mut run = deliveries.start(kafka, "outlasts", &more);
+    let pids = wait_workers(&run, 2);
+    wait_sleeping(&pids, 2);
+    run.signal(Signal::TERM);
+    let asked = Instant::now();
+    assert_eq!(run.end(PATIENT), Some(3), "{}", run.stderr());
+    assert!(asked.elapsed() < Duration::from_secs(10));
+    let committed = kafka.committed("outlasts", "outlasts");
+    assert_eq!(
+        committed
+            .into_iter()
+            .map(Option::unwrap_or_default)
+            .sum::<i64>(),
+        0
+    );
+    wait_gone(&pids);
+}
+
+#[test]
+fn a_worker_that_is_stopped_is_killed_and_what_it_had_goes_on_elsewhere() {
+    let kafka = kafka!(shared);
+    let ends = topic(kafka, "stopped-worker", 2, 1_500);
+    let deliveries = Deliveries::new("stopped-worker", 2);
+    let more = [
+        &PROCESSES[..],
+        &["--workers", "2", "--until-end", "--handler", "sleep=2ms"],
+    ]
+    .concat();
+    let mut run = deliveries.start(kafka, "stopped-worker", &more);
+    let pids = wait_workers(&run, 2);
+    deliveries.wait_distinct(50, SOON);
+    kill_process(pid(pids[0]), Signal::STOP).expect("it runs");
+    let stopped = run.next("worker_stopped", PATIENT);
+    assert_eq!(
+        (&stopped["reason"], stopped["pid"].as_i64()),
+        (&Value::from("child-silent"), Some(pids[0].into()))
+    );
+    assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
+    deliveries.assert_complete(&ends);
+    deliveries.assert_in_order();
+    wait_gone(&pids);
+}
+
+#[test]
+fn workers_that_die_again_and_again_end_the_run_with_the_last_cause() {
+    let kafka = kafka!(shared);
+    topic(kafka, "crash-loop", 1, 10);
+    // The worker is the parent of what it starts.
+    let mut run = Keepup::start(&[
+        "run",
+        "-b",
+        kafka.bootstrap(),
+        "-t",
+        "crash-loop",
+        "-g",
+        "crash-loop",
+        "--events",
+        "json",
+        "--model",
+        "processes",
+        "--workers",
+        "1",
+        "--handler",
+        "exec=kill -9 $PPID; sleep 60",
+    ]);
+    assert_eq!(run.end(PATIENT), Some(1), "{}", run.stderr());
+    let events = run.events();
+    let last = events.last().expect("events");
+    assert_eq!(
+        (&last["name"], &last["reason"]),
+        (&"shutdown_complete".into(), &"restart-budget-spent".into())
+    );
+    let died = events
+        .iter()
+        .filter(|event| event["reason"] == "child-exited")
+        .count();
+    assert_eq!(died, 6, "the first and five more");
+    assert!(
+        run.stderr().contains("was ended by signal 9"),
+        "{}",
+        run.stderr()
+    );
+}
