@@ -268,6 +268,11 @@ pub(crate) struct PerfArgs {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DemoArgs {
+    /// What workers are: threads of this process, or processes, each this program again
+    /// [default: threads]
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+
     /// A number, auto (one per partition, up to 64) or auto:MAX
     #[arg(long, default_value = "auto")]
     pub(crate) workers: String,
@@ -289,8 +294,9 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Option<String>,
 
-    /// Break things while it runs: handlers panic, fail and hang, partitions are paused, workers
-    /// and a second member come and go, the broker is away
+    /// Break things while it runs: handlers panic, fail and hang (with --model processes: workers
+    /// are killed and stopped), partitions are paused, workers and a second member come and go,
+    /// the broker is away
     #[arg(long)]
     pub(crate) chaos: bool,
 

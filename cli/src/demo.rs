@@ -9,6 +9,7 @@
 mod breaker;
 mod chaos;
 mod handler;
+mod ledger;
 mod load;
 mod screen;
 mod summary;
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select};
 use keepup::testing::{EmbeddedCluster, EmbeddedProducer, ProduceError};
-use keepup::{Event, Handle, Report};
+use keepup::{Event, Handle, Model, Report};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
@@ -33,7 +34,8 @@ use crate::report::{self, grouped, plural};
 use crate::time;
 use breaker::Breaker;
 use chaos::{Done, Plan, Traps};
-use handler::SlowHandler;
+use handler::{Book, SlowHandler};
+use ledger::{Ledger, Page};
 use load::{Load, LoadReport, Sent};
 use screen::Screen;
 use summary::Summary;
@@ -62,8 +64,15 @@ const FLUSH: Duration = Duration::from_secs(10);
 
 /// Runs the demo.
 pub(crate) fn demo(plan: &DemoPlan, how: OutputPlan) -> Result<Ending, Failure> {
+    if keepup::is_worker_process() {
+        return Err(work(plan));
+    }
     let interrupts = Interrupts::watch()?;
     let cluster = EmbeddedCluster::start(1)?;
+    let ledger = match plan.model {
+        Model::Processes => Some(Ledger::open()?),
+        Model::Threads => None,
+    };
     cluster.create_topic(TOPIC, plan.partitions.cast_signed())?;
     let tally = Arc::new(Tally::new(plan.partitions));
     let cost = cost(plan.load());
@@ -79,11 +88,13 @@ pub(crate) fn demo(plan: &DemoPlan, how: OutputPlan) -> Result<Ending, Failure> 
     let handle = founder.group(tells)?;
     let breaker = plan.chaos.zip(traps).map(|(seed, traps)| Breaker {
         seed,
-        plan: Plan::draw(seed, plan.length, plan.partitions),
+        plan: Plan::draw(seed, plan.length, plan.partitions, plan.model),
         traps,
         said,
         cluster: &cluster,
         workers: plan.workers,
+        model: plan.model,
+        stopped: Vec::new(),
         invite: Box::new(|| founder.group_at(None, |_| ())),
         done: Done::default(),
         guests: Vec::new(),
@@ -95,6 +106,7 @@ pub(crate) fn demo(plan: &DemoPlan, how: OutputPlan) -> Result<Ending, Failure> 
         breaker,
         screen: Screen::new(plan.partitions, how.quiet || how.json),
         tally,
+        ledger,
         interrupts,
         ticks: crossbeam_channel::tick(LOOK),
         began: time::now(),
@@ -242,28 +254,53 @@ impl Founder<'_> {
         listen: Option<SocketAddr>,
         tells: impl FnMut(&Event) + Send + 'static,
     ) -> Result<Handle, keepup::Error> {
-        let mut builder = keepup::builder(self.cluster.bootstrap(), GROUP)
-            .topic(TOPIC)
-            .workers(self.plan.workers)
-            .contact_timeout(self.plan.timeout);
+        let mut builder = builder(self.plan, self.cluster.bootstrap());
         if let Some(address) = listen {
             builder = builder.listen(address);
         }
         if self.traps.is_some() {
-            builder = builder.on_event(tells).restart_budget(CHAOS_BUDGET);
-            if !self.plan.properties.contains_key("group.protocol") {
-                // The embedded cluster waits for members that rejoin until a second
-                // before their sessions end, whether they have come or not.
-                builder = builder
-                    .property("session.timeout.ms", "3000")
-                    .property("heartbeat.interval.ms", "300");
-            }
-        }
-        for (name, value) in &self.plan.properties {
-            builder = builder.property(name, value);
+            builder = builder.on_event(tells);
         }
         let (tally, traps, cost) = (Arc::clone(&self.tally), self.traps.clone(), self.cost);
-        builder.start(move |_worker| SlowHandler::new(Arc::clone(&tally), cost, traps.clone()))
+        builder.start(move |_worker| {
+            SlowHandler::new(Book::Tally(Arc::clone(&tally)), cost, traps.clone())
+        })
+    }
+}
+
+/// What every process of the demo runs.
+fn builder(plan: &DemoPlan, bootstrap: &str) -> keepup::Builder {
+    let mut builder = keepup::builder(bootstrap, GROUP)
+        .topic(TOPIC)
+        .model(plan.model)
+        .workers(plan.workers)
+        .contact_timeout(plan.timeout);
+    if plan.chaos.is_some() {
+        builder = builder.restart_budget(CHAOS_BUDGET);
+        if !plan.properties.contains_key("group.protocol") {
+            // The embedded cluster waits for members that rejoin until a second
+            // before their sessions end, whether they have come or not.
+            builder = builder
+                .property("session.timeout.ms", "3000")
+                .property("heartbeat.interval.ms", "300");
+        }
+    }
+    for (name, value) in &plan.properties {
+        builder = builder.property(name, value);
+    }
+    builder
+}
+
+/// Becomes a worker of the demo that started this process: comes back only where
+/// it cannot.
+fn work(plan: &DemoPlan) -> Failure {
+    let cost = cost(plan.load());
+    // The cluster is the parent's, and the parent says where it is.
+    let began = builder(plan, "")
+        .run(move |_worker| SlowHandler::new(Book::Page(Page::open()), cost, None));
+    match began {
+        Ok(report) => Failure::Demo(format!("the worker ended: {}", report.reason)),
+        Err(error) => error.into(),
     }
 }
 
@@ -274,6 +311,8 @@ struct Stage<'a> {
     breaker: Option<Breaker<'a>>,
     screen: Screen,
     tally: Arc<Tally>,
+    /// What workers tick off that are processes.
+    ledger: Option<Ledger>,
     interrupts: Interrupts,
     ticks: Receiver<Instant>,
     /// When the load began.
@@ -338,6 +377,7 @@ impl Stage<'_> {
     fn look(&mut self, status: &str) {
         // During the drain the first interrupt changes nothing, but it counts.
         self.interrupts.came();
+        self.collect();
         let mut views = self.handle.partitions();
         views.extend(self.breaker.iter().flat_map(Breaker::views));
         self.owned = views.len();
@@ -350,6 +390,17 @@ impl Stage<'_> {
         self.workers = self.workers.max(self.handle.workers());
         let elapsed = self.elapsed();
         self.screen.see(&views, &self.handle.lag(), elapsed, status);
+    }
+
+    /// Takes in what workers ticked off elsewhere.
+    fn collect(&mut self) {
+        let is_known = self
+            .ledger
+            .as_mut()
+            .is_none_or(|ledger| ledger.collect(&self.tally));
+        if !is_known {
+            tracing::error!("a worker handled a record that the demo did not produce");
+        }
     }
 
     fn watch_load(&mut self, load: &LoadThread, length: Duration) -> Result<(), Failure> {
@@ -428,17 +479,21 @@ impl Stage<'_> {
 
     /// Stops the group and compares.
     fn conclude(
-        self,
+        mut self,
         plan: &DemoPlan,
         load: &LoadReport,
         how: OutputPlan,
     ) -> Result<Ending, Failure> {
         self.handle.stop();
-        let chaos = self.breaker.map(Breaker::conclude).transpose()?;
+        let chaos = self.breaker.take().map(Breaker::conclude).transpose()?;
+        while !self.handle.has_ended() {
+            self.wait();
+        }
+        self.collect();
         let report = self.handle.wait();
         let sums = self.tally.sums();
         let summary = Summary {
-            model: "threads",
+            model: plan.model.name(),
             partitions: plan.partitions,
             workers: self.workers,
             seconds: (load.took.as_secs_f64() * 10.0).round() / 10.0,

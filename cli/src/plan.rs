@@ -42,6 +42,7 @@ pub(crate) struct PerfPlan {
 /// What `demo` does.
 #[derive(Clone, Debug)]
 pub(crate) struct DemoPlan {
+    pub(crate) model: Model,
     pub(crate) workers: Workers,
     pub(crate) partitions: u32,
     /// Records per second, on average.
@@ -199,6 +200,7 @@ pub(crate) fn demo(cluster: &ClusterArgs, args: &DemoArgs) -> Result<DemoPlan, V
     let mut settings = reader.cluster(&own, Some("demo"));
     settings.topics.push("demo".into());
     settings.workers = reader.workers(Some(&args.workers), Workers::AUTO);
+    settings.model = reader.model(args.model.as_deref());
     let partitions = reader.within("partitions", &args.partitions, 1..=1_000);
     let rate = reader.within("rate", &args.rate, 1..=1_000_000);
     let seconds = reader.within("seconds", &args.seconds, 1..=86_400);
@@ -211,6 +213,7 @@ pub(crate) fn demo(cluster: &ClusterArgs, args: &DemoArgs) -> Result<DemoPlan, V
     let seed = seed.unwrap_or_else(|| fastrand::u64(1..1_000_000));
     reader.library(&settings);
     reader.finish(DemoPlan {
+        model: settings.model,
         workers: settings.workers,
         partitions,
         rate,

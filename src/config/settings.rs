@@ -145,6 +145,7 @@ pub enum Model {
     ///
     /// What stands before `run()` in `main` happens in every process, and has to
     /// come to the same settings there; [`is_worker_process`] tells them apart.
+    /// Only `bootstrap` is the parent's in all of them.
     /// It must not read standard input, which is the line to the parent. What a
     /// worker prints is passed on by the parent in whole lines. Refused in test
     /// and benchmark programs of cargo, which would run their tests again.

@@ -93,9 +93,8 @@ pub(crate) fn terms(settings: &Settings, engines: &EngineFactory) -> Vec<(String
     let batches = engines
         .batch_limits()
         .map(|limits| (limits.max_records, limits.max_wait));
-    let terms: [(&str, &dyn std::fmt::Debug); 11] = [
+    let terms: [(&str, &dyn std::fmt::Debug); 10] = [
         ("group", &settings.group),
-        ("bootstrap", &settings.bootstrap),
         ("order", &settings.order),
         ("isolation", &settings.isolation),
         ("source", &settings.source_in_force()),
@@ -127,7 +126,9 @@ fn begin(builder: Builder, engines: EngineFactory) -> Result<(), Orphaned> {
     // A terminal or a container signals every process of the program. The parent
     // decides what that means, and says so.
     let _signals = ignore_signals();
-    match Child::new(builder.settings, engines, &welcome, parent, heard) {
+    let mut settings = builder.settings;
+    settings.bootstrap.clone_from(&welcome.bootstrap);
+    match Child::new(settings, engines, &welcome, parent, heard) {
         Ok(child) => child.work(),
         Err((mut parent, error)) => {
             let exit = Exit::of(WorkerExit::Failed(WorkerStop::SourceFailed(

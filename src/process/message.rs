@@ -59,6 +59,9 @@ pub(crate) enum ToChild {
 /// What a child needs to begin.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Welcome {
+    /// Where the parent has found the cluster: that may be known to it alone, as
+    /// with a cluster that it started.
+    pub(crate) bootstrap: String,
     pub(crate) worker: usize,
     pub(crate) restarts: u32,
     /// After that time without a beat no record may be started.

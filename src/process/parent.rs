@@ -72,6 +72,7 @@ const LONGEST_LINE: usize = 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Children {
     pub(crate) launcher: Launcher,
+    pub(crate) bootstrap: String,
     /// What a child has to agree with, by name.
     pub(crate) terms: Vec<(String, String)>,
     pub(crate) gate_limit: Duration,
@@ -90,6 +91,7 @@ impl Children {
     ) -> Self {
         Self {
             launcher,
+            bootstrap: settings.bootstrap.clone(),
             terms: terms(settings, engines),
             gate_limit,
             revoke_deadline: settings.revoke_deadline,
@@ -425,6 +427,7 @@ impl<'a> StandIn<'a> {
             }));
         }
         self.say(&ToChild::Welcome(Welcome {
+            bootstrap: self.children.bootstrap.clone(),
             worker: self.context.info.worker,
             restarts: self.context.info.restarts,
             gate_limit: self.children.gate_limit,

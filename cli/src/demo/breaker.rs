@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use keepup::testing::EmbeddedCluster;
-use keepup::{Event, EventKind, Handle, PartitionView, TopicPartition, Workers};
+use keepup::{Event, EventKind, Handle, Model, PartitionView, TopicPartition, Workers};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::TOPIC;
-use super::chaos::{Act, Done, Plan, Traps};
+use super::chaos::{Act, Done, FOR, Plan, Traps};
 use super::summary::Chaos;
 use crate::exit::Failure;
 
@@ -44,6 +45,9 @@ pub(super) struct Breaker<'a> {
     pub(super) said: Receiver<String>,
     pub(super) cluster: &'a EmbeddedCluster,
     pub(super) workers: Workers,
+    pub(super) model: Model,
+    /// Worker processes that are stopped, and when they go on.
+    pub(super) stopped: Vec<(Duration, Pid)>,
     /// Starts a second member.
     pub(super) invite: Box<dyn Fn() -> Result<Handle, keepup::Error> + 'a>,
     pub(super) done: Done,
@@ -62,17 +66,59 @@ impl Breaker<'_> {
     ) -> Result<Vec<String>, Failure> {
         self.see_off()?;
         let mut lines: Vec<String> = self.said.try_iter().collect();
+        self.wake(Some(elapsed));
         while let Some(act) = self.plan.due(elapsed) {
-            lines.extend(self.perform(act, host)?);
+            lines.extend(self.perform(act, elapsed, host)?);
         }
         Ok(lines)
+    }
+
+    /// Has stopped workers go on whose time has come; all of them where there is no
+    /// time.
+    fn wake(&mut self, elapsed: Option<Duration>) {
+        let is_due = |(until, _): &mut (Duration, Pid)| elapsed.is_none_or(|now| *until <= now);
+        for (_, worker) in self.stopped.extract_if(.., is_due) {
+            // One that was killed meanwhile needs nothing.
+            let _ = kill_process(worker, Signal::CONT);
+        }
+    }
+
+    /// Breaks the process of the worker that has a partition; what there is to say.
+    fn break_process(&mut self, act: Act, elapsed: Duration, host: &Handle) -> Option<String> {
+        let (of, signal) = match act {
+            Act::Hang(of) => (of, Signal::STOP),
+            Act::Panic(of) | Act::Fail(of) => (of, Signal::KILL),
+            _ => return None,
+        };
+        let now = host.lag();
+        let has_it = now
+            .partitions
+            .iter()
+            .find(|lag| lag.partition == topic_partition(of))?;
+        let index = has_it.worker?;
+        let worker = now.workers.iter().find(|worker| worker.worker == index)?;
+        let pid = Pid::from_raw(i32::try_from(worker.pid?).ok()?)?;
+        kill_process(pid, signal).ok()?;
+        if signal == Signal::STOP {
+            self.stopped.push((elapsed + FOR, pid));
+            self.done.stops += 1;
+            let seconds = FOR.as_secs_f64();
+            return Some(format!(
+                "chaos: worker {index}, which has partition {of}, is stopped for {seconds:.1} s"
+            ));
+        }
+        self.done.kills += 1;
+        Some(format!(
+            "chaos: worker {index}, which has partition {of}, is killed (kill -9)"
+        ))
     }
 
     /// The load is over: mends what is broken still.
     pub(super) fn mend(&mut self, host: &Handle) -> Result<Vec<String>, Failure> {
         let mut lines = Vec::new();
+        self.wake(None);
         for act in self.plan.ends() {
-            lines.extend(self.perform(act, host)?);
+            lines.extend(self.perform(act, Duration::ZERO, host)?);
         }
         Ok(lines)
     }
@@ -84,7 +130,17 @@ impl Breaker<'_> {
     }
 
     /// Does one thing; what there is to say, where it was done.
-    fn perform(&mut self, act: Act, host: &Handle) -> Result<Option<String>, Failure> {
+    fn perform(
+        &mut self,
+        act: Act,
+        elapsed: Duration,
+        host: &Handle,
+    ) -> Result<Option<String>, Failure> {
+        if self.model == Model::Processes
+            && matches!(act, Act::Panic(_) | Act::Fail(_) | Act::Hang(_))
+        {
+            return Ok(self.break_process(act, elapsed, host));
+        }
         let members = || std::iter::once(host).chain(&self.guests);
         let is_done = match act {
             Act::Panic(_) | Act::Fail(_) | Act::Hang(_) => self.traps.set(act),

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use keepup::Model;
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -17,8 +18,9 @@ use crate::report::plural;
 /// From one deed to the next.
 const EVERY: Duration = Duration::from_millis(1_700);
 
-/// How long a handler hangs, a partition is paused, and workers are fewer.
-const FOR: Duration = Duration::from_millis(1_200);
+/// How long a handler hangs, a worker is stopped, a partition is paused, and
+/// workers are fewer.
+pub(super) const FOR: Duration = Duration::from_millis(1_200);
 
 /// How long the broker is away. Less than a session: nobody is taken for dead.
 const AWAY: Duration = Duration::from_millis(700);
@@ -108,6 +110,17 @@ pub(super) struct Done {
     pub(super) fewer_workers: u32,
     pub(super) joins: u32,
     pub(super) broker_away: u32,
+    /// Worker processes that were killed.
+    #[serde(skip_serializing_if = "is_none")]
+    pub(super) kills: u32,
+    /// Worker processes that were stopped for a while.
+    #[serde(skip_serializing_if = "is_none")]
+    pub(super) stops: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_none(times: &u32) -> bool {
+    *times == 0
 }
 
 impl Done {
@@ -154,6 +167,8 @@ impl Done {
                 "time the broker was away",
                 "times the broker was away",
             ),
+            (self.kills, "worker was killed", "workers were killed"),
+            (self.stops, "worker was stopped", "workers were stopped"),
         ];
         let done: Vec<String> = parts
             .into_iter()
@@ -178,7 +193,10 @@ pub(super) struct Plan {
 impl Plan {
     /// Draws a plan for a load of that length. A handler panics half-way in any
     /// case; whatever takes a while is over before the load is.
-    pub(super) fn draw(seed: u64, length: Duration, partitions: u32) -> Self {
+    ///
+    /// With worker processes the broker stays: they hold what its side of the
+    /// connections has open in this process, so that none of them would break.
+    pub(super) fn draw(seed: u64, length: Duration, partitions: u32, model: Model) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let half = length / 2;
         let mut acts = vec![(half, Act::Panic(random.u32(0..partitions)))];
@@ -189,7 +207,9 @@ impl Plan {
         random.shuffle(&mut deck);
         // They are taken from the end.
         let away = deck.len() - random.usize(0..BEFORE_THE_VISIT as usize);
-        deck.insert(away, 5);
+        if model != Model::Processes {
+            deck.insert(away, 5);
+        }
         while at < last {
             let kind = deck.pop().unwrap_or_else(|| {
                 deck.extend(0..5);
@@ -315,7 +335,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_draws_the_same_plan_and_another_one_another() {
-        let plan = |seed| Plan::draw(seed, LENGTH, 6);
+        let plan = |seed| Plan::draw(seed, LENGTH, 6, Model::Threads);
         assert_eq!(plan(7), plan(7));
         assert!((0..20).any(|seed| plan(seed) != plan(7)));
     }
@@ -323,7 +343,7 @@ mod tests {
     #[test]
     fn whatever_the_seed_everything_is_done_and_what_is_begun_is_ended_within_the_load() {
         for seed in 0..200 {
-            let plan = Plan::draw(seed, LENGTH, 6);
+            let plan = Plan::draw(seed, LENGTH, 6, Model::Threads);
             assert!(plan.acts.is_sorted_by_key(|(at, _)| *at), "seed {seed}");
             assert!(plan.acts.iter().all(|(at, _)| *at < LENGTH), "seed {seed}");
             let half = (LENGTH / 2, true);
@@ -364,9 +384,17 @@ mod tests {
     }
 
     #[test]
+    fn with_worker_processes_the_broker_stays() {
+        for seed in 0..50 {
+            let acts = all(Plan::draw(seed, LENGTH, 6, Model::Processes));
+            assert!(!acts.contains(&Act::BrokerAway), "{acts:?}");
+        }
+    }
+
+    #[test]
     fn the_shortest_load_has_its_panic_and_no_visit() {
         for seed in 0..50 {
-            let acts = all(Plan::draw(seed, Duration::from_secs(1), 1));
+            let acts = all(Plan::draw(seed, Duration::from_secs(1), 1, Model::Threads));
             assert!(acts.contains(&Act::Panic(0)), "{acts:?}");
             assert!(!acts.contains(&Act::Join), "{acts:?}");
         }
@@ -374,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_load_that_was_interrupted_has_ended_what_it_began_and_begins_nothing() {
-        let mut plan = Plan::draw(3, LENGTH, 6);
+        let mut plan = Plan::draw(3, LENGTH, 6, Model::Threads);
         let mut begun: Vec<Act> = Vec::new();
         while let Some(act) = plan.due(LENGTH / 2) {
             begun.push(act);

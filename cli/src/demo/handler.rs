@@ -13,15 +13,33 @@ use std::time::{Duration, Instant};
 use keepup::{Handler, Outcome, Record};
 
 use super::chaos::{Trap, Traps};
+use super::ledger::Page;
 use super::tally::{Payload, Tally};
 use crate::time;
 
 /// How much work is put off until it is worth a sleep.
 const PUT_OFF: Duration = Duration::from_millis(4);
 
+/// Where records are ticked off.
+pub(super) enum Book {
+    /// In this process.
+    Tally(Arc<Tally>),
+    /// In a file, for the process that started this one.
+    Page(Page),
+}
+
+impl Book {
+    fn tick(&mut self, payload: Payload) -> bool {
+        match self {
+            Self::Tally(tally) => tally.tick(payload),
+            Self::Page(page) => page.tick(payload),
+        }
+    }
+}
+
 /// Handles the records of one worker.
 pub(super) struct SlowHandler {
-    tally: Arc<Tally>,
+    book: Book,
     /// How long a record keeps a worker busy.
     cost: Duration,
     busy_until: Instant,
@@ -30,9 +48,9 @@ pub(super) struct SlowHandler {
 }
 
 impl SlowHandler {
-    pub(super) fn new(tally: Arc<Tally>, cost: Duration, traps: Option<Arc<Traps>>) -> Self {
+    pub(super) fn new(book: Book, cost: Duration, traps: Option<Arc<Traps>>) -> Self {
         Self {
-            tally,
+            book,
             cost,
             busy_until: time::now(),
             traps,
@@ -53,7 +71,7 @@ impl Handler for SlowHandler {
         }
         let payload = record.value().and_then(Payload::from_bytes);
         let ticked = payload.is_some_and(|payload| {
-            payload.partition.cast_signed() == record.partition() && self.tally.tick(payload)
+            payload.partition.cast_signed() == record.partition() && self.book.tick(payload)
         });
         if !ticked {
             return Outcome::stop("a record that the demo did not produce");

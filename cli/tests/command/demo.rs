@@ -189,3 +189,31 @@ fn a_seed_is_a_number_and_means_nothing_without_chaos() {
     assert_eq!(code, 2, "{stderr}");
     assert!(stderr.contains("--chaos"), "{stderr}");
 }
+
+#[test]
+fn a_demo_whose_worker_processes_are_killed_loses_nothing_and_leaves_none_behind() {
+    let (stdout, stderr, code) = output(&[
+        "demo",
+        "--model",
+        "processes",
+        "--chaos",
+        "--seed",
+        "4",
+        "--seconds",
+        "6",
+        "--rate",
+        "3000",
+        "--partitions",
+        "3",
+        "--json",
+    ]);
+    assert_eq!(code, 0, "{stderr}");
+    let summary: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(
+        (&summary["model"], &summary["lost"], &summary["lag"]),
+        (&"processes".into(), &0.into(), &0.into()),
+        "{summary}"
+    );
+    assert!(summary["chaos"]["kills"].as_u64() > Some(0), "{summary}");
+    assert!(summary["restarts"].as_u64() > Some(0), "{summary}");
+}
