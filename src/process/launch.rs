@@ -61,6 +61,21 @@ impl Launcher {
         })
     }
 
+    /// A shell that does that instead of what a worker does.
+    #[cfg(test)]
+    pub(crate) fn of_shell(script: &str) -> Self {
+        Self {
+            program: "/bin/sh".into(),
+            name: "sh".into(),
+            arguments: ["-c", script].map(OsString::from).into(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn replace_program(&mut self, program: &str) {
+        self.program = program.into();
+    }
+
     /// Starts a worker; gives it and this end of the line to it.
     pub(crate) fn launch(&self, worker: usize) -> std::io::Result<(Child, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;

@@ -48,8 +48,7 @@ const WAKE: Token = Token(0);
 const LINE: Token = Token(1);
 const STDOUT: Token = Token(2);
 
-/// How long a child may take from its start until its handler is made and its
-/// source is open: what stands before `run()` included.
+/// Long enough to migrate a table before `run()`.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long a child may take to end once it has said that its worker has.
@@ -77,6 +76,9 @@ pub(crate) struct Children {
     pub(crate) terms: Vec<(String, String)>,
     pub(crate) gate_limit: Duration,
     pub(crate) revoke_deadline: Duration,
+    /// How long a child may take from its start until its handler is made and its
+    /// source is open: what stands before `run()` included.
+    pub(crate) starts_within: Duration,
     /// Among so many workers the memory is shared.
     pub(crate) sharers: AtomicUsize,
 }
@@ -95,6 +97,7 @@ impl Children {
             terms: terms(settings, engines),
             gate_limit,
             revoke_deadline: settings.revoke_deadline,
+            starts_within: STARTS_WITHIN,
             sharers: AtomicUsize::new(1),
         }
     }
@@ -524,14 +527,17 @@ impl<'a> StandIn<'a> {
             // Nobody waits for what it has in hand.
             return Some(WorkerExit::Failed(WorkerStop::Abandoned));
         }
+        let starts_within = self.children.starts_within;
         match &self.phase {
             Phase::Starting(_) if self.context.mailbox.is_stopped() => {
                 return Some(WorkerExit::Asked);
             }
-            Phase::Starting(since) if now.since(*since) >= STARTS_WITHIN => {
+            Phase::Starting(since) if now.since(*since) >= starts_within => {
                 return Some(WorkerExit::Failed(WorkerStop::ChildSilent(format!(
-                    "it was not ready within {STARTS_WITHIN:?}: what stands before run() in main \
-                     happens in every process, and must neither wait nor read standard input"
+                    "process {} was not ready within {starts_within:?} and was killed: what stands \
+                     before run() in main happens in every process, and must neither wait nor read \
+                     standard input",
+                    self.pid
                 ))));
             }
             Phase::Ended(since, exit, _) if now.since(*since) >= ENDS_WITHIN => {
@@ -548,6 +554,10 @@ impl<'a> StandIn<'a> {
         }
         if matches!(self.phase, Phase::Ended(..)) {
             return None;
+        }
+        if self.sharers == 0 {
+            // It is not in run() yet, and cannot say anything.
+            self.watch.heard(now);
         }
         let owes_since = self.lanes.values().filter_map(|held| held.owed).min();
         match self.watch.look(now, owes_since) {
@@ -910,3 +920,6 @@ impl Drop for Process {
         self.reap();
     }
 }
+
+#[cfg(test)]
+mod tests;
