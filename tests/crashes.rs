@@ -156,3 +156,25 @@ fn a_member_of_a_group_that_is_killed_loses_nothing_and_repeats_only_what_was_no
     ];
     survives_kills(kafka, "killed-member", "killed-member", 5, &member);
 }
+
+#[test]
+fn s03_a_member_whose_workers_are_processes_loses_nothing_when_it_is_killed_with_them() {
+    let kafka = kafka!(shared);
+    kafka.create_topic("killed-parent", 4, &[]);
+    let producer = kafka.producer(&[]);
+    producer.send_numbers("killed-parent", 4, 0..2_500);
+    producer.flush();
+    let member = [
+        "--model",
+        "processes",
+        "--workers",
+        "2",
+        "--handler",
+        "sleep=1ms",
+        "-X",
+        "session.timeout.ms=1500",
+        "-X",
+        "heartbeat.interval.ms=300",
+    ];
+    survives_kills(kafka, "killed-parent", "killed-parent", 5, &member);
+}

@@ -1,7 +1,8 @@
 //! Workers that are processes: what a person or the system does to them, and what is left of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -11,7 +12,8 @@ use crate::signals::wait_sleeping;
 use crate::support::deliveries::Deliveries;
 use crate::support::kafka::Kafka;
 use crate::support::keepup::Keepup;
-use crate::support::{PATIENT, SOON, wait_until};
+use crate::support::prometheus::get;
+use crate::support::{PATIENT, SOON, wait_for, wait_until};
 
 const PROCESSES: [&str; 2] = ["--model", "processes"];
 
@@ -294,4 +296,212 @@ fn workers_that_die_again_and_again_end_the_run_with_the_last_cause() {
         "{}",
         run.stderr()
     );
+}
+
+/// The value of each partition's series of that name on a page of metrics.
+fn by_partition(page: &str, name: &str) -> BTreeMap<i32, f64> {
+    let lines = page
+        .lines()
+        .filter(|line| line.starts_with(name) && line.as_bytes().get(name.len()) == Some(&b'{'));
+    lines
+        .map(|line| {
+            let (_, rest) = line.split_once("partition=\"").expect("a partition");
+            let (number, _) = rest.split_once('"').expect("its number");
+            let (_, value) = line.rsplit_once(' ').expect("a value");
+            let number = number.parse().expect("a number");
+            (number, value.parse().expect("a value"))
+        })
+        .collect()
+}
+
+#[test]
+fn at_no_scrape_the_partitions_of_a_killed_worker_are_missing_or_look_as_if_they_had_no_lag() {
+    const LAG: &str = "kafka_consumer_fetch_manager_records_lag";
+    let kafka = kafka!(shared);
+    topic(kafka, "scraped-processes", 4, 20_000);
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = free.local_addr().expect("it has one");
+    drop(free);
+    let listen = address.to_string();
+    let deliveries = Deliveries::new("scraped-processes", 4);
+    let own = [
+        "--workers",
+        "2",
+        "--handler",
+        "sleep=1ms",
+        "--listen",
+        &listen,
+    ];
+    let more = [&PROCESSES[..], &own].concat();
+    let mut run = deliveries.start(kafka, "scraped-processes", &more);
+    let look = || by_partition(&get(address, "/metrics").expect("it answers").1, LAG);
+    wait_workers(&run, 2);
+    wait_until(SOON, "the lag of all partitions", || {
+        let lag = look();
+        if lag.len() == 4 { Ok(()) } else { Err(lag) }
+    });
+    let (mut scrapes, mut kills) = (0, 0);
+    let mut last_kill = Instant::now();
+    // Some 20,000 records per partition are handled in no less than 20 s: there is lag all the time.
+    while kills < 6 {
+        let lag = look();
+        assert_eq!(
+            lag.len(),
+            4,
+            "{lag:?} after {kills} kills and {scrapes} scrapes"
+        );
+        assert!(lag.values().all(|&lag| lag >= 1_000.0), "{lag:?}");
+        scrapes += 1;
+        if last_kill.elapsed() >= Duration::from_millis(1_500) {
+            last_kill = Instant::now();
+            let pids: Vec<i32> = workers(&run.events()).into_iter().collect();
+            if let Some(&worker) = pids.get(kills % pids.len().max(1)) {
+                kill_process(pid(worker), Signal::KILL).expect("it runs");
+                kills += 1;
+            }
+        }
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    assert!(scrapes > 50, "{scrapes} scrapes");
+    // What the last one had in hand is somebody else's by then.
+    wait_workers(&run, 2);
+    deliveries.wait_distinct(deliveries.distinct() + 1_000, PATIENT);
+    run.signal(Signal::TERM);
+    assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
+}
+
+#[test]
+fn s02_what_a_worker_process_gives_back_too_late_is_handled_by_its_next_owner_and_not_committed() {
+    let kafka = kafka!(shared);
+    topic(kafka, "late-process", 2, 5);
+    let deliveries = Deliveries::new("late-process", 2);
+    let quick = [
+        "-X",
+        "heartbeat.interval.ms=300",
+        "-X",
+        "session.timeout.ms=6000",
+    ];
+    let slow = [
+        &PROCESSES[..],
+        &quick,
+        &["--workers", "2", "--handler", "sleep=9s"],
+    ]
+    .concat();
+    let mut slow = deliveries.start(kafka, "late-process", &slow);
+    let pids = wait_workers(&slow, 2);
+    wait_sleeping(&pids, 2);
+    let fast = [&PROCESSES[..], &quick, &["--workers", "2"]].concat();
+    let mut fast = deliveries.start(kafka, "late-process", &fast);
+    // Its revoke is answered after five seconds, whatever its handler does.
+    let given = fast.next("partitions_assigned", PATIENT);
+    let moved = given["partitions"][0]["partition"].as_i64().expect("one");
+    let moved = usize::try_from(moved).expect("it has a number");
+    wait_until(
+        PATIENT,
+        "the next owner to have committed all of it",
+        || {
+            let committed = kafka.committed("late-process", "late-process");
+            if committed[moved] == Some(5) {
+                Ok(())
+            } else {
+                Err(committed)
+            }
+        },
+    );
+    // The late one comes back meanwhile: what it says of its record changes nothing.
+    wait_until(PATIENT, "the handler that was late", || {
+        let repeats = deliveries.repeats();
+        if repeats == 1 { Ok(()) } else { Err(repeats) }
+    });
+    assert_eq!(
+        kafka.committed("late-process", "late-process")[moved],
+        Some(5)
+    );
+    for run in [&mut slow, &mut fast] {
+        run.signal(Signal::TERM);
+    }
+    assert_eq!(fast.end(PATIENT), Some(0), "{}", fast.stderr());
+    assert!(slow.end(PATIENT).is_some());
+    assert_eq!(
+        kafka.committed("late-process", "late-process")[moved],
+        Some(5)
+    );
+}
+
+#[test]
+fn s43_a_member_that_slept_with_its_workers_longer_than_its_session_does_no_more_than_what_it_had_in_hand()
+ {
+    let kafka = kafka!(shared);
+    let ends = topic(kafka, "stopped-tree", 2, 3_000);
+    let deliveries = Deliveries::new("stopped-tree", 2);
+    let quick = [
+        "-X",
+        "heartbeat.interval.ms=300",
+        "-X",
+        "session.timeout.ms=6000",
+    ];
+    let more = [
+        &PROCESSES[..],
+        &quick,
+        &["--workers", "2", "--handler", "sleep=2ms"],
+    ]
+    .concat();
+    let mut sleeper = deliveries.start(kafka, "stopped-tree", &more);
+    let pids = wait_workers(&sleeper, 2);
+    deliveries.wait_distinct(200, SOON);
+    for &worker in &pids {
+        kill_process(pid(worker), Signal::STOP).expect("it runs");
+    }
+    // What they have printed by now is passed on before the parent is stopped.
+    let mut printed = (deliveries.distinct(), Instant::now());
+    wait_until(SOON, "the last lines of the workers", || {
+        let now = deliveries.distinct();
+        if now != printed.0 {
+            printed = (now, Instant::now());
+        }
+        let quiet = printed.1.elapsed();
+        if quiet >= Duration::from_millis(300) {
+            Ok(())
+        } else {
+            Err(quiet)
+        }
+    });
+    sleeper.signal(Signal::STOP);
+    let mut other = deliveries.start(
+        kafka,
+        "stopped-tree",
+        &[&PROCESSES[..], &quick, &["--workers", "2"]].concat(),
+    );
+    wait_until(PATIENT, "the other to have handled everything", || {
+        let committed: Vec<i64> = kafka
+            .committed("stopped-tree", "stopped-tree")
+            .into_iter()
+            .flatten()
+            .collect();
+        if committed == ends {
+            Ok(())
+        } else {
+            Err(committed)
+        }
+    });
+    let repeats = deliveries.repeats();
+    // The workers first: they go on before their parent knows anything.
+    for &worker in &pids {
+        kill_process(pid(worker), Signal::CONT).expect("it is stopped");
+    }
+    wait_for(SOON, "time in which they could do harm", {
+        let since = Instant::now();
+        move || since.elapsed() >= Duration::from_secs(1)
+    });
+    sleeper.signal(Signal::CONT);
+    sleeper.next("partitions_lost", PATIENT);
+    // What they had in hand, one each.
+    let more = deliveries.repeats() - repeats;
+    assert!(more <= 2, "{more} records were handled by who had slept");
+    for run in [&mut sleeper, &mut other] {
+        run.signal(Signal::TERM);
+        assert!(run.end(PATIENT).is_some());
+    }
+    let committed = kafka.committed("stopped-tree", "stopped-tree");
+    assert_eq!(committed.into_iter().flatten().collect::<Vec<_>>(), ends);
 }

@@ -74,6 +74,17 @@ fn partitions_move_and_nothing_is_lost_or_handled_twice(
     topic: &'static str,
     properties: &[&str],
 ) {
+    let threads = ["threads", "threads"];
+    partitions_move_between(kafka, topic, properties, threads);
+}
+
+/// As above; the first and the second have workers of these models.
+fn partitions_move_between(
+    kafka: &'static Kafka,
+    topic: &'static str,
+    properties: &[&str],
+    models: [&str; 2],
+) {
     kafka.create_topic(topic, PARTITIONS, &[]);
     let enough = Arc::new(AtomicBool::new(false));
     let producing = thread("producer", {
@@ -96,16 +107,19 @@ fn partitions_move_and_nothing_is_lost_or_handled_twice(
     for property in properties {
         arguments.extend(["-X", property]);
     }
-    let start = || deliveries.start(kafka, topic, &arguments);
+    let start = |model| {
+        let arguments = [&arguments[..], &["--model", model]].concat();
+        deliveries.start(kafka, topic, &arguments)
+    };
 
-    let mut first = start();
+    let mut first = start(models[0]);
     wait_shares(&[&first], 12);
-    let mut second = start();
+    let mut second = start(models[1]);
     wait_shares(&[&first, &second], 6);
     second.signal(Signal::TERM);
     assert_eq!(second.end(PATIENT), Some(0), "{}", second.stderr());
     wait_shares(&[&first], 12);
-    let mut second = start();
+    let mut second = start(models[1]);
     wait_shares(&[&first, &second], 6);
 
     enough.store(true, Ordering::Relaxed);
@@ -153,4 +167,73 @@ fn two_processes_of_an_eager_group_share_the_partitions_without_a_repeat() {
         "session.timeout.ms=6000",
     ];
     partitions_move_and_nothing_is_lost_or_handled_twice(kafka, "two-eager", &eager);
+}
+
+#[test]
+fn two_members_whose_workers_are_processes_share_the_partitions_without_a_repeat() {
+    let kafka = kafka!(shared);
+    let quick = ["heartbeat.interval.ms=300", "session.timeout.ms=6000"];
+    let models = ["processes", "processes"];
+    partitions_move_between(kafka, "two-of-processes", &quick, models);
+}
+
+#[test]
+fn a_member_with_threads_and_one_with_processes_share_the_partitions_of_the_consumer_protocol() {
+    let kafka = kafka!(shared);
+    let models = ["threads", "processes"];
+    partitions_move_between(kafka, "two-mixed", &["group.protocol=consumer"], models);
+}
+
+/// Three members of 12 partitions have 4 each, and as many workers; of 18 they have 6; two of them have 9.
+fn workers_follow_the_partitions(kafka: &Kafka, topic: &str, models: [&str; 3]) {
+    kafka.create_topic(topic, 12, &[]);
+    let start = |model| {
+        Keepup::start(&[
+            "run",
+            "-b",
+            kafka.bootstrap(),
+            "-t",
+            topic,
+            "-g",
+            topic,
+            "--events",
+            "json",
+            "--model",
+            model,
+            "-X",
+            "heartbeat.interval.ms=300",
+            "-X",
+            "session.timeout.ms=6000",
+            "-X",
+            "topic.metadata.refresh.interval.ms=1000",
+        ])
+    };
+    let [first, second, third] = models.map(start);
+    wait_shares(&[&first, &second, &third], 4);
+    kafka.add_partitions(topic, 18);
+    wait_shares(&[&first, &second, &third], 6);
+    let mut leaves = third;
+    leaves.signal(Signal::TERM);
+    assert_eq!(leaves.end(PATIENT), Some(0), "{}", leaves.stderr());
+    wait_shares(&[&first, &second], 9);
+    for mut process in [first, second] {
+        process.signal(Signal::TERM);
+        assert_eq!(process.end(PATIENT), Some(0), "{}", process.stderr());
+    }
+}
+
+#[test]
+fn s31_the_workers_of_three_members_follow_their_partitions_be_they_threads() {
+    workers_follow_the_partitions(kafka!(shared), "follow-threads", ["threads"; 3]);
+}
+
+#[test]
+fn s31_the_workers_of_three_members_follow_their_partitions_be_they_processes() {
+    workers_follow_the_partitions(kafka!(shared), "follow-processes", ["processes"; 3]);
+}
+
+#[test]
+fn s31_the_workers_of_three_members_follow_their_partitions_be_they_both() {
+    let models = ["processes", "threads", "processes"];
+    workers_follow_the_partitions(kafka!(shared), "follow-mixed", models);
 }
