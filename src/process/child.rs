@@ -51,8 +51,10 @@ use crate::worker::tracker::{CountBudget, Numbers, Tracker};
 /// wishes, and waits where they are not read.
 const INBOX: usize = 64;
 
-/// How often numbers are told while there is something to tell.
-const TELL: Duration = Duration::from_millis(50);
+/// How often numbers are told while they change. Where they have not changed they
+/// are looked at less often: 64 processes that idle should cost nothing.
+const TELL: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(250);
 
 /// How long the parent may take to answer at first.
 const WELCOME_WITHIN: Duration = Duration::from_secs(30);
@@ -271,6 +273,8 @@ struct Child {
     lookup: Lookup,
     lanes: BTreeMap<AssignmentEpoch, Held>,
     has_said_open: bool,
+    /// Numbers had changed when they were looked at last.
+    had_news: bool,
     told_at: Coarse,
     said_at: Coarse,
     /// What was asked for and not granted yet.
@@ -338,6 +342,7 @@ impl Child {
             lookup: kit.lookup,
             lanes: BTreeMap::new(),
             has_said_open: false,
+            had_news: false,
             told_at: now,
             said_at: now,
             has_asked: false,
@@ -402,12 +407,12 @@ impl Child {
         self.tell(reports)
     }
 
-    /// How long there may be nothing to do: with lanes the numbers move.
+    /// How long there may be nothing to do.
     fn patience(&self) -> Duration {
-        if self.lanes.is_empty() && self.has_said_open {
-            PULSE / 2
-        } else {
+        if self.had_news || !self.has_said_open {
             TELL
+        } else {
+            LOOK
         }
     }
 
@@ -506,6 +511,7 @@ impl Child {
         if is_due {
             self.told_at = now;
             let numbers = self.numbers();
+            self.had_news = !numbers.is_empty();
             self.tell_events(self.events.take())?;
             let mut numbers = numbers.into_iter().peekable();
             while numbers.peek().is_some() {

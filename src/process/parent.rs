@@ -56,7 +56,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// How often one looks whether the process is there, whose line another process
 /// may keep open.
-const LOOK: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(400);
 
 /// A beat is given at least that often.
 const BEAT: Duration = PULSE;
