@@ -56,6 +56,7 @@ mod static_members;
 mod steering;
 mod stopping;
 mod supervision;
+mod systemd;
 mod takeover;
 mod two_processes;
 mod wire;

@@ -18,6 +18,7 @@ use crate::telemetry::facade::Facade;
 use crate::telemetry::http::{Broke, Pages, Running, Server};
 #[cfg(feature = "http")]
 use crate::telemetry::recorder;
+use crate::telemetry::systemd;
 
 /// How long answers that are under way may take when the run has ended.
 #[cfg(feature = "http")]
@@ -102,6 +103,7 @@ impl Services {
         reporter
             .viewers
             .push(Box::new(move |snapshot| facade.publish(snapshot)));
+        reporter.viewers.extend(systemd::viewer());
         #[cfg(feature = "http")]
         if listener.server.is_some() {
             // So that the program's own metrics are on the page as well.

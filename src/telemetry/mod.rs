@@ -13,6 +13,7 @@
 //! | `recorder` | a recorder of our own, for the metrics of a program that has none |
 //! | `json` | a snapshot as the document of `/lag` |
 //! | `http` | the endpoints (feature `http`) |
+//! | `systemd` | ready, alive and stopping, where systemd wants to know |
 
 pub(crate) mod exposition;
 pub(crate) mod facade;
@@ -25,4 +26,5 @@ mod json;
 pub(crate) mod names;
 #[cfg(feature = "http")]
 pub(crate) mod recorder;
+pub(crate) mod systemd;
 mod values;
