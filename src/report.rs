@@ -158,6 +158,9 @@ pub enum WorkerStop {
     RunStopped(Box<StopReason>),
     /// Fewer workers are wanted: fewer partitions, or `scale` was called.
     ScaledDown,
+    /// All workers are replaced, one after the other: SIGHUP, or
+    /// [`Handle::restart_workers`](crate::Handle::restart_workers).
+    Renewed,
     /// The handler answered [`Outcome::Stop`](crate::Outcome::Stop).
     HandlerStop,
     /// The handler panicked; with the panic's message.
@@ -184,6 +187,7 @@ impl WorkerStop {
         match self {
             Self::RunStopped(reason) => reason.name(),
             Self::ScaledDown => "scaled-down",
+            Self::Renewed => "stop-called",
             Self::HandlerStop => "handler-stop",
             Self::HandlerPanicked(_) => "handler-panicked",
             Self::HookPanicked(_) => "hook-panicked",

@@ -506,6 +506,53 @@ fn s43_a_member_that_slept_with_its_workers_longer_than_its_session_does_no_more
     assert_eq!(committed.into_iter().flatten().collect::<Vec<_>>(), ends);
 }
 
+#[test]
+fn sighup_replaces_one_worker_after_the_other_and_repeats_nothing() {
+    let kafka = kafka!(shared);
+    topic(kafka, "hung-up", 6, 3_000);
+    let deliveries = Deliveries::new("hung-up", 6);
+    let own = ["--workers", "3", "--handler", "sleep=1ms"];
+    let mut run = deliveries.start(kafka, "hung-up", &[&PROCESSES[..], &own].concat());
+    let old = wait_workers(&run, 3);
+    deliveries.wait_distinct(50, SOON);
+    run.signal(Signal::HUP);
+    let order = run.wait("three new workers", PATIENT, |events| {
+        let renewed = events
+            .iter()
+            .position(|event| event["name"] == "worker_restarted")?;
+        let order: Vec<String> = events[renewed..]
+            .iter()
+            .filter(|event| {
+                matches!(
+                    event["name"].as_str(),
+                    Some("worker_restarted" | "worker_started")
+                )
+            })
+            .map(|event| format!("{} {}", event["name"], event["worker"]))
+            .collect();
+        (order.len() == 6).then_some(order)
+    });
+    for pair in order.chunks(2) {
+        let worker = pair[0].rsplit_once(' ').expect("a worker").1;
+        let started = format!("\"worker_started\" {worker}");
+        assert_eq!(pair[1], started, "{order:?}");
+    }
+    let new = wait_workers(&run, 3);
+    assert!(new.iter().all(|pid| !old.contains(pid)), "{old:?}, {new:?}");
+    wait_gone(&old);
+    deliveries.wait_distinct(deliveries.distinct() + 500, PATIENT);
+    let restarts = run
+        .events()
+        .iter()
+        .filter_map(|event| event["restarts"].as_u64())
+        .max();
+    assert_eq!(restarts, Some(0), "none of them failed");
+    run.signal(Signal::TERM);
+    assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
+    assert_eq!(deliveries.repeats(), 0);
+    deliveries.assert_in_order();
+}
+
 /// User and system time of a process in milliseconds, and its resident memory in KiB.
 fn used(number: i32) -> Option<(u64, u64)> {
     let stat = fs::read_to_string(format!("/proc/{number}/stat")).ok()?;

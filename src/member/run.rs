@@ -29,6 +29,7 @@ use crate::record::{AssignmentEpoch, TopicPartition};
 use crate::report::{Report, StopReason, WorkerReport, WorkerStop};
 use crate::runtime::events::EventSink;
 use crate::runtime::restart::{Replacement, RestartPolicy};
+use crate::runtime::rolling::{self, Rolling, Standing};
 use crate::runtime::shared::{EndsRun, MemberCounters, Shared, WorkerSlot};
 use crate::runtime::stop::{Ladder, Rung, Step};
 use crate::runtime::threads::WorkerThreads;
@@ -109,6 +110,7 @@ pub(crate) enum Command {
         offset: i64,
     },
     Scale(Workers),
+    RestartWorkers,
 }
 
 /// Who finds out where lanes begin. Answers come as [`ToMember::Start`].
@@ -181,6 +183,7 @@ struct Member {
     ladder: Ladder,
     watch: Watch,
     restarts: RestartPolicy,
+    rolling: Rolling,
     claim: Claim,
     /// How often in a row the reporter was found not to look any more.
     unreported: u32,
@@ -216,6 +219,7 @@ impl Member {
             ladder: Ladder::new(parts.settings.stop_deadline),
             watch: Watch::new(sleep_limit, parts.clock.coarse()),
             restarts: RestartPolicy::new(parts.settings.restart_budget),
+            rolling: Rolling::default(),
             claim: Claim::new(parts.settings.instance_wait),
             patience: Patience::default(),
             unreported: 0,
@@ -292,6 +296,7 @@ impl Member {
         self.assignment.tick(now, &mut actions);
         self.carry_out(actions);
         self.start_waiting_workers();
+        self.roll(now);
         self.claim_again(now);
         self.look_for_a_stuck_rebalance(now);
         self.look_for_recovery(now);
@@ -400,6 +405,12 @@ impl Member {
                 "offsets count from 0",
                 "give the offset of the next record that is wanted",
             ))),
+            Command::RestartWorkers => {
+                let workers = self.assignment.workers();
+                let stay = workers.filter(|(_, leaving)| !leaving);
+                self.rolling.begin(stay.map(|(worker, _)| worker));
+                Ok(())
+            }
             Command::Scale(workers) => {
                 let refused = workers.problem().map(CommandError::Invalid);
                 if refused.is_none() {
@@ -917,6 +928,7 @@ impl Member {
                 let (run, _) = self.ladder.outcome(self.clock.now());
                 (WorkerStop::RunStopped(Box::new(run)), false)
             }
+            WorkerExit::Asked if self.rolling.ended(worker) => (WorkerStop::Renewed, true),
             WorkerExit::Asked => (WorkerStop::ScaledDown, false),
             WorkerExit::EndsRun(stop, reason) => {
                 self.ask(stop);
@@ -934,6 +946,12 @@ impl Member {
             }
             WorkerExit::Failed(reason) if stopping => (reason, false),
             WorkerExit::Failed(reason) => {
+                if self.rolling.failed(worker) {
+                    self.events.warn(format!(
+                        "worker {worker} failed as soon as it was replaced: the others are left as \
+                         they are"
+                    ));
+                }
                 let last = reason.detail().unwrap_or(reason.name()).to_owned();
                 let chance = fastrand::f64();
                 match self
@@ -968,6 +986,34 @@ impl Member {
         };
         self.events.send(Some(worker), kind);
         replace
+    }
+
+    /// Replaces the next worker, where all are to be.
+    fn roll(&mut self, now: Instant) {
+        if !self.rolling.is_under_way() || self.ladder.rung() != Rung::Running {
+            return;
+        }
+        let there: BTreeSet<usize> = self
+            .assignment
+            .workers()
+            .map(|(worker, _)| worker)
+            .collect();
+        let threads = &self.threads;
+        let standing = |worker| match () {
+            () if !there.contains(&worker) => Standing::Gone,
+            () if threads.has_opened(worker) => Standing::Works,
+            () => Standing::Starts,
+        };
+        let patience = self.settings.stop_deadline;
+        match self.rolling.step(standing, patience, now) {
+            rolling::Step::Wait => {}
+            rolling::Step::Stop(worker) => self.threads.stop(worker),
+            rolling::Step::Slow(worker) => self.events.warn(format!(
+                "worker {worker} has been at its record for {patience:?}: it is replaced when that is \
+                 done, and the others do not wait for it"
+            )),
+            rolling::Step::Done => tracing::info!("all workers were replaced"),
+        }
     }
 
     fn ended_with(&mut self, worker: usize, reason: WorkerStop) {

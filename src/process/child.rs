@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::launch::Invitation;
 use super::line::{self, Incoming, LineError};
@@ -144,10 +145,10 @@ fn begin(builder: Builder, engines: EngineFactory) -> Result<(), Orphaned> {
     }
 }
 
-/// As long as it lives, SIGINT and SIGTERM do nothing here.
+/// As long as it lives, signals that ask for an end do nothing here.
 fn ignore_signals() -> Vec<signal_hook::SigId> {
     let never_read = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM]
+    [SIGINT, SIGTERM, SIGHUP]
         .into_iter()
         .filter_map(|signal| {
             signal_hook::flag::register(signal, Arc::clone(&never_read))

@@ -39,6 +39,13 @@ pub struct Handle {
 pub(crate) struct Stopper(Sender<ToMember>);
 
 impl Stopper {
+    /// Asks for new workers in place of all; a run that has ended does not mind.
+    pub(crate) fn restart_workers(&self) {
+        let (reply, _) = bounded(1);
+        let command = ToMember::Command(Command::RestartWorkers, reply);
+        let _ = self.0.send_timeout(command, COMMAND_TIMEOUT);
+    }
+
     /// Asks; a run that has ended does not mind.
     pub(crate) fn stop(&self, reason: StopReason) {
         let _ = self.0.send_timeout(ToMember::Stop(reason), COMMAND_TIMEOUT);
@@ -202,6 +209,20 @@ impl Handle {
     /// [`CommandError::Invalid`] for zero workers.
     pub fn scale(&self, workers: Workers) -> Result<(), CommandError> {
         self.command(Command::Scale(workers))
+    }
+
+    /// Replaces all workers, one at a time, each working again before the next:
+    /// handlers are made anew, and with [`Model::Processes`](crate::Model::Processes)
+    /// everything in their process is. The partitions of the one that is replaced
+    /// wait for the moment that takes; there is no rebalance. Returns at once. Where a new worker fails the
+    /// others are left as they are, and a warning says so.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError::RunEnded`], and [`CommandError::TimedOut`] where the run does
+    /// not answer.
+    pub fn restart_workers(&self) -> Result<(), CommandError> {
+        self.command(Command::RestartWorkers)
     }
 
     fn command(&self, command: Command) -> Result<(), CommandError> {

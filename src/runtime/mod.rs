@@ -17,6 +17,7 @@ mod signals;
 
 pub(crate) mod events;
 pub(crate) mod restart;
+pub(crate) mod rolling;
 pub(crate) mod shared;
 pub(crate) mod start;
 pub(crate) mod stop;

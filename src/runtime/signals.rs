@@ -1,5 +1,7 @@
 //! SIGINT and SIGTERM: the first drains, the second cuts short, the third ends
-//! the process at once.
+//! the process at once. SIGHUP replaces all workers, one at a time, where there is
+//! no terminal: the one that a run is started from hangs up with it, which is a
+//! stop like another.
 //!
 //! The third does not ask anybody: whatever made the first two take so long
 //! may be why the loop that would be asked does not answer.
@@ -10,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle as SignalsHandle, Signals as SignalsIterator};
 
 use crate::clock::Clock;
@@ -24,6 +26,12 @@ const SAME: Duration = Duration::from_millis(10);
 
 /// What a shell adds to a signal's number.
 const EXIT_BY_SIGNAL: i32 = 128;
+
+/// Whether somebody may be sitting at this.
+fn has_terminal() -> bool {
+    use std::io::IsTerminal as _;
+    std::io::stdin().is_terminal() || std::io::stderr().is_terminal()
+}
 
 /// The signal handlers of a run and the thread that acts on them.
 pub(crate) struct Signals {
@@ -41,9 +49,9 @@ struct State {
 }
 
 impl Signals {
-    /// Takes over SIGINT and SIGTERM.
+    /// Takes over SIGINT, SIGTERM and SIGHUP.
     pub(crate) fn install() -> io::Result<Self> {
-        let mut signals = SignalsIterator::new([SIGINT, SIGTERM])?;
+        let mut signals = SignalsIterator::new([SIGINT, SIGTERM, SIGHUP])?;
         let handle = signals.handle();
         let state = Arc::new(Mutex::new(State::default()));
         let stop_asked = StopFlag::default();
@@ -55,6 +63,12 @@ impl Signals {
                 // The last one that counted.
                 let mut last: Option<Instant> = None;
                 for signal in signals.forever() {
+                    if signal == SIGHUP && !has_terminal() {
+                        if let Some(stopper) = &shared.lock().stopper {
+                            stopper.restart_workers();
+                        }
+                        continue;
+                    }
                     stop_contact.stop();
                     let now = clock.now();
                     if last.is_some_and(|last| now.saturating_duration_since(last) < SAME) {
