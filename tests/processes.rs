@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 
+use crate::command_run::large;
 use crate::signals::wait_sleeping;
 use crate::support::deliveries::Deliveries;
 use crate::support::kafka::Kafka;
-use crate::support::keepup::Keepup;
+use crate::support::keepup::{Keepup, keepup};
 use crate::support::prometheus::get;
 use crate::support::{PATIENT, SOON, wait_for, wait_until};
 
@@ -551,6 +552,48 @@ fn sighup_replaces_one_worker_after_the_other_and_repeats_nothing() {
     assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
     assert_eq!(deliveries.repeats(), 0);
     deliveries.assert_in_order();
+}
+
+/// The line that `keepup perf` prints of a topic.
+fn perf(kafka: &Kafka, topic: &str, group: &str, model: &str) -> Value {
+    let mut arguments = vec!["perf", "-b", kafka.bootstrap(), "-t", topic, "-g", group];
+    arguments.extend(["--workers", "2", "--model", model]);
+    let finished = keepup(&arguments, "", PATIENT);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    serde_json::from_str(&finished.stdout).expect("a line of JSON")
+}
+
+#[test]
+fn a_measured_run_with_processes_has_the_numbers_of_all_of_them() {
+    let kafka = kafka!(shared);
+    topic(kafka, "measured-processes", 4, 2_500);
+    let line = perf(
+        kafka,
+        "measured-processes",
+        "measured-processes",
+        "processes",
+    );
+    assert_eq!(line["records"], 10_000);
+    assert_eq!(
+        (&line["model"], &line["workers"]),
+        (&"processes".into(), &2.into())
+    );
+    // Three processes are larger than one.
+    assert!(line["peak_rss_mib"].as_f64() > Some(15.0), "{line}");
+    assert!(line["seconds"].as_f64() > Some(0.0), "{line}");
+}
+
+#[test]
+#[ignore = "figures, for a quiet machine"]
+fn how_fast_processes_are_beside_threads() {
+    let kafka = kafka!(shared);
+    let topic = large(kafka);
+    for round in 0..5 {
+        for model in ["threads", "processes"] {
+            let line = perf(kafka, topic, &format!("{model}-{round}"), model);
+            println!("{line}");
+        }
+    }
 }
 
 /// User and system time of a process in milliseconds, and its resident memory in KiB.

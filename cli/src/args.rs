@@ -249,6 +249,10 @@ pub(crate) struct PerfArgs {
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<String>,
 
+    /// What workers are: threads or processes [default: threads]
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+
     /// What records are read through: fetch or client
     #[arg(long, value_name = "SOURCE")]
     pub(crate) source: Option<String>,
@@ -417,6 +421,7 @@ impl PerfArgs {
             topic: first_given(self.topic, file.topic),
             group: self.group.or(file.group),
             workers: self.workers.or(file.workers),
+            model: self.model.or(file.model),
             source: self.source.or(file.source),
             order: self.order.or(file.order),
             count: self.count.or(file.count),

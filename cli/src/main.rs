@@ -15,6 +15,7 @@ mod file;
 mod lines;
 mod log;
 mod output;
+mod pages;
 mod perf;
 mod plan;
 mod problem;

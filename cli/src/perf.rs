@@ -5,17 +5,23 @@
 //! together once, when it is dropped at the end of the run. The first record's
 //! moment is taken behind a branch on a local flag, the last one's when the
 //! worker ends, which it does as soon as the count is reached.
+//!
+//! A worker that is a process leaves its sums on a page, with the processor time
+//! that it used from its first record on. What the parent used counts from the
+//! moment that the first of them had partitions.
 
 use std::fs;
 use std::hint::black_box;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keepup::{Handler, Outcome, Record, Report, Settings, WorkerInfo};
+use keepup::{Event, EventKind, Handler, Model, Outcome, Record, Report, Settings, WorkerInfo};
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::exit::{Ending, Failure};
+use crate::pages::{self, Pages};
 use crate::plan::{OutputPlan, PerfPlan};
 use crate::{output, report, time};
 
@@ -37,23 +43,24 @@ struct Line {
 }
 
 /// A moment, and the processor time that was used by then.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Mark {
-    at: Instant,
+    /// By the machine's monotonic clock: processes agree on it.
+    at: Duration,
     cpu: Duration,
 }
 
 impl Mark {
     fn now() -> Self {
         Self {
-            at: time::now(),
+            at: time::monotonic(),
             cpu: time::cpu(),
         }
     }
 }
 
-/// What all workers together have measured.
-#[derive(Debug, Default)]
+/// What the workers of a process have measured together.
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Measured {
     records: u64,
     bytes: u64,
@@ -61,20 +68,92 @@ struct Measured {
     workers: usize,
     first: Option<Mark>,
     last: Option<Mark>,
+    /// Of this process.
+    peak_rss_mib: Option<f64>,
+}
+
+impl Measured {
+    /// Adds what another process has measured.
+    fn add(&mut self, other: &Self) {
+        self.records += other.records;
+        self.bytes += other.bytes;
+        self.xor ^= other.xor;
+        self.workers = self.workers.max(other.workers);
+        let cpu = |measured: &Self| {
+            let marks = measured.first.zip(measured.last);
+            marks.map_or(Duration::ZERO, |(first, last)| {
+                last.cpu.saturating_sub(first.cpu)
+            })
+        };
+        let cpu = cpu(self) + cpu(other);
+        let first = [self.first, other.first].into_iter().flatten();
+        let last = [self.last, other.last].into_iter().flatten();
+        let zero = Duration::ZERO;
+        self.first = first
+            .map(|mark| mark.at)
+            .min()
+            .map(|at| Mark { at, cpu: zero });
+        self.last = last.map(|mark| mark.at).max().map(|at| Mark { at, cpu });
+        self.peak_rss_mib = self
+            .peak_rss_mib
+            .zip(other.peak_rss_mib)
+            .map(|(one, other)| one + other)
+            .or(self.peak_rss_mib)
+            .or(other.peak_rss_mib);
+    }
+}
+
+/// What processes have left on their pages, and this one has used meanwhile.
+fn collect(pages: &Pages, since: Option<Mark>) -> Measured {
+    let mut all = Measured::default();
+    for page in pages.all() {
+        let text = fs::read_to_string(page).unwrap_or_default();
+        for measured in text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+        {
+            all.add(&measured);
+        }
+    }
+    if let (Some(since), Some(last)) = (since, &mut all.last) {
+        last.cpu += time::cpu().saturating_sub(since.cpu);
+    }
+    all.peak_rss_mib = all
+        .peak_rss_mib
+        .zip(peak_rss_mib())
+        .map(|(workers, own)| workers + own);
+    all
 }
 
 /// Runs, and prints the line. `started` is when the process began.
 pub(crate) fn perf(plan: &PerfPlan, how: OutputPlan, started: Instant) -> Result<Ending, Failure> {
     let measured = Arc::new(Mutex::new(Measured::default()));
+    let is_parent = plan.settings.model == Model::Processes && !keepup::is_worker_process();
+    let pages = is_parent.then(Pages::open).transpose()?;
+    let begun: Arc<Mutex<Option<Mark>>> = Arc::default();
     let report = {
-        let measured = Arc::clone(&measured);
+        let (measured, begun) = (Arc::clone(&measured), Arc::clone(&begun));
         let sleep = plan.sleep;
-        keepup::builder("", "")
-            .with_settings(plan.settings.clone())
-            .run(move |worker| Tally::new(worker, sleep, Arc::clone(&measured)))?
+        let mut builder = keepup::builder("", "").with_settings(plan.settings.clone());
+        if is_parent {
+            builder = builder.on_event(move |event: &Event| {
+                if matches!(event.kind, EventKind::PartitionsAssigned { .. }) {
+                    begun.lock().get_or_insert_with(Mark::now);
+                }
+            });
+        }
+        builder.run(move |worker| Tally::new(worker, sleep, Arc::clone(&measured)))?
     };
     tell(&report, how);
-    if let Some(line) = line(&measured.lock(), &plan.settings, started) {
+    let measured = match &pages {
+        Some(pages) => collect(pages, *begun.lock()),
+        None => Measured {
+            peak_rss_mib: peak_rss_mib(),
+            ..std::mem::take(&mut *measured.lock())
+        },
+    };
+    let started = time::monotonic().saturating_sub(started.elapsed());
+    if let Some(line) = line(&measured, &plan.settings, started) {
         let mut text = serde_json::to_string(&line).unwrap_or_default();
         text.push('\n');
         output::print(&text)?;
@@ -92,9 +171,9 @@ fn tell(report: &Report, how: OutputPlan) {
 }
 
 /// The numbers, where at least one record was handled.
-fn line(measured: &Measured, settings: &Settings, started: Instant) -> Option<Line> {
+fn line(measured: &Measured, settings: &Settings, started: Duration) -> Option<Line> {
     let (first, last) = (measured.first?, measured.last?);
-    let seconds = last.at.saturating_duration_since(first.at).as_secs_f64();
+    let seconds = last.at.saturating_sub(first.at).as_secs_f64();
     let cpu = last.cpu.saturating_sub(first.cpu).as_secs_f64();
     let records = count(measured.records);
     tracing::debug!(bytes = measured.bytes, xor = measured.xor, "payloads");
@@ -102,14 +181,14 @@ fn line(measured: &Measured, settings: &Settings, started: Instant) -> Option<Li
         peer: "keepup",
         records: measured.records,
         seconds: rounded(seconds, 4),
-        start_s: rounded(first.at.saturating_duration_since(started).as_secs_f64(), 4),
+        start_s: rounded(first.at.saturating_sub(started).as_secs_f64(), 4),
         records_per_s: whole(records / seconds.max(1e-9)),
         cpu_run_s: rounded(cpu, 4),
         cpu_ns_per_record: rounded(cpu * 1e9 / records, 1),
-        peak_rss_mib: peak_rss_mib().map(|mib| rounded(mib, 1)),
+        peak_rss_mib: measured.peak_rss_mib.map(|mib| rounded(mib, 1)),
         workers: measured.workers,
         order: settings.order.name(),
-        model: "threads",
+        model: settings.model.name(),
         source: settings.source_in_force().name()?,
     })
 }
@@ -149,6 +228,9 @@ struct Tally {
     bytes: u64,
     xor: u64,
     begun: bool,
+    /// When the last record came, in a worker that is a process: it ends a while
+    /// after that, since another one has to tell it.
+    last_at: Option<Duration>,
     sleep: Option<Duration>,
     measured: Arc<Mutex<Measured>>,
 }
@@ -164,6 +246,7 @@ impl Tally {
             bytes: 0,
             xor: 0,
             begun: false,
+            last_at: keepup::is_worker_process().then_some(Duration::ZERO),
             sleep,
             measured,
         }
@@ -188,6 +271,9 @@ impl Handler for Tally {
         }
         let value = record.value().unwrap_or_default();
         self.records += 1;
+        if let Some(at) = &mut self.last_at {
+            *at = time::coarse();
+        }
         self.bytes += value.len() as u64;
         self.xor ^= first_eight(value);
         if let Some(sleep) = self.sleep {
@@ -202,13 +288,20 @@ impl Drop for Tally {
         if !self.begun {
             return;
         }
-        let mark = Mark::now();
+        let mut mark = Mark::now();
+        mark.at = self.last_at.unwrap_or(mark.at);
         let mut all = self.measured.lock();
         all.records += self.records;
         all.bytes += self.bytes;
         all.xor ^= black_box(self.xor);
         if all.last.is_none_or(|last| mark.at > last.at) {
             all.last = Some(mark);
+        }
+        if keepup::is_worker_process() {
+            all.peak_rss_mib = peak_rss_mib();
+            // One line, in one write; where that fails the count is short, which shows.
+            let line = serde_json::to_string(&*all).unwrap_or_default() + "\n";
+            let _ = pages::of_this_worker().and_then(|mut page| page.write_all(line.as_bytes()));
         }
     }
 }
@@ -234,8 +327,39 @@ mod tests {
     }
 
     #[test]
+    fn what_processes_measured_is_added_up_from_the_first_record_to_the_last() {
+        let mark = |at: u64, cpu: u64| {
+            Some(Mark {
+                at: Duration::from_millis(at),
+                cpu: Duration::from_millis(cpu),
+            })
+        };
+        let mut all = Measured::default();
+        for (records, first, last) in [
+            (10, mark(100, 3), mark(500, 203)),
+            (20, mark(90, 5), mark(400, 105)),
+        ] {
+            all.add(&Measured {
+                records,
+                bytes: records,
+                first,
+                last,
+                peak_rss_mib: Some(11.5),
+                ..Measured::default()
+            });
+        }
+        let (first, last) = (all.first.unwrap(), all.last.unwrap());
+        assert_eq!(last.at.saturating_sub(first.at), Duration::from_millis(410));
+        assert_eq!(
+            last.cpu.saturating_sub(first.cpu),
+            Duration::from_millis(300)
+        );
+        assert_eq!((all.records, all.peak_rss_mib), (30, Some(23.0)));
+    }
+
+    #[test]
     fn the_line_has_the_fields_that_every_peer_prints() {
-        let began = time::now();
+        let began = Duration::from_secs(7);
         let at = |millis: u64| Mark {
             at: began + Duration::from_millis(millis),
             cpu: Duration::from_millis(millis),
@@ -247,15 +371,14 @@ mod tests {
             workers: 2,
             first: Some(at(400)),
             last: Some(at(800)),
+            peak_rss_mib: Some(40.0),
         };
         let line = line(&measured, &settings(), began).unwrap();
-        let mut text = serde_json::to_value(&line).unwrap();
-        assert!(text["peak_rss_mib"].as_f64().unwrap() > 1.0);
-        text["peak_rss_mib"] = 40.into();
+        let text = serde_json::to_value(&line).unwrap();
         let expected: serde_json::Value = serde_json::from_str(
             r#"{"peer":"keepup","records":8000000,"seconds":0.4,"start_s":0.4,
                 "records_per_s":20000000,"cpu_run_s":0.4,"cpu_ns_per_record":50.0,
-                "peak_rss_mib":40,"workers":2,"order":"partition","model":"threads",
+                "peak_rss_mib":40.0,"workers":2,"order":"partition","model":"threads",
                 "source":"fetch"}"#,
         )
         .unwrap();
@@ -264,7 +387,7 @@ mod tests {
 
     #[test]
     fn nothing_handled_gives_no_line() {
-        assert!(line(&Measured::default(), &settings(), time::now()).is_none());
+        assert!(line(&Measured::default(), &settings(), Duration::ZERO).is_none());
     }
 
     #[test]

@@ -177,6 +177,7 @@ pub(crate) fn perf(cluster: &ClusterArgs, args: &PerfArgs) -> Result<PerfPlan, V
     settings.topics.clone_from(&args.topic);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     settings.workers = reader.workers(args.workers.as_deref(), Workers::Fixed(cores));
+    settings.model = reader.model(args.model.as_deref());
     settings.source = reader.source(args.source.as_deref());
     settings.order = reader.order(args.order.as_deref());
     settings.count = reader.count(args.count.as_deref());

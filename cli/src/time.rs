@@ -3,12 +3,26 @@
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// A monotonic moment.
 #[expect(clippy::disallowed_methods, reason = "this is the place")]
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// The machine's monotonic clock, which processes have in common.
+pub(crate) fn monotonic() -> Duration {
+    duration(clock_gettime(ClockId::Monotonic))
+}
+
+/// As [`monotonic`], to a few milliseconds, for the price of a few nanoseconds.
+pub(crate) fn coarse() -> Duration {
+    #[cfg(target_os = "linux")]
+    let clock = ClockId::MonotonicCoarse;
+    #[cfg(not(target_os = "linux"))]
+    let clock = ClockId::Monotonic;
+    duration(clock_gettime(clock))
 }
 
 /// Milliseconds since 1970.
@@ -23,7 +37,10 @@ pub(crate) fn unix_millis() -> i64 {
 
 /// User and system time that this process has used so far, all threads.
 pub(crate) fn cpu() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
+    duration(clock_gettime(ClockId::ProcessCPUTime))
+}
+
+fn duration(time: Timespec) -> Duration {
     Duration::new(
         u64::try_from(time.tv_sec).unwrap_or(0),
         u32::try_from(time.tv_nsec).unwrap_or(0),

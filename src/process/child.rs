@@ -69,8 +69,10 @@ const WRITE: Duration = Duration::from_secs(1);
 /// Read at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// How many records are asked for at a time, where they are counted.
-const MOST_WANTED: u64 = 10_000;
+/// How many records are asked for at a time, where they are counted: doubling from
+/// the one to the other as long as they are used up.
+const FIRST_WANTED: u64 = 10_000;
+const MOST_WANTED: u64 = 4_000_000;
 
 /// The parent was told how the worker ended.
 const TOLD: i32 = 0;
@@ -280,7 +282,8 @@ struct Child {
     said_at: Coarse,
     /// What was asked for and not granted yet.
     has_asked: bool,
-    is_stopping: bool,
+    /// How much to ask for the next time.
+    wants: u64,
 }
 
 impl Child {
@@ -347,7 +350,7 @@ impl Child {
             told_at: now,
             said_at: now,
             has_asked: false,
-            is_stopping: false,
+            wants: FIRST_WANTED,
         };
         let started = child.threads.start(child.worker, welcome.restarts);
         let started = started.and_then(|()| child.threads.start_reader());
@@ -476,7 +479,6 @@ impl Child {
                 }
             }
             ToChild::Stop => {
-                self.is_stopping = true;
                 // The worker follows when the reader has ended: it has to finish
                 // what that gives back.
                 self.threads.stop(self.reads());
@@ -614,13 +616,15 @@ impl Child {
         let Some(count) = self.count.clone() else {
             return Ok(());
         };
-        let wanted = count.take_wanted();
-        if wanted > 0 {
+        if count.take_wanted() > 0 {
             if !self.has_asked {
                 self.has_asked = true;
-                self.say(&ToParent::Wants((wanted as u64).min(MOST_WANTED)))?;
+                let wants = self.wants;
+                self.wants = (wants * 2).min(MOST_WANTED);
+                self.say(&ToParent::Wants(wants))?;
             }
         } else if !count.take_used() {
+            self.wants = FIRST_WANTED;
             // Another worker may have more use for it.
             let left = count.empty();
             if left > 0 {

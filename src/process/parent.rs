@@ -62,7 +62,7 @@ const LOOK: Duration = Duration::from_millis(400);
 const BEAT: Duration = PULSE;
 
 /// Read at a time.
-const CHUNK: usize = 16 * 1024;
+const CHUNK: usize = 64 * 1024;
 
 /// Output without the end of a line is passed on when it is that long.
 const LONGEST_LINE: usize = 1024 * 1024;
@@ -187,6 +187,8 @@ struct StandIn<'a> {
     stdout: Option<pipe::Receiver>,
     output: Vec<u8>,
     incoming: Incoming,
+    /// What is read goes through it; kept, since clearing it costs more than the rest.
+    chunk: Box<[u8]>,
     outgoing: Vec<u8>,
     sent: usize,
     lanes: BTreeMap<AssignmentEpoch, Held>,
@@ -235,6 +237,7 @@ impl<'a> StandIn<'a> {
             stdout,
             output: Vec::new(),
             incoming: Incoming::default(),
+            chunk: vec![0; CHUNK].into(),
             outgoing: Vec::new(),
             sent: 0,
             lanes: BTreeMap::new(),
@@ -282,16 +285,16 @@ impl<'a> StandIn<'a> {
 
     /// Takes in what the child has said.
     fn listen(&mut self, now: Coarse) -> Result<(), Broken> {
-        let mut chunk = [0; CHUNK];
         loop {
-            match self.line.read(&mut chunk) {
+            match self.line.read(&mut self.chunk) {
                 Ok(0) => {
                     self.drain_output();
                     return Err(Broken::Closed(self.incoming.end()));
                 }
                 Ok(read) => {
                     self.watch.heard(now);
-                    self.incoming.push(chunk.get(..read).unwrap_or_default());
+                    let came = self.chunk.get(..read).unwrap_or_default();
+                    self.incoming.push(came);
                     self.take_messages(now)?;
                     if read < CHUNK {
                         break;
@@ -711,13 +714,12 @@ impl<'a> StandIn<'a> {
         let Some(stdout) = &mut self.stdout else {
             return;
         };
-        let mut chunk = [0; CHUNK];
         let is_open = loop {
-            match stdout.read(&mut chunk) {
+            match stdout.read(&mut self.chunk) {
                 Ok(0) => break false,
                 Ok(read) => {
-                    self.output
-                        .extend_from_slice(chunk.get(..read).unwrap_or_default());
+                    let came = self.chunk.get(..read).unwrap_or_default();
+                    self.output.extend_from_slice(came);
                     if !pass_on_lines(&mut self.output) {
                         break false;
                     }

@@ -6,7 +6,7 @@
 //! what is said here is what `/health/live` says, so that a process is restarted
 //! for what a restart mends, and not for an idle topic or a long record.
 //!
-//! The socket is named by `NOTIFY_SOCKET` (sd_notify(3)). Where there is none,
+//! The socket is named by `NOTIFY_SOCKET` (the manual page `sd_notify(3)`). Where there is none,
 //! nobody is told.
 
 use sd_notify::NotifyState;
@@ -89,9 +89,11 @@ mod tests {
     use super::*;
 
     fn look(member: MemberState, not_ready: Option<&str>, not_live: &[&str]) -> LagSnapshot {
-        let mut snapshot = LagSnapshot::default();
-        snapshot.group = "billing".into();
-        snapshot.member = member;
+        let mut snapshot = LagSnapshot {
+            group: "billing".into(),
+            member,
+            ..LagSnapshot::default()
+        };
         snapshot.health.not_ready = not_ready.map(Into::into);
         snapshot.health.not_live = not_live.iter().map(|&why| why.into()).collect();
         snapshot

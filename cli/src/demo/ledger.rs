@@ -6,26 +6,21 @@
 //! killed right after. The demo reads the files as they grow.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
 
 use super::tally::{Payload, Tally};
 use crate::exit::Failure;
+use crate::pages::{self, Pages};
 
 /// A partition and a number.
 const ENTRY: usize = 12;
 
-/// Where the processes of the demo with that number write.
-fn place(demo: u32) -> PathBuf {
-    std::env::temp_dir().join(format!("keepup-demo-{demo}"))
-}
-
-/// The pages of all workers, read by the demo. Dropped, they are removed.
+/// The pages of all workers, read by the demo.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    place: PathBuf,
+    pages: Pages,
     open: BTreeMap<PathBuf, Reading>,
 }
 
@@ -39,23 +34,8 @@ struct Reading {
 impl Ledger {
     /// An empty one, for the workers of this process.
     pub(super) fn open() -> Result<Self, Failure> {
-        let place = place(std::process::id());
-        let refused = |source| Failure::System {
-            what: "make a directory for what worker processes handle",
-            source,
-        };
-        match fs::remove_dir_all(&place) {
-            // Of a demo of that number, which was killed.
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(refused(error)),
-        }
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&place)
-            .map_err(refused)?;
         Ok(Self {
-            place,
+            pages: Pages::open()?,
             open: BTreeMap::new(),
         })
     }
@@ -63,8 +43,7 @@ impl Ledger {
     /// Ticks off what was written since the last time; false where an entry is none
     /// of this demo's.
     pub(super) fn collect(&mut self, tally: &Tally) -> bool {
-        let pages = fs::read_dir(&self.place).into_iter().flatten().flatten();
-        for path in pages.map(|page| page.path()) {
+        for path in self.pages.all() {
             if !self.open.contains_key(&path)
                 && let Ok(page) = File::open(&path)
             {
@@ -94,13 +73,6 @@ impl Reading {
     }
 }
 
-impl Drop for Ledger {
-    fn drop(&mut self) {
-        // It is in the directory for such things: the system removes it some day.
-        let _ = fs::remove_dir_all(&self.place);
-    }
-}
-
 /// The page of one worker process.
 #[derive(Debug)]
 pub(super) struct Page(Option<File>);
@@ -108,15 +80,7 @@ pub(super) struct Page(Option<File>);
 impl Page {
     /// That of this process, for the demo that it is a worker of.
     pub(super) fn open() -> Self {
-        let place = place(std::os::unix::process::parent_id());
-        Self(Self::open_in(&place).ok())
-    }
-
-    fn open_in(place: &Path) -> std::io::Result<File> {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(place.join(std::process::id().to_string()))
+        Self(pages::of_this_worker().ok())
     }
 
     /// Writes a record down; false where that cannot be done.
@@ -136,8 +100,8 @@ mod tests {
     #[test]
     fn what_a_process_wrote_is_ticked_off_once_and_half_an_entry_waits_for_its_rest() {
         let mut ledger = Ledger::open().unwrap();
-        let (place, tally) = (ledger.place.clone(), Tally::new(2));
-        let mut page = Page(Some(Page::open_in(&place).unwrap()));
+        let tally = Tally::new(2);
+        let mut page = Page(Some(pages::of_this_process()));
         for sequence in [0, 1, 1] {
             let partition = 1;
             assert!(page.tick(Payload {
@@ -145,11 +109,7 @@ mod tests {
                 sequence
             }));
         }
-        let mut torn = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(place.join("torn"))
-            .unwrap();
+        let mut torn = page.0.take().unwrap();
         torn.write_all(&[0; 5]).unwrap();
         assert!(ledger.collect(&tally) && ledger.collect(&tally));
         let sums = tally.sums();
@@ -159,7 +119,11 @@ mod tests {
         assert_eq!(tally.handled(0), 1);
         torn.write_all(&[9; ENTRY]).unwrap();
         assert!(!ledger.collect(&tally), "there is no such partition");
+        let [path] = &ledger.pages.all()[..] else {
+            panic!("one process has written");
+        };
+        let path = path.clone();
         drop(ledger);
-        assert!(!place.exists());
+        assert!(!path.exists());
     }
 }

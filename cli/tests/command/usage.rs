@@ -91,12 +91,6 @@ fn wrong_usage_of_any_kind_ends_with_2() {
 }
 
 #[test]
-fn what_is_not_there_yet_is_not_accepted() {
-    let stderr = refused(&["perf", "--model", "threads"]);
-    assert!(stderr.contains("unexpected argument"), "{stderr}");
-}
-
-#[test]
 fn unknown_keys_of_a_file_are_refused_with_its_name() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("billing.toml");

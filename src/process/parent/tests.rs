@@ -119,7 +119,11 @@ fn failed(exit: &WorkerExit) -> (&'static str, &str) {
 
 /// As a shell's `printf` takes them.
 fn octal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("\\{byte:03o}")).collect()
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "\\{byte:03o}");
+        text
+    })
 }
 
 /// A shell that says that, and then waits.
