@@ -125,6 +125,7 @@ fn short(
             _ => Order::Partition,
         },
         settles,
+        model: "threads",
         records: 250 * time.as_secs(),
         properties,
     }
@@ -159,6 +160,24 @@ fn s45_s41_a_storm_over_a_consumer_group_loses_reorders_and_commits_nothing_wron
     holds(&kafka, "storm-consumer", &storm, seed);
 }
 
+#[test]
+fn s41_a_storm_over_members_some_of_whose_workers_are_processes_does_no_more_harm() {
+    let kafka = kafka!(one);
+    let seed = seed();
+    let threads = short(
+        seed,
+        CLASSIC.to_vec(),
+        Some(CLASSIC_SETTLES),
+        Duration::from_millis(4_500),
+    );
+    let storm = Storm {
+        model: "processes",
+        order: Order::Partition,
+        ..threads
+    };
+    holds(&kafka, "storm-processes", &storm, seed);
+}
+
 /// 10 minutes, 12 members of which one comes or goes every 200 to 500 ms, 80 partitions, 500,000 records.
 fn long(
     properties: Vec<(&'static str, &'static str)>,
@@ -181,6 +200,7 @@ fn long(
         },
         order: Order::Partition,
         settles,
+        model: "threads",
         records: 500_000 * time.as_secs() / 600,
         properties,
     }

@@ -63,6 +63,8 @@ pub(crate) struct Storm {
     pub(crate) settles: Option<Duration>,
     /// Written while it lasts, evenly.
     pub(crate) records: u64,
+    /// What the workers of those members are that are the command; the others have threads.
+    pub(crate) model: &'static str,
     /// Properties of every member, beside [`PROPERTIES`].
     pub(crate) properties: Vec<(&'static str, &'static str)>,
 }
@@ -325,7 +327,7 @@ impl<'a> Group<'a> {
             Order::Partition => ["auto", "2"][index(choice, 2)],
             Order::Key | Order::Unordered => &fixed,
         };
-        arguments.extend(["--workers", workers]);
+        arguments.extend(["--workers", workers, "--model", self.storm.model]);
         let script = crate::support::process::repository().join("tests/chaos/flaky.sh");
         let flaky = format!("exec=exec {}", quoted(&script));
         arguments.extend(match self.storm.order {
