@@ -1,5 +1,6 @@
-//! Workers that are processes: one of them dies, and the others and its successor
-//! go on without it.
+//! Workers that are processes: a handler panics, which is a failed record as it is
+//! in a thread; another takes its whole process down, and the others and its
+//! successor go on without it.
 //!
 //! Runs on a cluster inside the process that is started first:
 //! `cargo run -p keepup --features testing --example processes`
@@ -7,6 +8,8 @@
 #![expect(clippy::print_stdout, reason = "an example shows its result")]
 
 use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use keepup::testing::EmbeddedCluster;
@@ -24,20 +27,32 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let bootstrap = cluster.as_ref().map_or("", EmbeddedCluster::bootstrap);
 
+    let retried = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&retried);
     let report = keepup::builder(bootstrap, "billing")
         .topic("orders")
         .model(Model::Processes)
         .workers(Workers::Fixed(2))
         .until_end(true)
-        .on_event(|event| match &event.kind {
+        .on_event(move |event| match &event.kind {
             EventKind::WorkerStarted { pid: Some(pid) } => println!("process {pid} works"),
-            EventKind::WorkerStopped { .. } => println!("{event}"),
+            EventKind::WorkerStopped { .. } | EventKind::WorkerRestarted { .. } => {
+                println!("{event}");
+            }
+            EventKind::RecordRetried { .. } => {
+                println!("{event}");
+                count.fetch_add(1, Ordering::Relaxed);
+            }
             _ => {}
         })
         .run(|worker| {
             move |record: &Record<'_>| {
+                let is = |partition, offset| {
+                    (record.partition(), record.offset()) == (partition, offset)
+                };
+                assert!(!is(0, 10) || record.attempt() > 1, "not at once");
                 // What takes down a whole process takes down this worker only.
-                if record.offset() == 42 && record.partition() == 1 && worker.restarts == 0 {
+                if is(1, 42) && worker.restarts <= 1 {
                     std::process::abort();
                 }
             }
@@ -49,6 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         report.records,
         report.reason.name()
     );
+    assert_eq!(retried.load(Ordering::Relaxed), 1);
     assert!(report.records >= u64::try_from(RECORDS)?);
     assert_eq!(report.left_uncommitted, 0);
     assert_eq!(report.exit_code(), 0);

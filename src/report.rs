@@ -239,7 +239,8 @@ pub struct Report {
     /// group confirmed. They are delivered again.
     pub left_uncommitted: u64,
     /// Numbers of the workers whose handler did not return before the
-    /// deadline. Their threads were left behind.
+    /// deadline. Their threads were left behind; their processes, where they had
+    /// their own, were killed.
     pub abandoned: Vec<usize>,
     /// False where the client did not come to an end in time: the group then
     /// waits for the session to expire. True says that it left as far as it

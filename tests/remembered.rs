@@ -110,10 +110,18 @@ const HANDLER: &str = r#"exec=while read -r line; do case "$line" in
     esac; done"#;
 
 /// Kills a process that cannot do two of 1,000 records; gives what the next one has to do.
-fn left_by_a_crash(kafka: &Kafka, name: &str, order: &str) -> BTreeSet<i64> {
+fn left_by_a_crash(kafka: &Kafka, name: &str, order: &str, model: &str) -> BTreeSet<i64> {
     keyed_topic(kafka, name, 1_000);
     let deliveries = Deliveries::new(name, 1);
-    let arguments = ["--order", order, "--remember-completed", "--workers", "2"];
+    let arguments = [
+        "--model",
+        model,
+        "--order",
+        order,
+        "--remember-completed",
+        "--workers",
+        "2",
+    ];
     let stuck = ["--handler", HANDLER, "--retry-backoff", "30s"];
     let mut run = deliveries.start(kafka, name, &[&arguments[..], &stuck].concat());
     let blocked = |offset: i64| match order {
@@ -139,14 +147,23 @@ fn left_by_a_crash(kafka: &Kafka, name: &str, order: &str) -> BTreeSet<i64> {
 #[test]
 fn s36_a_crash_repeats_only_what_was_not_done_without_order() {
     let kafka = kafka!(shared);
-    let left = left_by_a_crash(kafka, "s36-unordered", "unordered");
+    let left = left_by_a_crash(kafka, "s36-unordered", "unordered", "threads");
     assert_eq!(left, BTreeSet::from([10, 500]));
 }
 
 #[test]
 fn s36_a_crash_repeats_only_what_was_not_done_and_in_the_order_of_its_keys() {
     let kafka = kafka!(shared);
-    let left = left_by_a_crash(kafka, "s36-key", "key");
+    let left = left_by_a_crash(kafka, "s36-key", "key", "threads");
+    assert_eq!(left.len(), 20 + 10);
+}
+
+#[test]
+fn s36_a_crash_of_a_member_and_its_worker_processes_repeats_only_what_was_not_done() {
+    let kafka = kafka!(shared);
+    let left = left_by_a_crash(kafka, "s36-unordered-processes", "unordered", "processes");
+    assert_eq!(left, BTreeSet::from([10, 500]));
+    let left = left_by_a_crash(kafka, "s36-key-processes", "key", "processes");
     assert_eq!(left.len(), 20 + 10);
 }
 

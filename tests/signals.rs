@@ -40,8 +40,21 @@ fn topic(kafka: &Kafka, name: &str) {
 
 /// Waits until the handler of every worker sleeps.
 fn wait_in_handlers(run: &mut Keepup, workers: usize) {
-    let pid = i32::try_from(run.pid()).expect("a process has a number");
-    wait_sleeping(&[pid], workers);
+    let own = i32::try_from(run.pid()).expect("a process has a number");
+    let run = &*run;
+    run.wait("the workers to be there", PATIENT, |events| {
+        let started = events
+            .iter()
+            .filter(|event| event["name"] == "worker_started");
+        (started.count() >= workers).then_some(())
+    });
+    // Where workers are processes, theirs.
+    let others = run.events().into_iter().filter_map(|event| {
+        let pid = event["pid"].as_i64()?;
+        i32::try_from(pid).ok()
+    });
+    let all: Vec<i32> = others.chain([own]).collect();
+    wait_sleeping(&all, workers);
 }
 
 /// Waits until so many handlers in these processes sleep.
@@ -99,12 +112,40 @@ fn shutdown(run: &Keepup) -> Value {
     last
 }
 
-#[test]
-fn sigterm_finishes_the_records_in_hand_and_commits_exactly_what_was_handled() {
-    let kafka = kafka!(shared);
-    topic(kafka, "drained");
-    let deliveries = Deliveries::new("drained", 2);
-    let mut run = deliveries.start(kafka, "drained", &["--handler", "sleep=200ms"]);
+/// A test of a shared broker for workers that are threads, and one for processes.
+macro_rules! per_model {
+    ($($name:ident { $threads:ident, $processes:ident })+) => {$(
+        #[test]
+        fn $threads() {
+            $name(kafka!(shared), stringify!($threads), "threads");
+        }
+
+        #[test]
+        fn $processes() {
+            $name(kafka!(shared), stringify!($processes), "processes");
+        }
+    )+};
+}
+
+per_model! {
+    finishes_what_is_in_hand {
+        sigterm_finishes_the_records_in_hand_and_commits_exactly_what_was_handled,
+        s24_sigterm_finishes_what_worker_processes_have_in_hand_and_commits_exactly_that
+    }
+    leaves_a_stuck_handler_behind {
+        a_second_sigterm_leaves_a_stuck_handler_behind,
+        s25_a_second_sigterm_kills_worker_processes_whose_handlers_are_stuck
+    }
+    ends_at_its_deadline {
+        a_drain_ends_at_its_deadline_when_a_handler_is_stuck,
+        s24_a_drain_ends_at_its_deadline_when_the_handler_of_a_worker_process_is_stuck
+    }
+}
+
+fn finishes_what_is_in_hand(kafka: &Kafka, name: &str, model: &str) {
+    topic(kafka, name);
+    let deliveries = Deliveries::new(name, 2);
+    let mut run = deliveries.start(kafka, name, &["--handler", "sleep=200ms", "--model", model]);
     deliveries.wait_distinct(5, SOON);
     wait_in_handlers(&mut run, 2);
     run.signal(Signal::TERM);
@@ -115,16 +156,14 @@ fn sigterm_finishes_the_records_in_hand_and_commits_exactly_what_was_handled() {
     let shutdown = shutdown(&run);
     assert_eq!(shutdown["reason"], "signal");
     assert_eq!(shutdown["left_uncommitted"], 0);
-    let committed = kafka.committed("drained", "drained");
+    let committed = kafka.committed(name, name);
     let committed: Vec<i64> = committed.into_iter().flatten().collect();
     deliveries.assert_exactly_once(&committed);
 }
 
-#[test]
-fn a_second_sigterm_leaves_a_stuck_handler_behind() {
-    let kafka = kafka!(shared);
-    topic(kafka, "cut-short");
-    let mut run = stuck(kafka, "cut-short", "cut-short", &[]);
+fn leaves_a_stuck_handler_behind(kafka: &Kafka, name: &str, model: &str) {
+    topic(kafka, name);
+    let mut run = stuck(kafka, name, name, &["--model", model]);
     run.signal(Signal::TERM);
     wait_taken(&run, 1);
     run.signal(Signal::TERM);
@@ -136,7 +175,7 @@ fn a_second_sigterm_leaves_a_stuck_handler_behind() {
     assert_eq!(shutdown["reason"], "second-signal");
     assert_eq!(shutdown["left_uncommitted"], 2);
     // The start may be committed; the records are not.
-    let committed = kafka.committed("cut-short", "cut-short");
+    let committed = kafka.committed(name, name);
     assert!(
         committed
             .iter()
@@ -145,11 +184,9 @@ fn a_second_sigterm_leaves_a_stuck_handler_behind() {
     );
 }
 
-#[test]
-fn a_drain_ends_at_its_deadline_when_a_handler_is_stuck() {
-    let kafka = kafka!(shared);
-    topic(kafka, "deadline");
-    let mut run = stuck(kafka, "deadline", "deadline", &["--drain", "1s"]);
+fn ends_at_its_deadline(kafka: &Kafka, name: &str, model: &str) {
+    topic(kafka, name);
+    let mut run = stuck(kafka, name, name, &["--drain", "1s", "--model", model]);
     run.signal(Signal::INT);
     let (code, took) = timed_end(&mut run);
     assert_eq!(code, Some(3), "{}", run.stderr());

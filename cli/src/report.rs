@@ -68,7 +68,7 @@ pub(crate) fn text(report: &Report) -> String {
         let _ = writeln!(
             text,
             "warning: the handler of worker {worker} did not return before the stop deadline and \
-             was left behind; allow more time with --drain"
+             was left behind, or killed with its process; allow more time with --drain"
         );
     }
     if !report.left_group {

@@ -202,6 +202,8 @@ struct Member {
     /// The partitions that a static assignment has taken.
     taken: BTreeSet<TopicPartition>,
     ended_workers: BTreeMap<usize, WorkerReport>,
+    /// Those whose processes were killed with something in hand.
+    killed: Vec<usize>,
     early: VecDeque<FromWorker>,
 }
 
@@ -231,6 +233,7 @@ impl Member {
             answered: None,
             taken: BTreeSet::new(),
             ended_workers: BTreeMap::new(),
+            killed: Vec::new(),
             early: VecDeque::new(),
             settings: parts.settings,
             clock: parts.clock,
@@ -938,6 +941,7 @@ impl Member {
             WorkerExit::Failed(WorkerStop::Abandoned) => {
                 let (run, _) = self.ladder.outcome(self.clock.now());
                 self.ended_with(worker, WorkerStop::Abandoned);
+                self.killed.push(worker);
                 let told = WorkerStop::RunStopped(Box::new(run));
                 let pid = self.threads.last_pid(worker);
                 self.events
@@ -1296,7 +1300,7 @@ impl Member {
         let left_group = self.group.is_closed();
         let records = self.assignment.completed_records();
         self.assignment.close();
-        let abandoned = self.threads.abandon();
+        let mut abandoned = self.threads.abandon();
         for &worker in &abandoned {
             let (run, _) = self.ladder.outcome(self.clock.now());
             let told = WorkerStop::RunStopped(Box::new(run));
@@ -1308,6 +1312,8 @@ impl Member {
         self.show_workers();
         self.shared.set_owned(Vec::new());
         self.shared.set_workers(0);
+        abandoned.append(&mut self.killed);
+        abandoned.sort_unstable();
         self.group.finish(CLIENT_END);
         self.starts.stop(CLIENT_END);
         let (reason, stop_took) = self.ladder.outcome(self.clock.now());

@@ -278,6 +278,9 @@ struct Child {
     has_said_open: bool,
     /// Numbers had changed when they were looked at last.
     had_news: bool,
+    /// The parent wants to know how things stand: what is in a handler now may be
+    /// there when it kills this process.
+    is_asked: bool,
     told_at: Coarse,
     said_at: Coarse,
     /// What was asked for and not granted yet.
@@ -347,6 +350,7 @@ impl Child {
             lanes: BTreeMap::new(),
             has_said_open: false,
             had_news: false,
+            is_asked: false,
             told_at: now,
             said_at: now,
             has_asked: false,
@@ -457,7 +461,10 @@ impl Child {
                 }
                 self.threads.hand(self.reads(), starts, local);
             }
-            ToChild::Release { epochs, cause } => self.release(epochs, cause, reports),
+            ToChild::Release { epochs, cause } => {
+                self.release(epochs, cause, reports);
+                self.is_asked = true;
+            }
             ToChild::SetPaused { epochs, paused } => {
                 self.threads.set_paused(self.reads(), epochs, paused);
             }
@@ -482,6 +489,7 @@ impl Child {
                 // The worker follows when the reader has ended: it has to finish
                 // what that gives back.
                 self.threads.stop(self.reads());
+                self.is_asked = true;
             }
         }
     }
@@ -510,7 +518,8 @@ impl Child {
         reports: Vec<FromWorker>,
     ) -> Result<Option<(WorkerExit, Released)>, Orphaned> {
         let now = self.clock.coarse();
-        let is_due = now.since(self.told_at) >= TELL || !reports.is_empty();
+        let is_asked = std::mem::take(&mut self.is_asked);
+        let is_due = is_asked || now.since(self.told_at) >= TELL || !reports.is_empty();
         if is_due {
             self.told_at = now;
             let numbers = self.numbers();
