@@ -417,8 +417,8 @@ pub struct Settings {
     /// Default 90 s, which is longer than any session that brokers allow by
     /// default.
     pub instance_wait: Duration,
-    /// How much memory records may take in this process, in bytes. Default
-    /// 48 MiB; one record set larger than a worker's share may exceed it.
+    /// How much memory records may take in this process, in bytes; with
+    /// [`Model::Processes`] in all workers' together. Default 48 MiB; one record set larger than a worker's share may exceed it.
     pub memory_budget: usize,
     /// Stop when every assigned partition reached the end offset that it had
     /// when it was assigned. Default false.
