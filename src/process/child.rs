@@ -278,10 +278,10 @@ struct Child {
     has_said_open: bool,
     /// Numbers had changed when they were looked at last.
     had_news: bool,
-    /// The parent wants to know how things stand: what is in a handler now may be
-    /// there when it kills this process.
-    is_asked: bool,
-    told_at: Coarse,
+    /// When numbers were told. `None` where they are wanted at once: what is in a
+    /// handler when the parent asks for an end may be there when it kills this
+    /// process.
+    told_at: Option<Coarse>,
     said_at: Coarse,
     /// What was asked for and not granted yet.
     has_asked: bool,
@@ -350,8 +350,7 @@ impl Child {
             lanes: BTreeMap::new(),
             has_said_open: false,
             had_news: false,
-            is_asked: false,
-            told_at: now,
+            told_at: Some(now),
             said_at: now,
             has_asked: false,
             wants: FIRST_WANTED,
@@ -463,7 +462,7 @@ impl Child {
             }
             ToChild::Release { epochs, cause } => {
                 self.release(epochs, cause, reports);
-                self.is_asked = true;
+                self.told_at = None;
             }
             ToChild::SetPaused { epochs, paused } => {
                 self.threads.set_paused(self.reads(), epochs, paused);
@@ -489,7 +488,7 @@ impl Child {
                 // The worker follows when the reader has ended: it has to finish
                 // what that gives back.
                 self.threads.stop(self.reads());
-                self.is_asked = true;
+                self.told_at = None;
             }
         }
     }
@@ -518,10 +517,10 @@ impl Child {
         reports: Vec<FromWorker>,
     ) -> Result<Option<(WorkerExit, Released)>, Orphaned> {
         let now = self.clock.coarse();
-        let is_asked = std::mem::take(&mut self.is_asked);
-        let is_due = is_asked || now.since(self.told_at) >= TELL || !reports.is_empty();
+        let is_time = self.told_at.is_none_or(|at| now.since(at) >= TELL);
+        let is_due = is_time || !reports.is_empty();
         if is_due {
-            self.told_at = now;
+            self.told_at = Some(now);
             let numbers = self.numbers();
             self.had_news = !numbers.is_empty();
             self.tell_events(self.events.take())?;
