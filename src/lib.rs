@@ -63,8 +63,8 @@ pub use handler::{
     WorkerInfo,
 };
 pub use lag::{
-    CommitNotes, ConnectionErrors, Health, LagSnapshot, MemberState, OutcomeTotals, PartitionLag,
-    TopicTotals, WorkerState, WorkerStatus,
+    Advice, CommitNotes, ConnectionErrors, Health, LagSnapshot, MemberState, OutcomeTotals,
+    PartitionLag, TopicTotals, WorkerState, WorkerStatus,
 };
 pub use process::is_worker_process;
 #[cfg(feature = "tokio")]

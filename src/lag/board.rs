@@ -20,7 +20,7 @@ use parking_lot::{Condvar, Mutex};
 use super::health::{MemberStatus, judge};
 #[cfg(feature = "http")]
 use super::history::{History, Since};
-use super::snapshot::LagSnapshot;
+use super::snapshot::{Advice, LagSnapshot};
 use crate::record::TopicPartition;
 
 /// The latest snapshot, and the generation of what it covers.
@@ -99,6 +99,7 @@ impl Board {
         let mut hung = self.hung.lock();
         let snapshot = Arc::make_mut(&mut hung.snapshot);
         snapshot.partitions.clear();
+        snapshot.advice = Advice::default();
         snapshot.health.not_live.push(why.to_owned());
         snapshot.reporter_failures += 1;
         hung.ticks += 1;

@@ -20,11 +20,13 @@
 //! | [`partition`] | one partition from tick to tick |
 //! | [`health`] | what liveness and readiness say, and why |
 //! | `history` | the last minutes, for the page (feature `http`) |
+//! | [`advice`] | how many workers the load wants: pure |
 //! | [`topics`] | what happened to the records of a topic |
 //! | [`snapshot`] | what one tick found: the public types |
 //! | [`board`] | where the latest snapshot hangs, for all who want to see it |
 //! | [`reporter`] | the thread that ticks |
 
+pub(crate) mod advice;
 pub(crate) mod board;
 pub(crate) mod estimate;
 pub(crate) mod health;
@@ -37,6 +39,6 @@ pub(crate) mod topics;
 pub(crate) mod window;
 
 pub use snapshot::{
-    CommitNotes, ConnectionErrors, Health, LagSnapshot, MemberState, OutcomeTotals, PartitionLag,
-    TopicTotals, WorkerState, WorkerStatus,
+    Advice, CommitNotes, ConnectionErrors, Health, LagSnapshot, MemberState, OutcomeTotals,
+    PartitionLag, TopicTotals, WorkerState, WorkerStatus,
 };

@@ -17,13 +17,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::advice::{Adviser, Hands, Seen};
 use super::board::Outdated;
 use super::estimate::is_stale;
 use super::health::{Phase, judge};
 use super::partition::{Moment, Watched};
-use super::snapshot::{CommitNotes, LagSnapshot, WorkerState, WorkerStatus};
+use super::snapshot::{CommitNotes, LagSnapshot, MemberState, WorkerState, WorkerStatus};
 use super::topics::TopicBook;
-use crate::clock::Clock;
+use crate::clock::{Clock, Coarse};
 use crate::config::{Isolation, Model};
 use crate::kafka::failures::Failures;
 use crate::record::TopicPartition;
@@ -72,6 +73,7 @@ pub(crate) struct ReporterParts {
     pub(crate) client_id: Arc<str>,
     pub(crate) isolation: Isolation,
     pub(crate) model: Model,
+    pub(crate) hands: Hands,
     pub(crate) clock: Clock,
     pub(crate) shared: Arc<Shared>,
     pub(crate) rings: Receiver<()>,
@@ -93,6 +95,7 @@ pub(crate) struct Reporter {
     departed: Vec<Watched>,
     generation: u64,
     topics: TopicBook,
+    adviser: Adviser,
     ticks: u64,
     end_offset_errors: u64,
     clamped: u64,
@@ -110,6 +113,7 @@ pub(crate) struct Reporter {
 impl Reporter {
     pub(crate) fn new(parts: ReporterParts) -> Self {
         Self {
+            adviser: Adviser::new(parts.hands),
             parts,
             watched: Vec::new(),
             departed: Vec::new(),
@@ -328,6 +332,38 @@ impl Reporter {
         into.member = member.state();
         into.stop_reason = member.stopped_by.as_deref().map(StopReason::name);
         into.health = judge(&member, &into.partitions, self.parts.stuck_after);
+        self.advise(into, now.coarse, observes);
+    }
+
+    /// The advice is that of the last tick, while what is owned is the same.
+    fn advise(&mut self, into: &mut LagSnapshot, now: Coarse, is_tick: bool) {
+        let stops = matches!(into.member, MemberState::Stopping | MemberState::Stopped);
+        let owned = self.watched.iter().map(|watched| &watched.partition);
+        if stops || self.adviser.owns_others(owned) {
+            self.adviser.forget();
+        }
+        if is_tick && !stops {
+            let up = into.workers.iter().filter(|status| status.state.is_up());
+            let seen = self
+                .watched
+                .iter()
+                .zip(&into.partitions)
+                .map(|(watched, lag)| Seen {
+                    partition: lag.partition.clone(),
+                    paused: lag.paused,
+                    end_offset: lag.end_offset,
+                    position: lag.position,
+                    handed: watched.counted.handed(),
+                    completed: watched.counted.completed(),
+                    ended_calls: watched.counted.in_handlers(),
+                    // Below a tick it is the noise of when one looks.
+                    in_hand: Some(lag.in_hand_for)
+                        .filter(|time| *time >= TICK)
+                        .unwrap_or_default(),
+                });
+            self.adviser.tick(now, self.generation, up.count(), seen);
+        }
+        into.advice = self.adviser.advice();
     }
 
     fn show_workers(&mut self, into: &mut LagSnapshot) {

@@ -30,6 +30,8 @@ pub struct LagSnapshot {
     pub model: Model,
     /// The workers, by number.
     pub workers: Vec<WorkerStatus>,
+    /// How many workers the load wants.
+    pub advice: Advice,
     /// Where the process stands in its group.
     pub member: MemberState,
     /// Why the run stops or has ended; `None` while it goes on. One of the names
@@ -212,6 +214,33 @@ impl PartitionLag {
             in_hand_for: Duration::ZERO,
         }
     }
+}
+
+/// What the load of this process wants: of the partitions that it owns and that
+/// are not paused. What a group wants is the sum over its processes.
+///
+/// Everything is `None` until the same partitions have been looked at for 30 s,
+/// while all of them are paused, while the process stops, and without a
+/// partition. `docs/lag.md` has the rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Advice {
+    /// How many workers should run, at least 1; in partition order no more than
+    /// partitions. It changes only where another number was wanted for a while.
+    /// `None` also where no record has been completed yet, or for a minute though
+    /// workers are at it: nobody knows what one costs.
+    pub workers: Option<usize>,
+    /// How many partitions this process would have to own for what comes, where
+    /// that is more than it owns; `None` where they suffice. In partition order
+    /// only.
+    pub partitions_needed: Option<usize>,
+    /// How long until the lag is gone where all goes on as in the last minute;
+    /// zero where it is not more than what comes in a second. `None` also where it
+    /// does not shrink, or not within a week.
+    pub catch_up: Option<Duration>,
+    /// The share of their time that workers spent in handlers in the last
+    /// minute: 0 to 1.
+    pub busy: Option<f64>,
 }
 
 /// Where a process stands in its group.

@@ -35,6 +35,23 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
+    /// Records that were handed to handlers.
+    pub(crate) fn handed(&self) -> u64 {
+        self.records
+    }
+
+    /// Records that are completed, whatever became of them.
+    pub(crate) fn completed(&self) -> u64 {
+        let [done, _, dead_lettered, skipped, discarded] = self.outcomes;
+        done + dead_lettered + skipped + discarded
+    }
+
+    /// Time in handlers, repeated calls included.
+    pub(crate) fn in_handlers(&self) -> Duration {
+        let nanos = self.times.iter().map(|times| times.sum_ns);
+        Duration::from_nanos(nanos.fold(0, u64::saturating_add))
+    }
+
     fn of(tracker: &Tracker) -> Self {
         let completed = tracker.completed_records();
         let skipped = tracker.skipped_records();

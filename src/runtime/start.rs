@@ -20,6 +20,7 @@ use crate::kafka::lookup::{
 };
 use crate::kafka::security::{Security, Unusable};
 use crate::kafka::{ConnectionSettings, properties};
+use crate::lag::advice::Hands;
 use crate::lag::reporter::ReporterParts;
 use crate::member::assignment::{Ask, Resolve};
 use crate::member::group::Group as _;
@@ -98,6 +99,7 @@ pub(crate) fn start(
         stall_after: group
             .session_timeout()
             .map_or(STATIC_STALL, |timeout| timeout / 2),
+        hands: hands(&settings, engines.is_async()),
     };
     let services = beside.start(listener, rings)?;
     let (reports, from_workers) = bounded(INBOX);
@@ -222,6 +224,14 @@ fn dead_letters(settings: &Settings) -> Result<Option<Arc<dyn DeadLetters>>, Err
     Ok(letters.map(|letters| Arc::new(letters) as Arc<dyn DeadLetters>))
 }
 
+/// What workers can do at once.
+fn hands(settings: &Settings, is_async: bool) -> Hands {
+    Hands {
+        each: if is_async { settings.in_flight } else { 1 },
+        by_partition: settings.order == Order::Partition,
+    }
+}
+
 /// What the workers share where none of them has partitions of its own: in orders
 /// smaller than a partition, and where a worker has many records in hand.
 pub(crate) fn pool(
@@ -261,6 +271,7 @@ struct Beside<'a> {
     events: &'a EventSink,
     shared: &'a Arc<Shared>,
     stall_after: Duration,
+    hands: Hands,
 }
 
 impl Beside<'_> {
@@ -280,6 +291,7 @@ impl Beside<'_> {
             client_id: Arc::from(properties::client_id(self.settings)),
             isolation: self.connections.isolation,
             model: self.settings.model,
+            hands: self.hands,
             clock: self.clock.clone(),
             shared: Arc::clone(self.shared),
             rings,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::lag::{
-    CommitNotes, ConnectionErrors, LagSnapshot, MemberState, OutcomeTotals, PartitionLag,
+    Advice, CommitNotes, ConnectionErrors, LagSnapshot, MemberState, OutcomeTotals, PartitionLag,
     TopicTotals, WorkerState, WorkerStatus,
 };
 use crate::record::TopicPartition;
@@ -21,6 +21,12 @@ pub(crate) fn snapshot(topic: &str, partitions: i32) -> LagSnapshot {
             worker(1, WorkerState::Idle),
         ],
         topics: vec![totals(topic)],
+        advice: Advice {
+            workers: Some(3),
+            partitions_needed: Some(5),
+            catch_up: Some(Duration::from_secs(90)),
+            busy: Some(0.75),
+        },
         member: MemberState::Stopping,
         stop_reason: Some("signal"),
         rebalances: 3,

@@ -26,6 +26,10 @@ pub(crate) fn lag(snapshot: &LagSnapshot, pid: u32) -> serde_json::Result<Vec<u8
         group: &snapshot.group,
         model: snapshot.model.name(),
         total_lag: snapshot.total_lag(),
+        recommended_workers: snapshot.advice.workers,
+        partitions_needed: snapshot.advice.partitions_needed,
+        catch_up_s: snapshot.advice.catch_up.map(|time| time.as_secs()),
+        busy: snapshot.advice.busy,
         workers: workers.collect(),
         partitions: snapshot.partitions.iter().map(partition).collect(),
     })
@@ -36,6 +40,10 @@ struct LagDocument<'a> {
     group: &'a str,
     model: &'static str,
     total_lag: Option<u64>,
+    recommended_workers: Option<usize>,
+    partitions_needed: Option<usize>,
+    catch_up_s: Option<u64>,
+    busy: Option<f64>,
     workers: Vec<WorkerEntry>,
     partitions: Vec<PartitionEntry<'a>>,
 }
@@ -136,7 +144,7 @@ struct Curve<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lag::{WorkerState, WorkerStatus, history};
+    use crate::lag::{Advice, WorkerState, WorkerStatus, history};
 
     fn snapshot() -> LagSnapshot {
         LagSnapshot {
@@ -181,6 +189,12 @@ mod tests {
                 worker(0, WorkerState::Running, 1, 2),
                 worker(1, WorkerState::Restarting, 0, 0),
             ],
+            advice: Advice {
+                workers: Some(4),
+                partitions_needed: Some(6),
+                catch_up: Some(Duration::from_millis(61_900)),
+                busy: Some(0.75),
+            },
             partitions: vec![known, unknown("quote\"<b>", 0)],
             ..self::snapshot()
         };
@@ -189,6 +203,7 @@ mod tests {
             text,
             concat!(
                 r#"{"group":"billing","model":"threads","total_lag":null,"#,
+                r#""recommended_workers":4,"partitions_needed":6,"catch_up_s":61,"busy":0.75,"#,
                 r#""workers":[{"worker":0,"pid":4711,"state":"running","partitions":1,"restarts":2},"#,
                 r#"{"worker":1,"pid":4711,"state":"restarting","partitions":0,"restarts":0}],"#,
                 r#""partitions":[{"topic":"orders","partition":3,"worker":0,"position":5000,"#,
@@ -208,7 +223,11 @@ mod tests {
         let text = lag(&snapshot(), 1).expect("it is written");
         assert_eq!(
             String::from_utf8(text).expect("UTF-8"),
-            r#"{"group":"billing","model":"threads","total_lag":null,"workers":[],"partitions":[]}"#
+            concat!(
+                r#"{"group":"billing","model":"threads","total_lag":null,"#,
+                r#""recommended_workers":null,"partitions_needed":null,"catch_up_s":null,"#,
+                r#""busy":null,"workers":[],"partitions":[]}"#,
+            )
         );
     }
 

@@ -46,6 +46,8 @@ pub(crate) enum Unit {
     Partitions,
     Workers,
     Events,
+    /// From 0 to 1.
+    Share,
     /// Always 0 or 1.
     Flag,
 }
@@ -56,9 +58,12 @@ impl Unit {
         match self {
             Self::Bytes => metrics::Unit::Bytes,
             Self::Seconds | Self::Timestamp => metrics::Unit::Seconds,
-            Self::Records | Self::Partitions | Self::Workers | Self::Events | Self::Flag => {
-                metrics::Unit::Count
-            }
+            Self::Records
+            | Self::Partitions
+            | Self::Workers
+            | Self::Events
+            | Self::Share
+            | Self::Flag => metrics::Unit::Count,
         }
     }
 }
@@ -175,6 +180,18 @@ metrics! {
         "keepup";
     WORKERS = Gauge "keepup_workers", Workers, BY_CLIENT,
         "Workers that run.",
+        "keepup";
+    RECOMMENDED_WORKERS = Gauge "keepup_recommended_workers", Workers, BY_CLIENT,
+        "Workers that the load of this process wants.",
+        "keepup";
+    PARTITIONS_NEEDED = Gauge "keepup_partitions_needed", Partitions, BY_CLIENT,
+        "Partitions that this process would have to own for its load, where it owns too few; in partition order.",
+        "keepup";
+    CATCH_UP = Gauge "keepup_catch_up_seconds", Seconds, BY_CLIENT,
+        "How long until the lag is gone, where all goes on as in the last minute.",
+        "keepup";
+    WORKERS_BUSY = Gauge "keepup_workers_busy_ratio", Share, BY_CLIENT,
+        "Share of their time that workers spent in handlers in the last minute.",
         "keepup";
     WORKER_UP = Gauge "keepup_worker_up", Flag, BY_WORKER,
         "1 while the worker runs, 0 while it starts, waits to be started again, or has ended.",

@@ -54,7 +54,7 @@ pub(crate) const OF_TOPIC: [Total<TopicTotals>; 2] = [
 ];
 
 /// Of the process: gauges.
-pub(crate) const OF_CLIENT: [Value<LagSnapshot>; 3] = [
+pub(crate) const OF_CLIENT: [Value<LagSnapshot>; 7] = [
     (names::ASSIGNED_PARTITIONS, |snapshot| {
         Some(as_float(snapshot.partitions.len() as u64))
     }),
@@ -65,6 +65,17 @@ pub(crate) const OF_CLIENT: [Value<LagSnapshot>; 3] = [
             .filter(|worker| worker.state.is_up());
         Some(as_float(up.count() as u64))
     }),
+    (names::RECOMMENDED_WORKERS, |snapshot| {
+        count(snapshot.advice.workers.map(|workers| workers as u64))
+    }),
+    (names::PARTITIONS_NEEDED, |snapshot| {
+        let needed = snapshot.advice.partitions_needed;
+        count(needed.map(|partitions| partitions as u64))
+    }),
+    (names::CATCH_UP, |snapshot| {
+        snapshot.advice.catch_up.map(|time| time.as_secs_f64())
+    }),
+    (names::WORKERS_BUSY, |snapshot| snapshot.advice.busy),
     (names::REPORTER_SUCCESS, |snapshot| {
         let taken_at = u64::try_from(snapshot.taken_at_ms).unwrap_or(0);
         // Before the first tick there was no success.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::*;
+use crate::lag::Advice;
 use crate::record::AssignmentEpoch;
 use crate::runtime::shared::Partitions;
 use crate::worker::tracker::Tracker;
@@ -72,6 +73,10 @@ impl Scene {
             client_id: Arc::from("c"),
             isolation: Isolation::ReadCommitted,
             model: Model::Threads,
+            hands: Hands {
+                each: 1,
+                by_partition: true,
+            },
             clock: clock.clone(),
             shared: Arc::clone(&shared),
             rings,
@@ -444,4 +449,47 @@ fn a_thread_that_broke_beside_the_run_is_a_reason_not_to_be_live() {
     let seen = scene.shared.board.latest();
     assert_eq!(seen.health.not_live, ["nobody answers"]);
     assert!(seen.health.is_ready(), "records are consumed all the same");
+}
+
+#[test]
+fn the_advice_comes_from_what_trackers_say_and_goes_with_what_is_owned() {
+    let mut scene = Scene::new();
+    let up = |worker| WorkerSlot {
+        worker,
+        pid: None,
+        state: WorkerState::Running,
+        restarts: 0,
+    };
+    scene.shared.set_slots(vec![up(0), up(1)]);
+    scene.own(&[0, 1, 2, 3]);
+    let mut end = 0;
+    let mut second = |scene: &mut Scene| {
+        // 30 records a second in each partition, of 20 ms: 2.4 workers are in handlers.
+        for number in 0..4 {
+            let tracker = scene.tracker(number);
+            for offset in end..end + 30 {
+                tracker.handed_over(offset, 1);
+                tracker.completed(offset);
+            }
+            tracker.times.done.add(30, Duration::from_millis(600));
+            tracker.turn_ends(300);
+            scene.fetched(number, end + 30);
+        }
+        end += 30;
+        scene.tick()
+    };
+    for _ in 0..30 {
+        assert_eq!(second(&mut scene).advice, Advice::default());
+    }
+    let advice = second(&mut scene).advice;
+    assert_eq!(
+        (advice.workers, advice.partitions_needed, advice.catch_up),
+        (Some(3), None, Some(Duration::ZERO))
+    );
+    // Between two ticks it is what the last one found.
+    scene.reporter.look_again();
+    assert_eq!(scene.shared.board.latest().advice, advice);
+    scene.own(&[0, 1]);
+    scene.reporter.look_again();
+    assert_eq!(scene.shared.board.latest().advice, Advice::default());
 }

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::{Isolation, Model, OutOfRange, Settings};
 use crate::event::{Event, EventKind, ResetReason};
 use crate::handler::{Handler, Outcome};
+use crate::lag::advice::Hands;
 use crate::lag::health::Phase;
 use crate::lag::reporter::{EndFinder, Reporter, ReporterParts, ToldEnds};
 use crate::member::assignment::{Ask, Resolve};
@@ -553,6 +554,10 @@ impl Scene {
             client_id: "c".into(),
             isolation: Isolation::ReadCommitted,
             model: Model::Threads,
+            hands: Hands {
+                each: 1,
+                by_partition: true,
+            },
             clock: self.clock.clone(),
             shared: Arc::clone(&self.shared),
             rings: self.rings.clone(),

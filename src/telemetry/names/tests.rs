@@ -23,6 +23,7 @@ fn table() -> String {
             Unit::Partitions => "partitions",
             Unit::Workers => "workers",
             Unit::Events => "events",
+            Unit::Share => "0 to 1",
             Unit::Flag => "0 or 1",
         };
         let labels = metric
