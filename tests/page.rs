@@ -88,6 +88,11 @@ fn the_page_shows_the_lag_curve_at_both_sizes_without_errors_or_foreign_requests
         "an answer",
         "document.getElementById('group').textContent === 'page'",
     );
+    page.wait_for(
+        "the advice",
+        "/^Busy for .* the load wants [1-3]/.test(document.getElementById('advice').textContent)",
+    );
+    std::fs::write(picture("advice"), page.screenshot()).expect("a file");
     enough.store(true, Ordering::Relaxed);
     producing.join().expect("it produced");
     drop(handle);
