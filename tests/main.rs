@@ -38,6 +38,7 @@ mod growth;
 mod held_up;
 mod hostile_broker;
 mod kafka_smoke;
+mod kubernetes;
 mod lag;
 mod load;
 mod old_brokers;
