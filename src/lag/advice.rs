@@ -145,6 +145,8 @@ pub(crate) struct Adviser {
     hands: Hands,
     generation: u64,
     before: Vec<Seen>,
+    /// Used again from tick to tick.
+    spare: Vec<Seen>,
     before_at: Option<Coarse>,
     moved: VecDeque<Moved>,
     /// Seconds of a handler per record, as of the last window with a record.
@@ -161,6 +163,7 @@ impl Adviser {
             hands,
             generation: 0,
             before: Vec::new(),
+            spare: Vec::new(),
             before_at: None,
             moved: VecDeque::new(),
             cost: None,
@@ -202,8 +205,10 @@ impl Adviser {
         workers: usize,
         seen: impl ExactSizeIterator<Item = Seen>,
     ) {
-        let seen: Vec<Seen> = seen.collect();
-        if self.owns_others(seen.iter().map(|seen| &seen.partition)) {
+        let mut now_seen = std::mem::take(&mut self.spare);
+        now_seen.clear();
+        now_seen.extend(seen);
+        if self.owns_others(now_seen.iter().map(|seen| &seen.partition)) {
             self.forget();
         }
         // After a seek counters begin anew: that tick is not compared.
@@ -213,13 +218,19 @@ impl Adviser {
             let elapsed = now.since(before_at);
             if !elapsed.is_zero() && elapsed <= LONGEST_TICK {
                 let each = self.hands.each;
-                self.moved
-                    .extend(compare(&self.before, &seen, now, elapsed, workers, each));
+                self.moved.extend(compare(
+                    &self.before,
+                    &now_seen,
+                    now,
+                    elapsed,
+                    workers,
+                    each,
+                ));
             }
         }
         self.generation = generation;
         self.before_at = Some(now);
-        self.before = seen;
+        self.spare = std::mem::replace(&mut self.before, now_seen);
         let is_old = |moved: &Moved| moved.at.is_none_or(|at| now.since(at) >= WINDOW);
         while self.moved.front().is_some_and(is_old) {
             self.moved.pop_front();
@@ -232,12 +243,11 @@ impl Adviser {
         for moved in &self.moved {
             all.add(moved);
         }
-        let at_work: Vec<&Seen> = self.before.iter().filter(|seen| !seen.paused).collect();
-        let lag = at_work
-            .iter()
-            .try_fold(0_i64, |sum, seen| Some(sum.saturating_add(seen.lag()?)));
+        let mut at_work = self.before.iter().filter(|seen| !seen.paused);
+        let partitions = at_work.clone().count();
+        let lag = at_work.try_fold(0_i64, |sum, seen| Some(sum.saturating_add(seen.lag()?)));
         self.advice = Advice::default();
-        let Some(lag) = lag.filter(|_| !at_work.is_empty() && all.seconds >= HISTORY.as_secs_f64())
+        let Some(lag) = lag.filter(|_| partitions > 0 && all.seconds >= HISTORY.as_secs_f64())
         else {
             self.told = None;
             self.wanted.clear();
@@ -265,7 +275,7 @@ impl Adviser {
             return;
         };
         let at_most = if self.hands.by_partition {
-            at_work.len()
+            partitions
         } else {
             usize::MAX
         };
