@@ -19,6 +19,7 @@
 #[macro_use]
 mod support;
 
+mod advice;
 #[cfg(feature = "tokio")]
 mod async_handlers;
 mod bad_input;
