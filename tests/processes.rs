@@ -142,9 +142,9 @@ fn a_worker_that_is_killed_is_followed_by_another_and_nothing_is_lost() {
     assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
     deliveries.assert_complete(&ends);
     deliveries.assert_in_order();
-    // What a worker did and had not told: a few milliseconds of it, and the record in hand.
+    // What a worker did and had not told: a tenth of a second of it, or more where the machine is busy.
     assert!(
-        deliveries.repeats() <= 3 * 200,
+        deliveries.repeats() <= 3 * 500,
         "{} again",
         deliveries.repeats()
     );

@@ -27,6 +27,10 @@ use crate::record::TopicPartition;
 /// there is after a minute.
 const WINDOW: Duration = Duration::from_mins(1);
 
+/// How many ticks there are in that time, with some to spare: what is kept of them
+/// has its place from the start.
+const TICKS: usize = 64;
+
 /// Nothing is said of less than that: the first seconds of an assignment are
 /// those of connections, caches and a lag that others left.
 const HISTORY: Duration = Duration::from_secs(30);
@@ -165,10 +169,10 @@ impl Adviser {
             before: Vec::new(),
             spare: Vec::new(),
             before_at: None,
-            moved: VecDeque::new(),
+            moved: VecDeque::with_capacity(TICKS),
             cost: None,
             told: None,
-            wanted: VecDeque::new(),
+            wanted: VecDeque::with_capacity(TICKS),
             advice: Advice::default(),
         }
     }
