@@ -289,7 +289,10 @@ impl Drop for Tally {
             return;
         }
         let mut mark = Mark::now();
-        mark.at = self.last_at.unwrap_or(mark.at);
+        if let Some(at) = self.last_at {
+            // Not before it: all of a short run may lie within a step.
+            mark.at = mark.at.min(at + time::coarse_step());
+        }
         let mut all = self.measured.lock();
         all.records += self.records;
         all.bytes += self.bytes;

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 
 /// A monotonic moment.
 #[expect(clippy::disallowed_methods, reason = "this is the place")]
@@ -16,13 +16,20 @@ pub(crate) fn monotonic() -> Duration {
     duration(clock_gettime(ClockId::Monotonic))
 }
 
-/// As [`monotonic`], to a few milliseconds, for the price of a few nanoseconds.
+#[cfg(target_os = "linux")]
+const COARSE: ClockId = ClockId::MonotonicCoarse;
+#[cfg(not(target_os = "linux"))]
+const COARSE: ClockId = ClockId::Monotonic;
+
+/// As [`monotonic`], but up to [`coarse_step`] behind, for the price of a few
+/// nanoseconds.
 pub(crate) fn coarse() -> Duration {
-    #[cfg(target_os = "linux")]
-    let clock = ClockId::MonotonicCoarse;
-    #[cfg(not(target_os = "linux"))]
-    let clock = ClockId::Monotonic;
-    duration(clock_gettime(clock))
+    duration(clock_gettime(COARSE))
+}
+
+/// From one moment of the coarse clock to the next.
+pub(crate) fn coarse_step() -> Duration {
+    duration(clock_getres(COARSE))
 }
 
 /// Milliseconds since 1970.
