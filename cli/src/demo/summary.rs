@@ -65,7 +65,14 @@ impl Summary {
         }
         if let Some(Chaos { seed, done }) = &self.chaos {
             let _ = writeln!(text, "\nchaos: {}", done.text());
-            let _ = writeln!(text, "the same again: keepup demo --chaos --seed {seed}");
+            let model = match self.model {
+                "threads" => String::new(),
+                model => format!(" --model {model}"),
+            };
+            let _ = writeln!(
+                text,
+                "the same again: keepup demo{model} --chaos --seed {seed}"
+            );
         }
         text.push('\n');
         text.push_str(&self.verdict());
