@@ -139,12 +139,11 @@ fn a_run_that_is_killed_at_random_instants_loses_and_reorders_nothing_and_repeat
     survives_kills(kafka, topic, "killed", kills(), &own);
 }
 
-#[test]
-fn a_member_of_a_group_that_is_killed_loses_nothing_and_repeats_only_what_was_not_committed() {
-    let kafka = kafka!(shared);
-    kafka.create_topic("killed-member", 4, &[]);
+/// Kills members of a group with short sessions that are given `own` arguments.
+fn members_survive_kills(kafka: &Kafka, name: &str, own: &[&str]) {
+    kafka.create_topic(name, 4, &[]);
     let producer = kafka.producer(&[]);
-    producer.send_numbers("killed-member", 4, 0..2_500);
+    producer.send_numbers(name, 4, 0..2_500);
     producer.flush();
     let member = [
         "--handler",
@@ -154,27 +153,16 @@ fn a_member_of_a_group_that_is_killed_loses_nothing_and_repeats_only_what_was_no
         "-X",
         "heartbeat.interval.ms=300",
     ];
-    survives_kills(kafka, "killed-member", "killed-member", 5, &member);
+    survives_kills(kafka, name, name, 5, &[own, &member].concat());
+}
+
+#[test]
+fn a_member_of_a_group_that_is_killed_loses_nothing_and_repeats_only_what_was_not_committed() {
+    members_survive_kills(kafka!(shared), "killed-member", &[]);
 }
 
 #[test]
 fn s03_a_member_whose_workers_are_processes_loses_nothing_when_it_is_killed_with_them() {
-    let kafka = kafka!(shared);
-    kafka.create_topic("killed-parent", 4, &[]);
-    let producer = kafka.producer(&[]);
-    producer.send_numbers("killed-parent", 4, 0..2_500);
-    producer.flush();
-    let member = [
-        "--model",
-        "processes",
-        "--workers",
-        "2",
-        "--handler",
-        "sleep=1ms",
-        "-X",
-        "session.timeout.ms=1500",
-        "-X",
-        "heartbeat.interval.ms=300",
-    ];
-    survives_kills(kafka, "killed-parent", "killed-parent", 5, &member);
+    let processes = ["--model", "processes", "--workers", "2"];
+    members_survive_kills(kafka!(shared), "killed-parent", &processes);
 }

@@ -69,22 +69,14 @@ fn sleeps(pid: u32) -> Vec<(String, u64)> {
 
 /// Runs the command over a topic to its end and gives the records that it handled and the most memory that it had.
 fn handled_and_peak(kafka: &Kafka, topic: &str, group: &str, workers: &str) -> (u64, u64) {
-    let mut run = Keepup::start(&[
-        "run",
-        "-b",
-        kafka.bootstrap(),
-        "-t",
-        topic,
-        "-g",
-        group,
+    let own = [
         "--workers",
         workers,
         "--handler",
         "sleep=20ms",
-        "--events",
-        "json",
         "--until-end",
-    ]);
+    ];
+    let mut run = Keepup::run(kafka, topic, group, &own);
     let pid = run.pid();
     let mut most = 0;
     let start = Instant::now();
@@ -318,21 +310,8 @@ fn a_thousand_idle_partitions_cost_next_to_nothing() {
     let kafka = kafka!(one);
     let topic = "flow-idle";
     kafka.create_topic(topic, MANY, &[]);
-    let mut run = Keepup::start(&[
-        "run",
-        "-b",
-        kafka.bootstrap(),
-        "-t",
-        topic,
-        "-g",
-        topic,
-        "--workers",
-        "16",
-        "--events",
-        "json",
-        "--listen",
-        "127.0.0.1:0",
-    ]);
+    let own = ["--workers", "16", "--listen", "127.0.0.1:0"];
+    let mut run = Keepup::run(&kafka, topic, topic, &own);
     let pid = run.pid();
     run.wait("every partition", PATIENT, |events| {
         let given: usize = events

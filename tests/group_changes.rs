@@ -11,11 +11,10 @@ use crate::support::{PATIENT, SOON, wait_until};
 
 /// A run of one process with a short session, that prints its records.
 fn start(kafka: &Kafka, topic: &str, group: &str, from: &str) -> Keepup {
-    let mut arguments = vec!["run", "-b", kafka.bootstrap(), "-t", topic, "-g", group];
-    arguments.extend(["--from", from, "--events", "json", "--records"]);
+    let mut arguments = vec!["--from", from, "--records"];
     arguments.extend(["-X", "session.timeout.ms=6000"]);
     arguments.extend(["-X", "heartbeat.interval.ms=500"]);
-    Keepup::start(&arguments)
+    Keepup::run(kafka, topic, group, &arguments)
 }
 
 /// The offsets of the first partition, in the order in which they were handled.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::command_run::large;
 use crate::signals::wait_sleeping;
+use crate::support::cluster::free_ports;
 use crate::support::deliveries::Deliveries;
 use crate::support::kafka::Kafka;
 use crate::support::keepup::{Keepup, keepup};
@@ -263,23 +264,14 @@ fn workers_that_die_again_and_again_end_the_run_with_the_last_cause() {
     let kafka = kafka!(shared);
     topic(kafka, "crash-loop", 1, 10);
     // The worker is the parent of what it starts.
-    let mut run = Keepup::start(&[
-        "run",
-        "-b",
-        kafka.bootstrap(),
-        "-t",
-        "crash-loop",
-        "-g",
-        "crash-loop",
-        "--events",
-        "json",
-        "--model",
-        "processes",
+    let own = [
         "--workers",
         "1",
         "--handler",
         "exec=kill -9 $PPID; sleep 60",
-    ]);
+    ];
+    let more = [&PROCESSES[..], &own].concat();
+    let mut run = Keepup::run(kafka, "crash-loop", "crash-loop", &more);
     assert_eq!(run.end(PATIENT), Some(1), "{}", run.stderr());
     let events = run.events();
     let last = events.last().expect("events");
@@ -320,9 +312,7 @@ fn at_no_scrape_the_partitions_of_a_killed_worker_are_missing_or_look_as_if_they
     const LAG: &str = "kafka_consumer_fetch_manager_records_lag";
     let kafka = kafka!(shared);
     topic(kafka, "scraped-processes", 4, 20_000);
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = free.local_addr().expect("it has one");
-    drop(free);
+    let address = SocketAddr::from(([127, 0, 0, 1], free_ports(1)[0]));
     let listen = address.to_string();
     let deliveries = Deliveries::new("scraped-processes", 4);
     let own = [
@@ -617,16 +607,8 @@ fn what_sixty_four_processes_cost() {
     let name = "many-processes";
     kafka.create_topic(name, 64, &[]);
     let start = Instant::now();
-    let cluster = ["run", "-b", kafka.bootstrap(), "-t", name, "-g", name];
-    let own = [
-        "--workers",
-        "64",
-        "--handler",
-        "sleep=5ms",
-        "--events",
-        "json",
-    ];
-    let mut run = Keepup::start(&[&cluster[..], &PROCESSES, &own].concat());
+    let own = ["--workers", "64", "--handler", "sleep=5ms"];
+    let mut run = Keepup::run(&kafka, name, name, &[&PROCESSES[..], &own].concat());
     let pids = wait_workers(&run, 64);
     let producer = kafka.producer(&[]);
     producer.send_numbers("many-processes", 64, 0..1);

@@ -82,19 +82,8 @@ pub(crate) fn wait_sleeping(pids: &[i32], workers: usize) {
 
 /// Starts a run whose handlers take a minute, and waits until they are at it.
 fn stuck(kafka: &Kafka, topic: &str, group: &str, more: &[&str]) -> Keepup {
-    let mut arguments = vec![
-        "run",
-        "-b",
-        kafka.bootstrap(),
-        "-t",
-        topic,
-        "-g",
-        group,
-        "-v",
-    ];
-    arguments.extend(["--events", "json", "--handler", "sleep=60s"]);
-    arguments.extend(more);
-    let mut run = Keepup::start(&arguments);
+    let own = ["-v", "--handler", "sleep=60s"];
+    let mut run = Keepup::run(kafka, topic, group, &[&own[..], more].concat());
     wait_in_handlers(&mut run, 2);
     run
 }

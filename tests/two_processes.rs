@@ -188,25 +188,20 @@ fn a_member_with_threads_and_one_with_processes_share_the_partitions_of_the_cons
 fn workers_follow_the_partitions(kafka: &Kafka, topic: &str, models: [&str; 3]) {
     kafka.create_topic(topic, 12, &[]);
     let start = |model| {
-        Keepup::start(&[
-            "run",
-            "-b",
-            kafka.bootstrap(),
-            "-t",
-            topic,
-            "-g",
-            topic,
-            "--events",
-            "json",
-            "--model",
-            model,
+        let quick = [
             "-X",
             "heartbeat.interval.ms=300",
             "-X",
             "session.timeout.ms=6000",
             "-X",
             "topic.metadata.refresh.interval.ms=1000",
-        ])
+        ];
+        Keepup::run(
+            kafka,
+            topic,
+            topic,
+            &[&["--model", model], &quick[..]].concat(),
+        )
     };
     let [first, second, third] = models.map(start);
     wait_shares(&[&first, &second, &third], 4);

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::launch::Invitation;
+use super::launch;
 use super::line::{self, Incoming, LineError};
 use super::message::{
     Exit, FailedRecord, Happened, LANES_AT_A_TIME, LaneNumbers, ToChild, ToParent, VERSION, Welcome,
@@ -115,7 +115,7 @@ pub(crate) fn terms(settings: &Settings, engines: &EngineFactory) -> Vec<(String
 }
 
 fn begin(builder: Builder, engines: EngineFactory) -> Result<(), Orphaned> {
-    let line = Invitation::take_line().map_err(|error| {
+    let line = launch::take_line().map_err(|error| {
         tracing::error!(%error, "this process was started as a worker and has no line to its parent");
         Orphaned
     })?;
@@ -624,7 +624,7 @@ impl Child {
         let Some(count) = self.count.clone() else {
             return Ok(());
         };
-        if count.take_wanted() > 0 {
+        if count.take_was_short() {
             if !self.has_asked {
                 self.has_asked = true;
                 let wants = self.wants;

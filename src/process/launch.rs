@@ -18,7 +18,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::error::Error;
 
-/// `worker:pid of the parent`.
+/// The number of the parent.
 const VARIABLE: &str = "KEEPUP_WORKER";
 
 /// What a process of a run is started from.
@@ -77,13 +77,13 @@ impl Launcher {
     }
 
     /// Starts a worker; gives it and this end of the line to it.
-    pub(crate) fn launch(&self, worker: usize) -> std::io::Result<(Child, UnixStream)> {
+    pub(crate) fn launch(&self) -> std::io::Result<(Child, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = Command::new(&self.program);
         let child = command
             .arg0(&self.name)
             .args(&self.arguments)
-            .env(VARIABLE, format!("{worker}:{}", std::process::id()))
+            .env(VARIABLE, std::process::id().to_string())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::piped())
             // So that a Ctrl-C in the terminal reaches the parent alone, and that
@@ -120,61 +120,40 @@ fn is_harness(file: &Path) -> bool {
         && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// What a process is told that was started as a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Invitation {
-    pub(crate) worker: usize,
-    parent: u32,
+/// Whether this process was started as a worker.
+pub(crate) fn is_worker() -> bool {
+    let parent = std::env::var(VARIABLE).ok();
+    parent.is_some_and(|parent| TAKEN.get().is_some() || has_line_to(&parent))
 }
 
-impl Invitation {
-    /// `None` in a process that is no worker.
-    pub(crate) fn of_this_process() -> Option<Self> {
-        let text = std::env::var(VARIABLE).ok()?;
-        Self::parse(&text).filter(|invitation| invitation.is_for_us())
-    }
+/// Whether standard input is the line to the process of that number.
+#[cfg(target_os = "linux")]
+fn has_line_to(parent: &str) -> bool {
+    rustix::net::sockopt::socket_peercred(std::io::stdin().as_fd())
+        .is_ok_and(|peer| Ok(peer.pid.as_raw_nonzero().get()) == parent.parse())
+}
 
-    fn parse(text: &str) -> Option<Self> {
-        let (worker, parent) = text.split_once(':')?;
-        Some(Self {
-            worker: worker.parse().ok()?,
-            parent: parent.parse().ok()?,
-        })
-    }
+#[cfg(not(target_os = "linux"))]
+fn has_line_to(parent: &str) -> bool {
+    Ok(std::os::unix::process::parent_id()) == parent.parse()
+}
 
-    /// Whether the line to that parent is here, or was until it was taken.
-    fn is_for_us(self) -> bool {
-        TAKEN.get().is_some() || self.has_line()
+/// The line to the parent. Standard input is empty from then on.
+///
+/// # Errors
+///
+/// Where the system refuses, and where it was taken before: the program calls
+/// `run` twice.
+pub(crate) fn take_line() -> std::io::Result<UnixStream> {
+    if TAKEN.set(()).is_err() {
+        return Err(std::io::Error::other(
+            "the line to the parent is taken: one run with Model::Processes per program",
+        ));
     }
-
-    #[cfg(target_os = "linux")]
-    fn has_line(self) -> bool {
-        rustix::net::sockopt::socket_peercred(std::io::stdin().as_fd())
-            .is_ok_and(|peer| u32::try_from(peer.pid.as_raw_nonzero().get()) == Ok(self.parent))
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn has_line(self) -> bool {
-        std::os::unix::process::parent_id() == self.parent
-    }
-
-    /// The line to the parent. Standard input is empty from then on.
-    ///
-    /// # Errors
-    ///
-    /// Where the system refuses, and where it was taken before: the program calls
-    /// `run` twice.
-    pub(crate) fn take_line() -> std::io::Result<UnixStream> {
-        if TAKEN.set(()).is_err() {
-            return Err(std::io::Error::other(
-                "the line to the parent is taken: one run with Model::Processes per program",
-            ));
-        }
-        let line = std::io::stdin().as_fd().try_clone_to_owned()?;
-        // What the handler starts must not have the line as its standard input.
-        rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
-        Ok(UnixStream::from(line))
-    }
+    let line = std::io::stdin().as_fd().try_clone_to_owned()?;
+    // What the handler starts must not have the line as its standard input.
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    Ok(UnixStream::from(line))
 }
 
 /// Set once the line was taken from standard input.
@@ -200,18 +179,14 @@ mod tests {
     }
 
     #[test]
-    fn an_invitation_is_for_whoever_has_the_line_and_nobody_else() {
-        let invitation = Invitation {
-            worker: 3,
-            parent: 17,
-        };
-        assert_eq!(Invitation::parse("3:17"), Some(invitation));
-        for rubbish in ["", "3", "3:", ":17", "three:17", "3:17:1"] {
-            assert_eq!(Invitation::parse(rubbish), None, "{rubbish:?}");
+    fn who_has_no_line_to_the_process_that_is_named_is_no_worker() {
+        let own = std::process::id().to_string();
+        for named in [own.as_str(), "17", "", "17:3", "seventeen"] {
+            assert!(
+                !has_line_to(named),
+                "{named:?}: a shell or cargo started this"
+            );
         }
-        assert!(
-            !invitation.is_for_us(),
-            "this process was started by a shell or by cargo"
-        );
+        assert!(!is_worker());
     }
 }

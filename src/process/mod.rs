@@ -60,5 +60,5 @@ pub(crate) mod watch;
 /// }
 /// ```
 pub fn is_worker_process() -> bool {
-    launch::Invitation::of_this_process().is_some()
+    launch::is_worker()
 }

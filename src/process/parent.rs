@@ -16,7 +16,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use mio::net::UnixStream;
@@ -28,8 +28,7 @@ use super::child::terms;
 use super::launch::Launcher;
 use super::line::{self, Incoming, LineError};
 use super::message::{
-    Failure, Happened, LANES_AT_A_TIME, LaneNumbers, LaneToChild, ToChild, ToParent, VERSION,
-    Welcome,
+    Happened, LANES_AT_A_TIME, LaneNumbers, LaneToChild, ToChild, ToParent, VERSION, Welcome,
 };
 use super::watch::{PULSE, Verdict, Watch};
 use crate::clock::Coarse;
@@ -37,7 +36,7 @@ use crate::config::Settings;
 use crate::event::EventKind;
 use crate::record::{AssignmentEpoch, TopicPartition};
 use crate::report::{StopReason, WorkerStop};
-use crate::source::Waker;
+use crate::source::{MemoryBudget, Waker};
 use crate::worker::engine::EngineFactory;
 use crate::worker::lane::{Failed, LaneStart};
 use crate::worker::mailbox::Wish;
@@ -79,8 +78,8 @@ pub(crate) struct Children {
     /// How long a child may take from its start until its handler is made and its
     /// source is open: what stands before `run()` included.
     pub(crate) starts_within: Duration,
-    /// Among so many workers the memory is shared.
-    pub(crate) sharers: AtomicUsize,
+    /// Each child has its share of it.
+    pub(crate) memory: Arc<MemoryBudget>,
 }
 
 impl Children {
@@ -90,6 +89,7 @@ impl Children {
         settings: &Settings,
         engines: &EngineFactory,
         gate_limit: Duration,
+        memory: Arc<MemoryBudget>,
     ) -> Self {
         Self {
             launcher,
@@ -98,7 +98,7 @@ impl Children {
             gate_limit,
             revoke_deadline: settings.revoke_deadline,
             starts_within: STARTS_WITHIN,
-            sharers: AtomicUsize::new(1),
+            memory,
         }
     }
 }
@@ -154,7 +154,9 @@ struct Held {
 
 /// What is known of the child's life.
 enum Phase {
-    /// It has not said that it is open; since then it was started.
+    /// It was started then, and has not said who it is: it is not in `run()` yet.
+    Unknown(Coarse),
+    /// It was started then, is in `run()`, and has not said that it is open.
     Starting(Coarse),
     Open,
     /// Its worker has ended.
@@ -212,7 +214,7 @@ impl<'a> StandIn<'a> {
             // Where the system refuses, the next look finds the wish.
             let _ = waker.wake();
         }));
-        let (child, line) = children.launcher.launch(context.info.worker)?;
+        let (child, line) = children.launcher.launch()?;
         let mut child = Process::of(child);
         let pid = child.child.id();
         line.set_nonblocking(true)?;
@@ -241,7 +243,7 @@ impl<'a> StandIn<'a> {
             outgoing: Vec::new(),
             sent: 0,
             lanes: BTreeMap::new(),
-            phase: Phase::Starting(now),
+            phase: Phase::Unknown(now),
             beaten: None,
             was_shut: false,
             sharers: 0,
@@ -326,16 +328,20 @@ impl<'a> StandIn<'a> {
     }
 
     fn heard(&mut self, message: ToParent, now: Coarse) -> Result<(), Broken> {
-        let is_before_hello = matches!(self.phase, Phase::Starting(_)) && self.sharers == 0;
-        match message {
-            ToParent::Hello {
+        if let Phase::Unknown(since) = self.phase {
+            let ToParent::Hello {
                 version,
                 pid,
                 terms,
-            } if is_before_hello => self.welcome(version, pid, &terms),
-            _ if is_before_hello => Err(Broken::Rubbish(
-                "it did not begin by saying who it is".into(),
-            )),
+            } = message
+            else {
+                let why = "it did not begin by saying who it is";
+                return Err(Broken::Rubbish(why.into()));
+            };
+            self.phase = Phase::Starting(since);
+            return self.welcome(version, pid, &terms);
+        }
+        match message {
             ToParent::Hello { .. } => Err(Broken::Rubbish("it said twice who it is".into())),
             ToParent::Opened => {
                 self.phase = Phase::Open;
@@ -438,12 +444,17 @@ impl<'a> StandIn<'a> {
             restarts: self.context.info.restarts,
             gate_limit: self.children.gate_limit,
         }))?;
-        self.sharers = self.wanted_sharers();
-        self.say(&ToChild::Sharers(self.sharers))
+        self.tell_sharers()
     }
 
-    fn wanted_sharers(&self) -> usize {
-        self.children.sharers.load(Ordering::Relaxed).max(1)
+    /// Tells how many share the memory, where it does not know.
+    fn tell_sharers(&mut self) -> Result<(), Broken> {
+        let sharers = self.children.memory.workers();
+        if sharers == self.sharers {
+            return Ok(());
+        }
+        self.sharers = sharers;
+        self.say(&ToChild::Sharers(sharers))
     }
 
     fn numbers(&mut self, lane: LaneNumbers) -> Result<(), Broken> {
@@ -486,7 +497,7 @@ impl<'a> StandIn<'a> {
             ..
         } = &kind
         {
-            self.note_failed(Failure::Retried, partition, *offset, *attempt);
+            self.note_failed(partition, *offset, *attempt);
         }
         self.context
             .events
@@ -495,18 +506,12 @@ impl<'a> StandIn<'a> {
 
     /// So that the attempts of a record are counted on where the child dies at
     /// the next one.
-    fn note_failed(
-        &mut self,
-        what: Failure,
-        partition: &TopicPartition,
-        offset: i64,
-        attempts: u32,
-    ) {
+    fn note_failed(&mut self, partition: &TopicPartition, offset: i64, attempts: u32) {
         let held = self
             .lanes
             .values_mut()
             .find(|held| held.start.partition == *partition);
-        if let (Some(held), Failure::Retried) = (held, what) {
+        if let Some(held) = held {
             held.failed = Some(Failed {
                 offset,
                 attempts,
@@ -532,10 +537,12 @@ impl<'a> StandIn<'a> {
         }
         let starts_within = self.children.starts_within;
         match &self.phase {
-            Phase::Starting(_) if self.context.mailbox.is_stopped() => {
+            Phase::Unknown(_) | Phase::Starting(_) if self.context.mailbox.is_stopped() => {
                 return Some(WorkerExit::Asked);
             }
-            Phase::Starting(since) if now.since(*since) >= starts_within => {
+            Phase::Unknown(since) | Phase::Starting(since)
+                if now.since(*since) >= starts_within =>
+            {
                 return Some(WorkerExit::Failed(WorkerStop::ChildSilent(format!(
                     "process {} was not ready within {starts_within:?} and was killed: what stands \
                      before run() in main happens in every process, and must neither wait nor read \
@@ -558,8 +565,8 @@ impl<'a> StandIn<'a> {
         if matches!(self.phase, Phase::Ended(..)) {
             return None;
         }
-        if self.sharers == 0 {
-            // It is not in run() yet, and cannot say anything.
+        if matches!(self.phase, Phase::Unknown(_)) {
+            // It cannot say anything.
             self.watch.heard(now);
         }
         let owes_since = self.lanes.values().filter_map(|held| held.owed).min();
@@ -588,25 +595,29 @@ impl<'a> StandIn<'a> {
     /// Passes on what the member wishes, as far as the line takes it: what it
     /// does not take yet stays in the mailbox, where it does not pile up.
     fn speak(&mut self, now: Coarse) -> Result<(), Broken> {
-        if self.sharers > 0 {
+        if !matches!(self.phase, Phase::Unknown(_)) {
             self.beat(now)?;
         }
         if self.flush()? && matches!(self.phase, Phase::Open) {
-            let (wishes, stop) = self.context.mailbox.take();
-            for wish in wishes {
-                self.pass_on(wish, now)?;
-            }
-            let sharers = self.wanted_sharers();
-            if sharers != self.sharers {
-                self.sharers = sharers;
-                self.say(&ToChild::Sharers(sharers))?;
-            }
+            self.tell_sharers()?;
             self.grant()?;
-            if stop && !self.is_told_to_stop {
-                self.is_told_to_stop = true;
-                self.say(&ToChild::Stop)?;
-            }
+            self.pass_on_wishes(now)?;
             self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn pass_on_wishes(&mut self, now: Coarse) -> Result<(), Broken> {
+        if !self.context.mailbox.has_wishes() {
+            return Ok(());
+        }
+        let (wishes, stop) = self.context.mailbox.take();
+        for wish in wishes {
+            self.pass_on(wish, now)?;
+        }
+        if stop && !self.is_told_to_stop {
+            self.is_told_to_stop = true;
+            self.say(&ToChild::Stop)?;
         }
         Ok(())
     }
@@ -790,7 +801,7 @@ impl<'a> StandIn<'a> {
             (None, None) => format!("ended: {status}"),
         };
         let before = match self.phase {
-            Phase::Starting(_) => " before it came to run()",
+            Phase::Unknown(_) => " before it came to run()",
             _ => "",
         };
         WorkerExit::Failed(WorkerStop::ChildExited(format!(
@@ -906,13 +917,13 @@ impl Process {
             let _ = self.child.wait();
             self.is_reaped = true;
         }
-        let is_left = self
-            .group
-            .is_some_and(|group| test_kill_process_group(group).is_ok());
-        if is_left {
-            self.signal(Signal::KILL);
-        }
-        is_left
+        // Not ours to signal from here on.
+        let group = self.group.take();
+        let left = group.filter(|&group| test_kill_process_group(group).is_ok());
+        left.is_some_and(|group| {
+            let _ = kill_process_group(group, Signal::KILL);
+            true
+        })
     }
 }
 

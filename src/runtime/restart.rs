@@ -13,16 +13,20 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::clock::Coarse;
+use crate::kafka::backoff::Backoff;
 use crate::report::WorkerStop;
 
 /// The time in which the budget counts.
 const WINDOW: Duration = Duration::from_mins(1);
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// More of them are longer than the longest wait.
-const MOST_DOUBLINGS: u32 = 20;
-/// So much of a wait is left to chance, in both directions.
-const JITTER: f64 = 0.2;
+
+/// How long a worker waits that could not start, or whose process died.
+const WAIT: Backoff = Backoff {
+    first: Duration::from_millis(100),
+    max: Duration::from_secs(30),
+};
+
+/// Where nothing is left to chance.
+const NO_CHANCE: f64 = 0.5;
 
 /// What becomes of a worker that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,25 +78,18 @@ impl RestartPolicy {
         }
         recent.push_back(now);
         *self.total.entry(worker).or_default() += 1;
-        let earlier = recent.len() - 1;
         match why {
             WorkerStop::SourceFailed(_) => {
                 let failed = self.failed_starts.entry(worker).or_default();
                 *failed += 1;
-                let doublings = (*failed - 1).min(MOST_DOUBLINGS);
-                let wait = (FIRST_WAIT * (1 << doublings)).min(LONGEST_WAIT);
-                return Replacement::At(now.after(wait));
+                return Replacement::At(now.after(WAIT.delay(*failed, NO_CHANCE)));
             }
             WorkerStop::ChildExited(_) | WorkerStop::ChildSilent(_) => {
                 // Those of the last minute: one that lived longer begins anew.
-                let doublings = u32::try_from(earlier).unwrap_or(u32::MAX);
-                let wait = FIRST_WAIT * (1 << doublings.min(MOST_DOUBLINGS));
-                let wait = if earlier == 0 {
-                    wait
-                } else {
-                    wait.mul_f64(1.0 + JITTER * (2.0 * chance - 1.0))
-                };
-                return Replacement::At(now.after(wait.min(LONGEST_WAIT)));
+                let died = u32::try_from(recent.len()).unwrap_or(u32::MAX);
+                let chance = if died == 1 { NO_CHANCE } else { chance };
+                let wait = WAIT.delay(died, chance).min(WAIT.max);
+                return Replacement::At(now.after(wait));
             }
             _ => {}
         }

@@ -109,8 +109,10 @@ pub(crate) fn start(
     let count = settings
         .count
         .map(|count| Arc::new(CountBudget::new(count)));
-    let children =
-        launcher.map(|launcher| Arc::new(Children::new(launcher, &settings, &engines, limit)));
+    let children = launcher.map(|launcher| {
+        let memory = Arc::clone(&memory);
+        Arc::new(Children::new(launcher, &settings, &engines, limit, memory))
+    });
     let pool = if processes {
         None
     } else {

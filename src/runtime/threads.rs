@@ -277,9 +277,6 @@ impl WorkerThreads {
             workers
         };
         self.common.memory.set_workers(readers);
-        if let Some(children) = &self.common.children {
-            children.sharers.store(workers, Ordering::Relaxed);
-        }
     }
 
     /// Whether the workers share all partitions, which a reader has.

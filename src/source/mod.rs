@@ -238,13 +238,16 @@ impl MemoryBudget {
             .store(workers.max(1), std::sync::atomic::Ordering::Relaxed);
     }
 
+    /// How many share it; at least one.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers
+            .load(std::sync::atomic::Ordering::Relaxed)
+            .max(1)
+    }
+
     /// Bytes that one worker may hold.
     pub(crate) fn share(&self) -> usize {
-        self.total
-            / self
-                .workers
-                .load(std::sync::atomic::Ordering::Relaxed)
-                .max(1)
+        self.total / self.workers()
     }
 }
 

@@ -650,9 +650,8 @@ fn known(offset: i64) -> Option<i64> {
 #[derive(Debug)]
 pub(crate) struct CountBudget {
     left: AtomicI64,
-    /// How many records more could have been handled when there was no leave for
-    /// all of them.
-    wanted: AtomicUsize,
+    /// There was no leave for all that could have been handled, since somebody asked.
+    was_short: AtomicBool,
     /// Something was taken since somebody asked.
     used: AtomicBool,
 }
@@ -661,7 +660,7 @@ impl CountBudget {
     pub(crate) fn new(records: u64) -> Self {
         Self {
             left: AtomicI64::new(i64::try_from(records).unwrap_or(i64::MAX)),
-            wanted: AtomicUsize::new(0),
+            was_short: AtomicBool::new(false),
             used: AtomicBool::new(false),
         }
     }
@@ -681,16 +680,15 @@ impl CountBudget {
             self.used.store(true, Ordering::Relaxed);
         }
         if granted < wanted {
-            let missing = usize::try_from(wanted - granted).unwrap_or(usize::MAX);
-            self.wanted.store(missing, Ordering::Relaxed);
+            self.was_short.store(true, Ordering::Relaxed);
         }
         usize::try_from(granted).unwrap_or(0)
     }
 
-    /// How many records more could have been handled since this was asked last,
-    /// where there was no leave for them.
-    pub(crate) fn take_wanted(&self) -> usize {
-        self.wanted.swap(0, Ordering::Relaxed)
+    /// Whether more records could have been handled than there was leave for, since
+    /// this was asked last.
+    pub(crate) fn take_was_short(&self) -> bool {
+        self.was_short.swap(false, Ordering::Relaxed)
     }
 
     /// Whether leave was taken since this was asked last.

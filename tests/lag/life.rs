@@ -300,23 +300,15 @@ fn s44_topics_that_come_and_go_leave_nothing_behind() {
     );
     // The same as a process of its own, whose memory is nobody else's.
     let group = format!("{name}-process");
-    let mut process = Keepup::start(&[
-        "run",
-        "-b",
-        kafka.bootstrap(),
-        "-t",
-        &pattern,
-        "-g",
-        &group,
+    let quick = [
         "-X",
         "topic.metadata.refresh.interval.ms=500",
         "-X",
         "heartbeat.interval.ms=200",
         "-X",
         "session.timeout.ms=6000",
-        "--events",
-        "json",
-    ]);
+    ];
+    let mut process = Keepup::run(kafka, &pattern, &group, &quick);
     let shown = |expected: &BTreeMap<String, i32>| {
         let expected: Vec<_> = expected
             .iter()

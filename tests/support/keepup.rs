@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use super::kafka::Kafka;
 use super::process::{Finished, Guarded, run, script, thread};
 use super::wait_until;
 
@@ -59,6 +60,14 @@ impl Keepup {
     /// Starts the command.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         Self::start_program(program(), arguments)
+    }
+
+    /// Starts `keepup run` of that group on a topic, with its events.
+    pub(crate) fn run(kafka: &Kafka, topic: &str, group: &str, more: &[&str]) -> Self {
+        let mut arguments = vec!["run", "-b", kafka.bootstrap(), "-t", topic, "-g", group];
+        arguments.extend(["--events", "json"]);
+        arguments.extend(more);
+        Self::start(&arguments)
     }
 
     /// Starts the command and shows `sieve` every line of its standard output as it comes; the lines that it takes

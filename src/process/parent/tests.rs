@@ -51,7 +51,7 @@ impl Stage {
             gate_limit: Duration::from_secs(5),
             revoke_deadline: Duration::from_secs(5),
             starts_within,
-            sharers: AtomicUsize::new(1),
+            memory: Arc::new(MemoryBudget::new(MemoryBudget::DEFAULT)),
         };
         let (reports, from_child) = bounded(64);
         let mailbox = Arc::new(Mailbox::new());
