@@ -219,6 +219,8 @@ pub(crate) struct KafkaGroup {
     /// What a static assignment has; unused where the group assigns.
     assigned: Vec<TopicPartition>,
     is_static: bool,
+    /// Whether partitions come and go by parts, as it was with the last assignment.
+    by_parts: Option<bool>,
     has_joined: bool,
     session_timeout: Duration,
     sleep_limit: Duration,
@@ -238,6 +240,7 @@ impl KafkaGroup {
             is_spent: false,
             assigned: Vec::new(),
             is_static: matches!(settings.assignment, Assignment::Static { .. }),
+            by_parts: None,
             has_joined: false,
             session_timeout: properties::session_timeout(settings),
             sleep_limit: properties::sleep_limit(settings),
@@ -304,7 +307,19 @@ impl KafkaGroup {
         refused
     }
 
-    fn is_cooperative(&self) -> bool {
+    /// Whether partitions come and go by parts. To be called only while a rebalance
+    /// waits for our answer.
+    ///
+    /// librdkafka puts this question to the thread that has the membership, and
+    /// waits for it without a limit. Once the last revoke of a close is answered
+    /// that membership ends:
+    ///
+    /// 1. we answer the revoke, and ask;
+    /// 2. its thread lets go, and the membership is over;
+    /// 3. it comes to the question, which is thrown away without an answer.
+    ///
+    /// While a rebalance waits for us it cannot end.
+    fn asks_for_parts(&self) -> bool {
         matches!(
             self.consumer.rebalance_protocol(),
             RebalanceProtocol::Cooperative
@@ -345,6 +360,7 @@ impl Group for KafkaGroup {
         self.notes = Arc::clone(next.context());
         let spent = std::mem::replace(&mut self.consumer, Arc::new(next));
         self.is_spent = false;
+        self.by_parts = None;
         self.listen();
         if !client::drop_within(spent, SPENT_END) {
             tracing::warn!("a client that the group had refused did not end in time");
@@ -390,7 +406,7 @@ impl Group for KafkaGroup {
         let answered = if self.is_static {
             self.assigned.extend(partitions.iter().cloned());
             self.consumer.assign(&list(&self.assigned))
-        } else if self.is_cooperative() {
+        } else if *self.by_parts.insert(self.asks_for_parts()) {
             self.consumer.incremental_assign(&list(partitions))
         } else {
             self.consumer.assign(&list(partitions))
@@ -404,7 +420,7 @@ impl Group for KafkaGroup {
     }
 
     fn gives_everything_anew(&self) -> bool {
-        !self.is_static && !self.is_cooperative()
+        !self.is_static && self.by_parts != Some(true)
     }
 
     fn commit_interval(&self) -> Duration {
@@ -423,7 +439,8 @@ impl Group for KafkaGroup {
         if self.is_spent {
             return Ok(());
         }
-        if self.is_cooperative() {
+        let by_parts = !self.is_static && self.by_parts.unwrap_or_else(|| self.asks_for_parts());
+        if by_parts {
             self.consumer.incremental_unassign(&list(partitions))
         } else {
             self.consumer.unassign()
