@@ -377,7 +377,7 @@ impl Stage<'_> {
     fn look(&mut self, status: &str) {
         // During the drain the first interrupt changes nothing, but it counts.
         self.interrupts.came();
-        self.collect();
+        collect(self.ledger.as_mut(), &self.tally);
         let mut views = self.handle.partitions();
         views.extend(self.breaker.iter().flat_map(Breaker::views));
         self.owned = views.len();
@@ -390,17 +390,6 @@ impl Stage<'_> {
         self.workers = self.workers.max(self.handle.workers());
         let elapsed = self.elapsed();
         self.screen.see(&views, &self.handle.lag(), elapsed, status);
-    }
-
-    /// Takes in what workers ticked off elsewhere.
-    fn collect(&mut self) {
-        let is_known = self
-            .ledger
-            .as_mut()
-            .is_none_or(|ledger| ledger.collect(&self.tally));
-        if !is_known {
-            tracing::error!("a worker handled a record that the demo did not produce");
-        }
     }
 
     fn watch_load(&mut self, load: &LoadThread, length: Duration) -> Result<(), Failure> {
@@ -485,12 +474,9 @@ impl Stage<'_> {
         how: OutputPlan,
     ) -> Result<Ending, Failure> {
         self.handle.stop();
-        let chaos = self.breaker.take().map(Breaker::conclude).transpose()?;
-        while !self.handle.has_ended() {
-            self.wait();
-        }
-        self.collect();
+        let chaos = self.breaker.map(Breaker::conclude).transpose()?;
         let report = self.handle.wait();
+        collect(self.ledger.as_mut(), &self.tally);
         let sums = self.tally.sums();
         let summary = Summary {
             model: plan.model.name(),
@@ -524,6 +510,13 @@ impl Stage<'_> {
             output::say(&report::text(&report));
         }
         Ok(Ending::DemoRan { lost: summary.lost })
+    }
+}
+
+/// Takes in what workers ticked off that are processes.
+fn collect(ledger: Option<&mut Ledger>, tally: &Tally) {
+    if ledger.is_some_and(|ledger| !ledger.collect(tally)) {
+        tracing::error!("a worker handled a record that the demo did not produce");
     }
 }
 

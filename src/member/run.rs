@@ -939,13 +939,8 @@ impl Member {
             }
             // A process that was killed because nobody waits for it any more.
             WorkerExit::Failed(WorkerStop::Abandoned) => {
-                let (run, _) = self.ladder.outcome(self.clock.now());
-                self.ended_with(worker, WorkerStop::Abandoned);
+                self.was_abandoned(worker);
                 self.killed.push(worker);
-                let told = WorkerStop::RunStopped(Box::new(run));
-                let pid = self.threads.last_pid(worker);
-                self.events
-                    .send(Some(worker), EventKind::WorkerStopped { reason: told, pid });
                 return false;
             }
             WorkerExit::Failed(reason) if stopping => (reason, false),
@@ -1018,6 +1013,16 @@ impl Member {
             )),
             rolling::Step::Done => tracing::info!("all workers were replaced"),
         }
+    }
+
+    /// The run does not wait for a worker any more. It is told that the run stopped.
+    fn was_abandoned(&mut self, worker: usize) {
+        let (run, _) = self.ladder.outcome(self.clock.now());
+        let reason = WorkerStop::RunStopped(Box::new(run));
+        let pid = self.threads.last_pid(worker);
+        self.events
+            .send(Some(worker), EventKind::WorkerStopped { reason, pid });
+        self.ended_with(worker, WorkerStop::Abandoned);
     }
 
     fn ended_with(&mut self, worker: usize, reason: WorkerStop) {
@@ -1302,12 +1307,7 @@ impl Member {
         self.assignment.close();
         let mut abandoned = self.threads.abandon();
         for &worker in &abandoned {
-            let (run, _) = self.ladder.outcome(self.clock.now());
-            let told = WorkerStop::RunStopped(Box::new(run));
-            let pid = self.threads.last_pid(worker);
-            self.events
-                .send(Some(worker), EventKind::WorkerStopped { reason: told, pid });
-            self.ended_with(worker, WorkerStop::Abandoned);
+            self.was_abandoned(worker);
         }
         self.show_workers();
         self.shared.set_owned(Vec::new());

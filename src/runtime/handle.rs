@@ -214,8 +214,9 @@ impl Handle {
     /// Replaces all workers, one at a time, each working again before the next:
     /// handlers are made anew, and with [`Model::Processes`](crate::Model::Processes)
     /// everything in their process is. The partitions of the one that is replaced
-    /// wait for the moment that takes; there is no rebalance. Returns at once. Where a new worker fails the
-    /// others are left as they are, and a warning says so.
+    /// wait for the moment that takes; there is no rebalance. Returns at once.
+    /// Where a new worker fails the others are left as they are, and a warning says
+    /// so.
     ///
     /// # Errors
     ///
