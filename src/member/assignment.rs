@@ -211,8 +211,10 @@ struct Lane {
     note_again: Option<Instant>,
     /// What an earlier owner had completed beyond the start.
     completed: Option<Arc<Completed>>,
-    /// Was with a worker before: handing it over again is a local move.
-    has_moved: bool,
+    /// A worker of before has told that this process has it, and none that it has
+    /// not: handing it over again is a local move, and where it goes while no
+    /// worker has it, that is left to us to tell.
+    is_known: bool,
     /// Its position could not be read, and there is no new one yet.
     stranded: Option<Stranded>,
     /// The highest offset that may be committed, where the lane is a new life
@@ -244,7 +246,7 @@ impl Lane {
             noted: None,
             note_again: None,
             completed: None,
-            has_moved: false,
+            is_known: false,
             stranded: None,
             ceiling: None,
             is_void: false,
@@ -499,21 +501,54 @@ struct Overrunning {
     tracker: Arc<Tracker>,
     /// Records of it that were completed before.
     counted: u64,
+    cause: ReleaseCause,
+    /// As in a lane.
+    is_known: bool,
 }
 
 impl Overrunning {
-    fn new(partition: &TopicPartition, worker: usize, lane: &Lane) -> Self {
+    fn new(partition: &TopicPartition, worker: usize, lane: &Lane, cause: ReleaseCause) -> Self {
         Self {
             partition: partition.clone(),
             worker,
             tracker: Arc::clone(&lane.tracker),
             counted: lane.counted,
+            cause,
+            is_known: lane.is_known,
         }
     }
 
     /// Records that were completed since it was given up.
     fn completed(&self) -> u64 {
         self.tracker.completed_records() - self.counted
+    }
+}
+
+/// Partitions that are the group's again, and whose workers have not told: they
+/// died, or had not come to them yet.
+#[derive(Debug, Default)]
+struct Gone {
+    by_cause: BTreeMap<ReleaseCause, Vec<TopicPartition>>,
+}
+
+impl Gone {
+    fn note(&mut self, partition: &TopicPartition, is_known: bool, cause: ReleaseCause) {
+        if is_known {
+            self.by_cause
+                .entry(cause)
+                .or_default()
+                .push(partition.clone());
+        }
+    }
+
+    fn note_overrun(&mut self, overrun: &Overrunning) {
+        self.note(&overrun.partition, overrun.is_known, overrun.cause);
+    }
+
+    fn tell(self, actions: &mut Vec<Action>) {
+        let by_cause = self.by_cause.into_iter();
+        let kinds = by_cause.filter_map(|(cause, partitions)| cause.event(partitions));
+        actions.extend(kinds.map(Action::Tell));
     }
 }
 
@@ -601,12 +636,12 @@ impl Assignment {
 
     /// The group gave us these partitions; it was answered already.
     pub(crate) fn assigned(&mut self, partitions: Vec<TopicPartition>, actions: &mut Vec<Action>) {
-        let mut resolve = Vec::new();
+        let (mut resolve, mut gone) = (Vec::new(), Gone::default());
         for partition in partitions {
             if self.lanes.contains_key(&partition) {
                 // Assigned again without a revoke in between: a new incarnation
                 // all the same, since it may have been elsewhere meanwhile.
-                self.give_up(&partition, ReleaseCause::Lost, actions);
+                self.lose(&partition, &mut gone, actions);
             }
             let epoch = self.new_epoch();
             let lane = Lane::new(epoch, epoch);
@@ -619,6 +654,7 @@ impl Assignment {
             self.by_epoch.insert(epoch, partition.clone());
             self.lanes.insert(partition, lane);
         }
+        gone.tell(actions);
         if !resolve.is_empty() {
             actions.push(Action::Resolve(resolve));
         }
@@ -638,6 +674,7 @@ impl Assignment {
         self.give_up_waiting(actions);
         let mut waiting = BTreeSet::new();
         let mut release: BTreeMap<usize, Vec<AssignmentEpoch>> = BTreeMap::new();
+        let mut gone = Gone::default();
         for partition in &partitions {
             let Some(lane) = self.lanes.get_mut(partition) else {
                 continue;
@@ -645,6 +682,8 @@ impl Assignment {
             lane.cancelled.store(true, Ordering::Relaxed);
             let Some(worker) = lane.worker() else {
                 lane.state = State::Revoked;
+                let is_known = std::mem::take(&mut lane.is_known);
+                gone.note(partition, is_known, ReleaseCause::Revoked);
                 continue;
             };
             lane.state = State::Leaving {
@@ -666,6 +705,7 @@ impl Assignment {
                 cause: ReleaseCause::Revoked,
             });
         }
+        gone.tell(actions);
         self.finish_revoke(now, actions);
     }
 
@@ -681,9 +721,11 @@ impl Assignment {
         // With those that were lost before and are not back: there are no more
         // than partitions.
         self.lost_commits.extend(commits);
+        let mut gone = Gone::default();
         for partition in partitions {
-            self.give_up(partition, ReleaseCause::Lost, actions);
+            self.lose(partition, &mut gone, actions);
         }
+        gone.tell(actions);
         // Nothing of them is stored by a revoke that was under way.
         self.give_up_waiting(actions);
         actions.push(Action::AnswerRevoke {
@@ -695,23 +737,21 @@ impl Assignment {
     }
 
     /// Removes a lane at once, whatever its worker does.
-    fn give_up(
-        &mut self,
-        partition: &TopicPartition,
-        cause: ReleaseCause,
-        actions: &mut Vec<Action>,
-    ) {
+    fn lose(&mut self, partition: &TopicPartition, gone: &mut Gone, actions: &mut Vec<Action>) {
+        const CAUSE: ReleaseCause = ReleaseCause::Lost;
         let Some(lane) = self.remove(partition) else {
             return;
         };
         if let Some(worker) = lane.worker() {
-            self.overrunning
-                .insert(lane.epoch, Overrunning::new(partition, worker, &lane));
+            let overrun = Overrunning::new(partition, worker, &lane, CAUSE);
+            self.overrunning.insert(lane.epoch, overrun);
             actions.push(Action::Release {
                 worker,
                 epochs: vec![lane.epoch],
-                cause,
+                cause: CAUSE,
             });
+        } else {
+            gone.note(partition, lane.is_known, CAUSE);
         }
     }
 
@@ -812,22 +852,28 @@ impl Assignment {
         }
     }
 
-    /// A worker gave lanes back.
+    /// A worker gave lanes back, and told why.
     pub(crate) fn released(
         &mut self,
         lanes: Vec<(AssignmentEpoch, Option<Failed>)>,
+        cause: ReleaseCause,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        self.were_with_a_worker(&lanes);
+        let is_known = matches!(cause, ReleaseCause::Moved | ReleaseCause::Repositioned);
+        self.were_with_a_worker(&lanes, is_known);
         self.freed(lanes, now, actions);
     }
 
-    /// They are not new to this process any more.
-    fn were_with_a_worker(&mut self, lanes: &[(AssignmentEpoch, Option<Failed>)]) {
+    /// A worker has told of them, and whether the observer believes now that they
+    /// are with this process.
+    fn were_with_a_worker(&mut self, lanes: &[(AssignmentEpoch, Option<Failed>)], is_known: bool) {
         for (epoch, _) in lanes {
+            if let Some(overrun) = self.overrunning.get_mut(epoch) {
+                overrun.is_known = is_known;
+            }
             if let Some(lane) = self.lane_mut(*epoch) {
-                lane.has_moved = true;
+                lane.is_known = is_known;
             }
         }
     }
@@ -840,9 +886,11 @@ impl Assignment {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
+        let mut gone = Gone::default();
         for (epoch, failed) in lanes {
             if let Some(overrun) = self.overrunning.remove(&epoch) {
                 self.completed_by_gone += overrun.completed();
+                gone.note_overrun(&overrun);
             }
             if let Some(pending) = &mut self.pending {
                 pending.waiting.remove(&epoch);
@@ -865,11 +913,16 @@ impl Assignment {
                     lane.failed = failed;
                     lane.state = State::Free;
                 }
-                Then::Revoke => lane.state = State::Revoked,
+                Then::Revoke => {
+                    lane.state = State::Revoked;
+                    let is_known = std::mem::take(&mut lane.is_known);
+                    gone.note(&partition, is_known, ReleaseCause::Revoked);
+                }
                 Then::Seek { offset } => self.reposition(&partition, Some(offset), actions),
                 Then::Reset => self.reposition(&partition, None, actions),
             }
         }
+        gone.tell(actions);
         self.stop_idle_workers(actions);
         self.finish_revoke(now, actions);
         self.place(actions);
@@ -899,7 +952,7 @@ impl Assignment {
         fresh.until = lane.until;
         fresh.confirmed = lane.confirmed;
         // Not where no worker has had it yet: then it is new to this process.
-        fresh.has_moved = lane.has_moved;
+        fresh.is_known = lane.is_known;
         fresh.is_void = lane.is_void;
         // What the group has, or is about to have; of which nothing is known while
         // it has too much. Where it also has what is done beyond that, it has too
@@ -955,10 +1008,15 @@ impl Assignment {
         } else {
             self.workers.remove(&worker);
         }
-        let gone = self.overrunning.extract_if(|_, lane| lane.worker == worker);
-        self.completed_by_gone += gone.map(|(_, lane)| lane.completed()).sum::<u64>();
-        // It reports what it had; what it never picked up is free as well.
-        self.were_with_a_worker(&lanes);
+        // It reports what it had, of which it told nothing more; what it never picked
+        // up is free as well.
+        self.were_with_a_worker(&lanes, true);
+        let mut gone = Gone::default();
+        for (_, overrun) in self.overrunning.extract_if(|_, lane| lane.worker == worker) {
+            self.completed_by_gone += overrun.completed();
+            gone.note_overrun(&overrun);
+        }
+        gone.tell(actions);
         let mut freed: HashMap<AssignmentEpoch, Option<Failed>> = lanes.into_iter().collect();
         for lane in self.lanes.values() {
             if lane.worker() == Some(worker) {
@@ -1031,8 +1089,9 @@ impl Assignment {
             if let (true, Some(worker)) = (pending.waiting.contains(&lane.epoch), lane.worker()) {
                 // Its handler overran the deadline: it keeps the lane until it
                 // returns, and what it returns is not committed.
-                self.overrunning
-                    .insert(lane.epoch, Overrunning::new(partition, worker, &lane));
+                let cause = ReleaseCause::Revoked;
+                let overrun = Overrunning::new(partition, worker, &lane, cause);
+                self.overrunning.insert(lane.epoch, overrun);
                 actions.push(Action::Tell(EventKind::Warning {
                     message: format!(
                         "{} did not finish its record of {partition} within the revoke deadline \
@@ -1106,9 +1165,7 @@ impl Assignment {
                         failed: lane.failed.clone(),
                         completed: lane.completed.clone(),
                     };
-                    hand.entry((target, lane.has_moved))
-                        .or_default()
-                        .push(start);
+                    hand.entry((target, lane.is_known)).or_default().push(start);
                 }
                 State::With { worker } if worker != target => {
                     lane.state = State::Leaving {

@@ -36,6 +36,7 @@ use crate::runtime::threads::WorkerThreads;
 use crate::source::ReadError;
 use crate::worker::completed::{Completed, Ignored};
 use crate::worker::gate::Gate;
+use crate::worker::lane::ReleaseCause;
 use crate::worker::pool::reader::READER;
 use crate::worker::run::{FromWorker, WorkerExit, panic_message};
 
@@ -860,8 +861,14 @@ impl Member {
         let now = self.clock.now();
         let mut actions = Vec::new();
         match report {
-            FromWorker::Released { lanes } => {
-                self.assignment.released(lanes, now, &mut actions);
+            FromWorker::Released {
+                lanes,
+                cause: Some(cause),
+            } => {
+                self.assignment.released(lanes, cause, now, &mut actions);
+            }
+            FromWorker::Released { lanes, cause: None } => {
+                self.assignment.freed(lanes, now, &mut actions);
             }
             FromWorker::ReadFailed {
                 epoch,
@@ -1006,7 +1013,7 @@ impl Member {
         let patience = self.settings.stop_deadline;
         match self.rolling.step(standing, patience, now) {
             rolling::Step::Wait => {}
-            rolling::Step::Stop(worker) => self.threads.stop(worker),
+            rolling::Step::Stop(worker) => self.threads.stop(worker, ReleaseCause::Moved),
             rolling::Step::Slow(worker) => self.events.warn(format!(
                 "worker {worker} has been at its record for {patience:?}: it is replaced when that is \
                  done, and the others do not wait for it"
@@ -1108,7 +1115,7 @@ impl Member {
             Action::Rewind { lane, offset } => self.rewind(lane, offset),
             Action::StartReader => self.start_reader(),
             Action::StartWorker(worker) => self.start_worker(worker, follows),
-            Action::StopWorker(worker) => self.threads.stop(worker),
+            Action::StopWorker(worker) => self.threads.stop(worker, ReleaseCause::Revoked),
             Action::Hand {
                 worker,
                 lanes,

@@ -484,10 +484,10 @@ impl Child {
                     count.give_back(usize::try_from(records).unwrap_or(usize::MAX));
                 }
             }
-            ToChild::Stop => {
+            ToChild::Stop { cause } => {
                 // The worker follows when the reader has ended: it has to finish
                 // what that gives back.
-                self.threads.stop(self.reads());
+                self.threads.stop(self.reads(), cause);
                 self.told_at = None;
             }
         }
@@ -507,7 +507,8 @@ impl Child {
         }
         let lanes = self.threads.release(self.reads(), epochs, cause);
         if !lanes.is_empty() {
-            reports.push(FromWorker::Released { lanes });
+            let cause = None;
+            reports.push(FromWorker::Released { lanes, cause });
         }
     }
 
@@ -561,10 +562,11 @@ impl Child {
     ) -> Result<Option<(WorkerExit, Released)>, Orphaned> {
         let now = self.clock.now();
         match report {
-            FromWorker::Released { lanes } => {
+            FromWorker::Released { lanes, cause } => {
                 self.forget(&lanes);
                 self.say(&ToParent::Released {
                     lanes: told(lanes, now),
+                    cause,
                 })?;
             }
             FromWorker::ReadFailed {
@@ -585,7 +587,7 @@ impl Child {
                 // The reader is gone, and not for a reason of its own: the worker
                 // ends in order.
                 if worker == READER && exit == WorkerExit::Asked && self.threads.running() > 0 {
-                    self.threads.stop(self.worker);
+                    self.threads.stop(self.worker, ReleaseCause::Revoked);
                     return Ok(None);
                 }
                 let mut lanes = told(lanes, now);

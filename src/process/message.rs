@@ -52,8 +52,10 @@ pub(crate) enum ToChild {
     Sharers(usize),
     /// So many records more may be handled.
     Granted(u64),
-    /// Give everything back, and end.
-    Stop,
+    /// Give everything back, for that cause, and end.
+    Stop {
+        cause: ReleaseCause,
+    },
 }
 
 /// What a child needs to begin.
@@ -81,8 +83,10 @@ pub(crate) enum ToParent {
     Opened,
     Numbers(Vec<LaneNumbers>),
     Happened(Happened),
+    /// As [`FromWorker::Released`](crate::worker::run::FromWorker::Released).
     Released {
         lanes: Vec<(AssignmentEpoch, Option<FailedRecord>)>,
+        cause: Option<ReleaseCause>,
     },
     ReadFailed {
         epoch: AssignmentEpoch,
@@ -660,8 +664,9 @@ mod tests {
         };
         let told = ToParent::Released {
             lanes: vec![(AssignmentEpoch(1), Some(FailedRecord::of(&failed, now)))],
+            cause: None,
         };
-        let ToParent::Released { mut lanes } = through_the_line(&told) else {
+        let ToParent::Released { mut lanes, .. } = through_the_line(&told) else {
             panic!("a release became something else");
         };
         let (epoch, heard) = lanes.remove(0);

@@ -145,6 +145,8 @@ type Lanes = Vec<(AssignmentEpoch, Option<Failed>)>;
 /// A lane that the child has.
 struct Held {
     start: LaneStart,
+    /// The child has told that it has it.
+    is_picked_up: bool,
     told: Numbers,
     /// What failed in it, by what the child said last.
     failed: Option<Failed>,
@@ -353,7 +355,7 @@ impl<'a> StandIn<'a> {
                 self.happened(happened);
                 Ok(())
             }
-            ToParent::Released { lanes } => {
+            ToParent::Released { lanes, cause } => {
                 let instant = self.context.clock.now();
                 let lanes: Lanes = lanes
                     .into_iter()
@@ -364,7 +366,7 @@ impl<'a> StandIn<'a> {
                         Some((epoch, failed))
                     })
                     .collect();
-                self.report(FromWorker::Released { lanes });
+                self.report(FromWorker::Released { lanes, cause });
                 Ok(())
             }
             ToParent::ReadFailed {
@@ -490,14 +492,20 @@ impl<'a> StandIn<'a> {
 
     fn happened(&mut self, happened: Happened) {
         let kind = happened.kind(self.pid);
-        if let EventKind::RecordRetried {
-            partition,
-            offset,
-            attempt,
-            ..
-        } = &kind
-        {
-            self.note_failed(partition, *offset, *attempt);
+        match &kind {
+            EventKind::RecordRetried {
+                partition,
+                offset,
+                attempt,
+                ..
+            } => self.note_failed(partition, *offset, *attempt),
+            EventKind::PartitionsAssigned { partitions, .. } => {
+                let lanes = self.lanes.values_mut();
+                for held in lanes.filter(|held| partitions.contains(&held.start.partition)) {
+                    held.is_picked_up = true;
+                }
+            }
+            _ => {}
         }
         self.context
             .events
@@ -615,9 +623,9 @@ impl<'a> StandIn<'a> {
         for wish in wishes {
             self.pass_on(wish, now)?;
         }
-        if stop && !self.is_told_to_stop {
+        if let Some(cause) = stop.filter(|_| !self.is_told_to_stop) {
             self.is_told_to_stop = true;
-            self.say(&ToChild::Stop)?;
+            self.say(&ToChild::Stop { cause })?;
         }
         Ok(())
     }
@@ -647,6 +655,7 @@ impl<'a> StandIn<'a> {
                         self.lanes.insert(
                             start.epoch,
                             Held {
+                                is_picked_up: false,
                                 told: Numbers::at_start(start.offset),
                                 failed: start.failed.clone(),
                                 owed: None,
@@ -830,9 +839,11 @@ impl<'a> StandIn<'a> {
         };
         let lanes = std::mem::take(&mut self.lanes)
             .into_iter()
-            .map(|(epoch, held)| {
+            .filter_map(|(epoch, held)| {
                 held.start.tracker.worker_is_gone();
-                (epoch, told.remove(&epoch).unwrap_or(held.failed))
+                let failed = told.remove(&epoch).unwrap_or(held.failed);
+                // Else it is as if it had stayed in the mailbox.
+                held.is_picked_up.then_some((epoch, failed))
             })
             .collect();
         (exit, lanes)

@@ -230,16 +230,17 @@ impl WorkerThreads {
             .is_some_and(|thread| thread.mailbox.is_opened())
     }
 
-    pub(crate) fn stop(&self, worker: usize) {
+    /// Tells a worker to give back what it has, for that cause, and to end.
+    pub(crate) fn stop(&self, worker: usize, cause: ReleaseCause) {
         if let Some(thread) = self.running.get(&worker) {
-            thread.mailbox.stop();
+            thread.mailbox.stop(cause);
         }
     }
 
     /// Tells all of them to end, the reader included.
     pub(crate) fn stop_all(&self) {
         for thread in self.running.values() {
-            thread.mailbox.stop();
+            thread.mailbox.stop(ReleaseCause::Revoked);
         }
     }
 
@@ -306,7 +307,7 @@ impl WorkerThreads {
         std::mem::take(&mut self.running)
             .into_iter()
             .filter_map(|(worker, ended)| {
-                ended.mailbox.stop();
+                ended.mailbox.stop(ReleaseCause::Revoked);
                 if ended.thread.as_ref().is_some_and(JoinHandle::is_finished) {
                     let _ = ended.thread.map(JoinHandle::join);
                     return None;

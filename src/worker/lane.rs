@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::EventKind;
 use crate::record::{AssignmentEpoch, TopicPartition};
 use crate::worker::completed::Completed;
 use crate::worker::dead_letter::Dead;
@@ -41,7 +42,7 @@ pub(crate) struct Failed {
 }
 
 /// Why a worker gives a lane back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum ReleaseCause {
     /// The group gives it to somebody else, or the run ends.
     Revoked,
@@ -51,4 +52,22 @@ pub(crate) enum ReleaseCause {
     Moved,
     /// It goes on elsewhere in the partition (seek, reset); same worker or not.
     Repositioned,
+}
+
+impl ReleaseCause {
+    /// What the observer is told of it.
+    pub(crate) fn event(self, partitions: Vec<TopicPartition>) -> Option<EventKind> {
+        match self {
+            Self::Revoked => Some(EventKind::PartitionsRevoked {
+                partitions,
+                local: false,
+            }),
+            Self::Moved => Some(EventKind::PartitionsRevoked {
+                partitions,
+                local: true,
+            }),
+            Self::Lost => Some(EventKind::PartitionsLost { partitions }),
+            Self::Repositioned => None,
+        }
+    }
 }

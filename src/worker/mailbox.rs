@@ -34,7 +34,8 @@ pub(crate) enum Wish {
 #[derive(Debug, Default)]
 struct Wishes {
     list: Vec<Wish>,
-    stop: bool,
+    /// To give everything back for that cause, and to end.
+    stop: Option<ReleaseCause>,
 }
 
 /// Shared by the member and one worker.
@@ -151,16 +152,16 @@ impl Mailbox {
         free
     }
 
-    /// The worker gives everything back and ends.
-    pub(crate) fn stop(&self) {
-        self.put(|wishes| wishes.stop = true);
+    /// The worker gives everything back, for that cause, and ends.
+    pub(crate) fn stop(&self, cause: ReleaseCause) {
+        self.put(|wishes| wishes.stop = Some(cause));
     }
 
     /// Nobody waits any more for what the worker has in hand: what can be
     /// cancelled is.
     pub(crate) fn cut_short(&self) {
         self.put(|wishes| {
-            wishes.stop = true;
+            wishes.stop = Some(ReleaseCause::Revoked);
             self.is_cut_short.store(true, Ordering::Release);
         });
     }
@@ -172,14 +173,15 @@ impl Mailbox {
 
     /// True once the worker was told to end.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.wishes.lock().stop
+        self.wishes.lock().stop.is_some()
     }
 
     /// Everything that was wished since the last look, and whether to stop
-    /// after it. A stop stays.
-    pub(crate) fn take(&self) -> (Vec<Wish>, bool) {
+    /// after it, and why. A stop stays.
+    pub(crate) fn take(&self) -> (Vec<Wish>, Option<ReleaseCause>) {
         let mut wishes = self.wishes.lock();
-        self.attention.store(wishes.stop, Ordering::Release);
+        self.attention
+            .store(wishes.stop.is_some(), Ordering::Release);
         (std::mem::take(&mut wishes.list), wishes.stop)
     }
 
@@ -227,7 +229,7 @@ mod tests {
         );
         assert_eq!(free, [(AssignmentEpoch(2), None)]);
         let (wishes, stop) = mailbox.take();
-        assert!(!stop);
+        assert_eq!(stop, None);
         assert!(matches!(&wishes[..], [
             Wish::Take { lanes, .. },
             Wish::Release { epochs, .. },
@@ -251,9 +253,9 @@ mod tests {
     #[test]
     fn a_stop_is_not_forgotten_by_looking() {
         let mailbox = Mailbox::new();
-        mailbox.stop();
-        assert!(mailbox.take().1);
+        mailbox.stop(ReleaseCause::Moved);
+        assert_eq!(mailbox.take().1, Some(ReleaseCause::Moved));
         assert!(mailbox.has_wishes());
-        assert!(mailbox.take().1);
+        assert_eq!(mailbox.take().1, Some(ReleaseCause::Moved));
     }
 }

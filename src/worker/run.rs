@@ -48,9 +48,12 @@ pub(crate) const CONSUMED_EVENT_INTERVAL: Duration = Duration::from_millis(250);
 /// What a worker tells the member.
 #[derive(Debug)]
 pub(crate) enum FromWorker {
-    /// These lanes are free: the record in hand is finished, the hook has run.
+    /// These lanes are free: the record in hand is finished, the hook has run,
+    /// and why they were given back was told to the observer. Without a cause
+    /// where the worker had not picked them up, and has told nothing of them.
     Released {
         lanes: Vec<(AssignmentEpoch, Option<Failed>)>,
+        cause: Option<ReleaseCause>,
     },
     /// A lane cannot be read on from there. The worker keeps it, idle.
     ReadFailed {
@@ -229,13 +232,9 @@ impl Worker {
                     return Some(exit);
                 }
             }
-            if stop {
+            if let Some(cause) = stop {
                 let all = self.lanes.keys().copied().collect();
-                return Some(
-                    self.release(all, ReleaseCause::Revoked)
-                        .err()
-                        .unwrap_or(WorkerExit::Asked),
-                );
+                return Some(self.release(all, cause).err().unwrap_or(WorkerExit::Asked));
             }
         }
         if let Some(exit) = self.take_deliveries() {
@@ -398,19 +397,13 @@ impl Worker {
             ReleaseCause::Lost => engine.on_lost(&partitions),
             ReleaseCause::Repositioned => {}
         }));
-        match cause {
-            ReleaseCause::Revoked => self.event(EventKind::PartitionsRevoked {
-                partitions,
-                local: false,
-            }),
-            ReleaseCause::Moved => self.event(EventKind::PartitionsRevoked {
-                partitions,
-                local: true,
-            }),
-            ReleaseCause::Lost => self.event(EventKind::PartitionsLost { partitions }),
-            ReleaseCause::Repositioned => {}
+        if let Some(kind) = cause.event(partitions) {
+            self.event(kind);
         }
-        self.report(FromWorker::Released { lanes: freed });
+        self.report(FromWorker::Released {
+            lanes: freed,
+            cause: Some(cause),
+        });
         ran.map_err(|panic| hook_panicked(hook, panic.as_ref()))
     }
 

@@ -39,6 +39,8 @@
 //!   all the others. Signs of one are a member that comes, ends, falls asleep or wakes, or is told of partitions; each
 //!   counts for [`Log::settles`]. Storms end with a calm, for what is to be seen without it.
 //! - **A kill** excuses what its owner had, and what it let go of in the [`ANSWER`] before, where that was not confirmed.
+//! - **A worker that died**, where workers are processes, ends the ownerships that it worked on, and its member begins new
+//!   ones: what it had not told its parent comes again, from what was committed on. What was sought is owed by the next.
 //! - **A seek** has the commit come down once, to its offset; what a later look sees is that and what was handled since.
 //!   In an outage it does so each time that a commit that was on its way has taken it up again. While a seek is not
 //!   followed, what was completed before it need not be committed. A partition that goes before its seek was followed
@@ -143,6 +145,8 @@ pub(crate) enum Told {
     Assigned(Vec<usize>),
     Revoked(Vec<usize>),
     Lost(Vec<usize>),
+    /// The process that was its worker on these is gone, without a word.
+    WorkerDied(Vec<usize>),
     /// The group's coordinator has confirmed these.
     Committed(Vec<(usize, i64)>),
     /// It is about to seek.
@@ -222,6 +226,8 @@ pub(crate) struct Verdict {
     pub(crate) uncommitted: u64,
     /// How often an ownership ended that way.
     pub(crate) abrupt_ends: u64,
+    /// How often it was its owner's worker that died.
+    pub(crate) worker_deaths: u64,
     /// Ownerships in all.
     pub(crate) ownerships: u64,
     /// Records that are not committed in the end.
@@ -267,13 +273,14 @@ impl fmt::Display for Verdict {
         write!(
             f,
             "{} records handled; {} again, of at most {} that were in flight or not committed when {} of {} ownerships \
-             ended abruptly {:?}; {} more by {} seeks, for which {} commits came down; {} commits undone after outages; \
+             ended abruptly ({} by a worker's death) {:?}; {} more by {} seeks, for which {} commits came down; {} commits undone after outages; \
              committed within {} ms; lag {}",
             self.handled,
             self.repeats,
             self.uncommitted,
             self.abrupt_ends,
             self.ownerships,
+            self.worker_deaths,
             self.causes,
             self.sought,
             self.restarts,
@@ -569,8 +576,10 @@ fn check_repeats(log: &Log, broker: &Broker<'_>, all: &[Ownership], verdict: &mu
                 });
             }
         }
-        if ownership.ended(log, broker, all) != Ended::Orderly {
+        let ended = ownership.ended(log, broker, all);
+        if ended != Ended::Orderly {
             verdict.abrupt_ends += 1;
+            verdict.worker_deaths += u64::from(ended == Ended::WorkerDied);
             // One that was stopped finds out late: what counts is where the next one begins.
             let next = all.get(place + 1).map_or(Millis::MAX, |next| next.from);
             let committed = broker.committed(ownership.partition, ownership.to.min(next));

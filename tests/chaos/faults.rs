@@ -34,10 +34,12 @@ pub(crate) enum Fault {
     SeekTooFar,
     /// What follows a seek is not what was sought.
     SeekMissed,
+    /// Records come again though the worker on them did not die.
+    RepeatedWithoutDeath,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::CommitAtDelivery,
         Self::EpochIgnored,
         Self::RetryLost,
@@ -50,6 +52,7 @@ impl Fault {
         Self::SeekUndone,
         Self::SeekTooFar,
         Self::SeekMissed,
+        Self::RepeatedWithoutDeath,
     ];
 
     /// As what the checker has to find it.
@@ -58,7 +61,7 @@ impl Fault {
             Self::CommitAtDelivery | Self::SeekUndone => "unsafe",
             Self::EpochIgnored => "stale",
             Self::RetryLost => "lost",
-            Self::OrderSwapped | Self::SeekMissed => "disordered",
+            Self::OrderSwapped | Self::SeekMissed | Self::RepeatedWithoutDeath => "disordered",
             Self::CommitIgnored => "needless",
             Self::CommitFromThePast | Self::SeekTooFar => "rewound",
             Self::CommitStandsStill => "stalled",
@@ -82,7 +85,8 @@ impl Fault {
             | Self::CommitByFormerOwner
             | Self::SeekUndone
             | Self::SeekTooFar
-            | Self::SeekMissed => false,
+            | Self::SeekMissed
+            | Self::RepeatedWithoutDeath => false,
         }
     }
 
@@ -101,6 +105,7 @@ impl Fault {
             Self::SeekUndone => plant_at_seek(log, random, undo_seek),
             Self::SeekTooFar => plant_at_seek(log, random, seek_too_far),
             Self::SeekMissed => plant_at_seek(log, random, miss_seek),
+            Self::RepeatedWithoutDeath => deny_a_death(log, random),
         }
     }
 }
@@ -241,7 +246,7 @@ fn ignore_a_commit(log: &mut Log, random: &mut fastrand::Rng) -> bool {
     let mut places = Vec::new();
     for (number, member) in log.members.iter().enumerate() {
         for (at, told) in &member.told {
-            let Told::Assigned(partitions) = told else {
+            let (Told::Assigned(partitions) | Told::WorkerDied(partitions)) = told else {
                 continue;
             };
             // What is committed may go back then.
@@ -260,7 +265,8 @@ fn ignore_a_commit(log: &mut Log, random: &mut fastrand::Rng) -> bool {
                 }
                 let committed = committed_before(log, partition, *at);
                 if committed > 0 {
-                    places.push((number, *at, partition, committed - 1));
+                    // What has the same time as a death was before it.
+                    places.push((number, at + 1, partition, committed - 1));
                 }
             }
         }
@@ -371,9 +377,10 @@ fn stand_still(log: &mut Log, random: &mut fastrand::Rng) -> bool {
 /// Whether a word is about who has that partition, or where in it.
 fn concerns(told: &Told, partition: usize) -> bool {
     match told {
-        Told::Assigned(partitions) | Told::Revoked(partitions) | Told::Lost(partitions) => {
-            partitions.contains(&partition)
-        }
+        Told::Assigned(partitions)
+        | Told::Revoked(partitions)
+        | Told::Lost(partitions)
+        | Told::WorkerDied(partitions) => partitions.contains(&partition),
         Told::Seek { partition: of, .. } => *of == partition,
         Told::Committed(_) => false,
     }
@@ -527,6 +534,49 @@ fn seek_too_far(log: &mut Log, sought: &Sought) -> bool {
 fn miss_seek(log: &mut Log, sought: &Sought) -> bool {
     log.members[sought.member].handled.remove(sought.place);
     true
+}
+
+/// Nobody knows of the death of a worker after which records came again.
+fn deny_a_death(log: &mut Log, random: &mut fastrand::Rng) -> bool {
+    if log.order != Order::Partition {
+        // What comes again may be what was never completed.
+        return false;
+    }
+    let mut places = Vec::new();
+    for (number, member) in log.members.iter().enumerate() {
+        for (word, (at, told)) in member.told.iter().enumerate() {
+            let Told::WorkerDied(partitions) = told else {
+                continue;
+            };
+            for &partition in partitions {
+                let border = member.handled.partition_point(|record| record.at < *at);
+                let (before, after) = member.handled.split_at(border);
+                let is_its = |record: &&Handled| record.partition == partition;
+                if let (Some(before), Some(after)) =
+                    (before.iter().rfind(is_its), after.iter().find(is_its))
+                    && after.offset <= before.offset
+                    && !moved_between(log, number, partition, before.at, at - 1)
+                    && !moved_between(log, number, partition, at + 1, after.at)
+                    && !is_sought(log, number, partition)
+                {
+                    places.push((number, word, partition));
+                }
+            }
+        }
+    }
+    let Some((number, word, partition)) = random.choice(places) else {
+        return false;
+    };
+    if let (_, Told::WorkerDied(partitions)) = &mut log.members[number].told[word] {
+        partitions.retain(|other| *other != partition);
+    }
+    true
+}
+
+/// Whether a member has ever sought in a partition.
+fn is_sought(log: &Log, member: usize, partition: usize) -> bool {
+    let mut told = log.members[member].told.iter();
+    told.any(|(_, told)| matches!(told, Told::Seek { .. }) && concerns(told, partition))
 }
 
 fn change_any(log: &mut Log, random: &mut fastrand::Rng, change: fn(&mut Handled)) -> bool {

@@ -31,7 +31,7 @@ mod storm;
 
 use std::time::Duration;
 
-use keepup::Order;
+use keepup::{Model, Order};
 
 use checker::{Log, Verdict, check};
 use faults::Fault;
@@ -66,7 +66,7 @@ fn time(usual: u64) -> Duration {
 }
 
 /// What a storm left behind keeps every promise; and the checker, which says so, finds what is planted there.
-fn holds(kafka: &Kafka, name: &str, storm: &Storm, seed: u64) {
+fn holds(kafka: &Kafka, name: &str, storm: &Storm, seed: u64) -> Verdict {
     let log = storm::raise(kafka, name, storm, seed);
     let verdict = check(&log);
     println!("{name}, {:?}: {verdict}", storm.order);
@@ -78,6 +78,7 @@ fn holds(kafka: &Kafka, name: &str, storm: &Storm, seed: u64) {
     assert!(verdict.handled >= storm.records, "{verdict}");
     assert!(verdict.abrupt_ends > 0, "nobody was killed: {verdict}");
     finds_what_is_planted(&log, &verdict, seed);
+    verdict
 }
 
 fn finds_what_is_planted(log: &Log, clean: &Verdict, seed: u64) {
@@ -114,6 +115,7 @@ fn short(
             kills: 5_000..9_000,
             freezes: 6_000..12_000,
             frozen,
+            worker_kills: None,
             seeks: 700..1_400,
             calm: Duration::from_secs(16),
             restarts: 1,
@@ -125,7 +127,7 @@ fn short(
             _ => Order::Partition,
         },
         settles,
-        model: "threads",
+        model: Model::Threads,
         records: 250 * time.as_secs(),
         properties,
     }
@@ -160,8 +162,9 @@ fn s45_s41_a_storm_over_a_consumer_group_loses_reorders_and_commits_nothing_wron
     holds(&kafka, "storm-consumer", &storm, seed);
 }
 
+/// Three supervisors: they are killed and put to sleep as other members are, and their workers as well.
 #[test]
-fn s41_a_storm_over_members_some_of_whose_workers_are_processes_does_no_more_harm() {
+fn s41_s42_a_storm_over_three_supervisors_and_their_worker_processes_does_no_more_harm() {
     let kafka = kafka!(one);
     let seed = seed();
     let threads = short(
@@ -171,11 +174,17 @@ fn s41_a_storm_over_members_some_of_whose_workers_are_processes_does_no_more_har
         Duration::from_millis(4_500),
     );
     let storm = Storm {
-        model: "processes",
+        shape: Shape {
+            members: 3,
+            worker_kills: Some(700..1_500),
+            ..threads.shape
+        },
+        model: Model::Processes,
         order: Order::Partition,
         ..threads
     };
-    holds(&kafka, "storm-processes", &storm, seed);
+    let verdict = holds(&kafka, "storm-processes", &storm, seed);
+    assert!(verdict.worker_deaths > 0, "no worker was killed: {verdict}");
 }
 
 /// 10 minutes, 12 members of which one comes or goes every 200 to 500 ms, 80 partitions, 500,000 records.
@@ -193,6 +202,7 @@ fn long(
             kills: 15_000..30_000,
             freezes: 20_000..40_000,
             frozen,
+            worker_kills: None,
             seeks: 1_000..3_000,
             calm: Duration::from_secs(30),
             restarts: 3,
@@ -200,7 +210,7 @@ fn long(
         },
         order: Order::Partition,
         settles,
-        model: "threads",
+        model: Model::Threads,
         records: 500_000 * time.as_secs() / 600,
         properties,
     }

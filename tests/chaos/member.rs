@@ -4,12 +4,15 @@
 //! speaks as `keepup run --events json --records` does. At SIGUSR1 it seeks backwards in one of its partitions; it says
 //! so before it asks, since a kill may come in between.
 
+use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::Duration;
 
 use keepup::{
-    CommandError, Event, EventKind, Handle, Order, Record, TopicPartition, WorkerInfo, Workers,
+    CommandError, Event, EventKind, Handle, Model, Order, Record, TopicPartition, WorkerInfo,
+    Workers,
 };
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGTERM, SIGUSR1};
@@ -32,6 +35,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) name: &'a str,
     pub(crate) order: Order,
     pub(crate) workers: u64,
+    pub(crate) model: Model,
     /// How long a record takes.
     pub(crate) sleep: Duration,
     /// Chooses what is sought.
@@ -51,17 +55,36 @@ impl Plan<'_> {
                 Order::Unordered => "unordered",
             },
             "workers": self.workers,
+            "model": self.model.to_string(),
             "sleep_us": u64::try_from(self.sleep.as_micros()).expect("it is short"),
             "seed": self.seed,
             "properties": self.properties,
         });
-        let this = std::env::current_exe().expect("a test has a path");
-        let mut arguments = vec![format!("{PLAN}={plan}"), this.display().to_string()];
+        let mut arguments = vec![format!("{PLAN}={plan}"), program().display().to_string()];
         let test = "member::a_member_that_is_steered";
         arguments
             .extend(["--exact", "--ignored", "--nocapture", "--quiet", test].map(str::to_owned));
         (PathBuf::from("/usr/bin/env"), arguments)
     }
+}
+
+/// This program by another name: under that of a test of cargo's it would not be started again for worker processes.
+/// They come to the same test by the same arguments.
+fn program() -> PathBuf {
+    static LINKED: Once = Once::new();
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let member = directory.join("chaos-member");
+    LINKED.call_once(|| {
+        let this = std::env::current_exe().expect("a test has a path");
+        // Members of another run may have the name now: it changes from the one file to the other.
+        let own = directory.join(format!("chaos-member-{}", std::process::id()));
+        let _ = fs::remove_file(&own);
+        fs::hard_link(this, &own).expect("the target directory takes links");
+        fs::rename(&own, &member).expect("it can be renamed");
+        // Left where both were the same file already.
+        let _ = fs::remove_file(&own);
+    });
+    member
 }
 
 #[test]
@@ -95,6 +118,7 @@ fn work(plan: &Value) -> i32 {
             0 => Workers::AUTO,
             fixed => Workers::Fixed(usize::try_from(fixed).expect("a few")),
         })
+        .model(text("model").parse().expect("a model"))
         .contact_timeout(Duration::from_mins(1))
         .on_event(tell);
     for property in plan["properties"].as_array().expect("properties") {
@@ -147,7 +171,9 @@ fn seek(handle: &Handle, topic: &str, random: &mut fastrand::Rng) {
 /// Prints an event as the command does, where the storm wants to know of it.
 fn tell(event: &Event) {
     let (partitions, local, error, offsets) = match &event.kind {
-        EventKind::StartupComplete => (&[][..], false, None, &[][..]),
+        EventKind::StartupComplete
+        | EventKind::WorkerStarted { .. }
+        | EventKind::WorkerStopped { .. } => (&[][..], false, None, &[][..]),
         EventKind::PartitionsAssigned { partitions, local }
         | EventKind::PartitionsRevoked { partitions, local } => {
             (&partitions[..], *local, None, &[][..])
@@ -158,6 +184,11 @@ fn tell(event: &Event) {
         }
         _ => return,
     };
+    let (pid, reason) = match &event.kind {
+        EventKind::WorkerStarted { pid } => (*pid, None),
+        EventKind::WorkerStopped { pid, reason } => (*pid, Some(reason.name())),
+        _ => (None, None),
+    };
     let place = |partition: &TopicPartition| json!({ "topic": partition.topic(), "partition": partition.partition() });
     let offsets = offsets.iter().map(|(partition, offset)| {
         let mut at = place(partition);
@@ -167,6 +198,9 @@ fn tell(event: &Event) {
     line(&json!({
         "timestamp": event.timestamp_ms,
         "name": event.kind.name(),
+        "worker": event.worker,
+        "pid": pid,
+        "reason": reason,
         "partitions": partitions.iter().map(place).collect::<Vec<_>>(),
         "local": local,
         "success": error.is_none(),

@@ -19,6 +19,8 @@ pub(crate) struct Shape {
     pub(crate) freezes: Range<u64>,
     /// How long a member stays stopped.
     pub(crate) frozen: Duration,
+    /// Milliseconds from one worker process that is killed or stopped to the next, where workers are processes.
+    pub(crate) worker_kills: Option<Range<u64>>,
     /// Milliseconds from one seek to the next.
     pub(crate) seeks: Range<u64>,
     /// How long before the end nothing more is done, but that those that are stopped go on: where something stands still
@@ -43,6 +45,12 @@ pub(crate) enum Action {
     Freeze(usize),
     /// SIGCONT.
     Thaw(usize),
+    /// SIGKILL to one of a member's workers, or SIGSTOP for good; the number chooses which.
+    KillWorker {
+        place: usize,
+        choice: u64,
+        stopped: bool,
+    },
     /// A member that is steered seeks backwards in one of its partitions.
     Seek(usize),
     /// The broker is ended (killed, or asked to) and started again.
@@ -112,6 +120,8 @@ pub(crate) fn draw(shape: &Shape, seed: u64) -> Vec<Step> {
     let mut kill = Due::new(&shape.kills, random);
     let mut freeze = Due::new(&shape.freezes, random);
     let mut seek_due = Due::new(&shape.seeks, random);
+    let worker_kills = shape.worker_kills.as_ref();
+    let mut worker_kill = worker_kills.map(|every| Due::new(every, random));
     let mut now = 0;
     loop {
         now += random.u64(shape.toggles.clone());
@@ -127,6 +137,19 @@ pub(crate) fn draw(shape: &Shape, seed: u64) -> Vec<Step> {
             let whom: Vec<usize> = (0..places.len()).filter(may).collect();
             if let Some(number) = random.choice(whom) {
                 push(&mut steps, now, Action::Seek(number));
+            }
+        }
+        if let Some(due) = &mut worker_kill
+            && due.is_due(now, random)
+        {
+            let running = (0..places.len()).filter(|&place| places[place] == Place::Running);
+            if let Some(place) = random.choice(running.collect::<Vec<_>>()) {
+                let kill = Action::KillWorker {
+                    place,
+                    choice: random.u64(..),
+                    stopped: random.u8(..4) == 0,
+                };
+                push(&mut steps, now, kill);
             }
         }
         let number = random.usize(..places.len());
@@ -214,6 +237,7 @@ mod tests {
             kills: 3_000..6_000,
             freezes: 5_000..10_000,
             frozen: Duration::from_secs(8),
+            worker_kills: Some(1_500..3_000),
             seeks: 700..1_400,
             calm: Duration::from_secs(10),
             restarts: 2,
@@ -233,7 +257,7 @@ mod tests {
             let mut places = vec![Place::Empty; shape().members];
             let mut are_steered = vec![false; shape().members];
             let (mut kills, mut freezes, mut thaws, mut others) = (0, 0, 0, Vec::new());
-            let mut seeks = 0;
+            let (mut seeks, mut worker_kills) = (0, 0);
             for step in draw(&shape(), seed) {
                 assert!(step.at <= shape().time);
                 let (number, from, to) = match step.action {
@@ -245,6 +269,10 @@ mod tests {
                         seeks += 1;
                         assert!(are_steered[number], "{step:?}, seed {seed}");
                         (number, Place::Running, Place::Running)
+                    }
+                    Action::KillWorker { place, .. } => {
+                        worker_kills += 1;
+                        (place, Place::Running, Place::Running)
                     }
                     Action::Leave(number) => (number, Place::Running, Place::Empty),
                     Action::Kill(number) => {
@@ -270,6 +298,7 @@ mod tests {
             }
             assert!(kills >= 3, "seed {seed}: {kills}");
             assert!(seeks >= 5, "seed {seed}: {seeks}");
+            assert!(worker_kills >= 10, "seed {seed}: {worker_kills}");
             assert!(
                 freezes >= 2 && thaws == freezes,
                 "seed {seed}: {freezes}, {thaws}"

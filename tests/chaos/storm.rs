@@ -6,14 +6,14 @@ use std::io::{BufWriter, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ::keepup::Order;
+use ::keepup::{Model, Order};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::BaseRecord;
 use rdkafka::{Offset, TopicPartitionList};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::checker::{Commits, End, Handled, Log, Member, Millis, Told};
@@ -63,18 +63,35 @@ pub(crate) struct Storm {
     pub(crate) settles: Option<Duration>,
     /// Written while it lasts, evenly.
     pub(crate) records: u64,
-    /// What the workers of those members are that are the command; the others have threads.
-    pub(crate) model: &'static str,
+    /// What the workers of its members are.
+    pub(crate) model: Model,
     /// Properties of every member, beside [`PROPERTIES`].
     pub(crate) properties: Vec<(&'static str, &'static str)>,
 }
 
+/// Deaths of one worker, at most: a member whose worker dies more often within a minute gives up.
+const MOST_DEATHS: u32 = 4;
+
 /// A member that runs, stopped or not.
 struct Running {
     keepup: Keepup,
-    log: Arc<Mutex<Member>>,
+    heard: Arc<Mutex<Heard>>,
     frozen: Option<Millis>,
     is_steered: bool,
+    /// How often each of its workers was killed.
+    killed: BTreeMap<u64, u32>,
+}
+
+/// What a member has said.
+#[derive(Default)]
+struct Heard {
+    member: Member,
+    /// The processes of its workers.
+    pids: BTreeMap<u64, i32>,
+    /// The worker that had a partition last.
+    workers: BTreeMap<usize, u64>,
+    /// Lines that a worker could not finish.
+    cut_off: u32,
 }
 
 /// Raises a storm on a topic and a group of this name, and gives what was seen once everything is committed or nothing
@@ -210,6 +227,14 @@ impl<'a> Group<'a> {
                 let running = self.places[place].as_mut().expect("the schedule knows");
                 running.thaw();
             }
+            Action::KillWorker {
+                place,
+                choice,
+                stopped,
+            } => {
+                let running = self.places[place].as_mut().expect("the schedule knows");
+                running.kill_worker(choice, stopped);
+            }
             Action::Seek(place) => {
                 let running = self.places[place].as_mut().expect("the schedule knows");
                 running.seek();
@@ -243,9 +268,12 @@ impl<'a> Group<'a> {
             Order::Partition => 1,
             Order::Key | Order::Unordered => WORKERS,
         };
-        let log = Arc::new(Mutex::new(Member {
-            in_hand: usize::try_from(in_hand).expect("a few"),
-            ..Member::default()
+        let heard = Arc::new(Mutex::new(Heard {
+            member: Member {
+                in_hand: usize::try_from(in_hand).expect("a few"),
+                ..Member::default()
+            },
+            ..Heard::default()
         }));
         let (program, arguments) = if is_steered {
             self.steered(choice)
@@ -255,26 +283,24 @@ impl<'a> Group<'a> {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut lines = self.lines();
         let sieve = {
-            let log = Arc::clone(&log);
+            let heard = Arc::clone(&heard);
             move |line: &str| {
                 if let Some(lines) = &mut lines {
                     writeln!(lines, "{line}").expect("lines can be kept");
                 }
                 // The harness that a steered member is started by says something as well.
                 if !is_steered || line.starts_with('{') {
-                    note(
-                        &mut log.lock().unwrap_or_else(PoisonError::into_inner),
-                        line,
-                    );
+                    lock(&heard).note(line);
                 }
                 true
             }
         };
         Running {
             keepup: Keepup::launch(program, &arguments, sieve),
-            log,
+            heard,
             frozen: None,
             is_steered,
+            killed: BTreeMap::new(),
         }
     }
 
@@ -302,6 +328,7 @@ impl<'a> Group<'a> {
                 Order::Partition => [0, 2][index(choice, 2)],
                 Order::Key | Order::Unordered => WORKERS,
             },
+            model: self.storm.model,
             sleep: Duration::from_micros([500, 1_000, 4_000][index(choice / 2, 3)]),
             seed: choice,
             properties: &self.properties(),
@@ -327,7 +354,7 @@ impl<'a> Group<'a> {
             Order::Partition => ["auto", "2"][index(choice, 2)],
             Order::Key | Order::Unordered => &fixed,
         };
-        arguments.extend(["--workers", workers, "--model", self.storm.model]);
+        arguments.extend(["--workers", workers, "--model", self.storm.model.name()]);
         let script = crate::support::process::repository().join("tests/chaos/flaky.sh");
         let flaky = format!("exec=exec {}", quoted(&script));
         arguments.extend(match self.storm.order {
@@ -415,18 +442,36 @@ impl Running {
 
     /// Asks it to leave.
     fn leave(mut self) -> Self {
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.asked = Some(now());
-        drop(log);
+        lock(&self.heard).member.asked = Some(now());
         self.signal(Signal::TERM);
         self
     }
 
+    /// Ends one of its worker processes, or has it sleep until that is noticed; where it has said of one by now, and that
+    /// has not died too often.
+    fn kill_worker(&mut self, choice: u64, stopped: bool) {
+        let heard = lock(&self.heard);
+        let may = |worker: &u64| self.killed.get(worker).copied().unwrap_or(0) < MOST_DEATHS;
+        let pids: Vec<(u64, i32)> = heard
+            .pids
+            .iter()
+            .filter(|(worker, _)| may(worker))
+            .map(|(worker, pid)| (*worker, *pid))
+            .collect();
+        if pids.is_empty() {
+            return;
+        }
+        let (worker, number) = pids[index(choice, pids.len() as u64)];
+        *self.killed.entry(worker).or_default() += 1;
+        let signal = if stopped { Signal::STOP } else { Signal::KILL };
+        // One that has ended just now is not there; numbers are given in turn, so that nobody else has its own yet.
+        let pid = Pid::from_raw(number).expect("a process has a number");
+        let _ = kill_process(pid, signal);
+    }
+
     /// Has it seek, where it has come so far as to take signals.
     fn seek(&mut self) {
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_begun = log.began.is_some();
-        drop(log);
+        let has_begun = lock(&self.heard).member.began.is_some();
         if self.is_steered && has_begun {
             self.signal(Signal::USR1);
         }
@@ -435,8 +480,7 @@ impl Running {
     fn thaw(&mut self) {
         if let Some(since) = self.frozen.take() {
             self.signal(Signal::CONT);
-            let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-            log.stops.push(since..now());
+            lock(&self.heard).member.stops.push(since..now());
         }
     }
 
@@ -448,76 +492,121 @@ impl Running {
         assert!(!stderr.contains("panicked at"), "{stderr}");
         // With it its readers have ended: the log is whole.
         drop(self.keepup);
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heard = lock(&self.heard);
+        let deaths: u32 = self.killed.values().sum();
+        assert!(
+            heard.cut_off <= deaths,
+            "{} lines are cut off",
+            heard.cut_off
+        );
+        let member = &mut heard.member;
         let end = end.unwrap_or_else(|| match (code, signal) {
             (Some(0), _) => End::Left,
             (Some(3), _) => End::LeftWork,
             // It had not come so far as to take signals.
-            (_, Some(signal)) if signal == Signal::TERM.as_raw() && log.began.is_none() => {
+            (_, Some(signal)) if signal == Signal::TERM.as_raw() && member.began.is_none() => {
                 End::Killed
             }
             _ => panic!("a member ended with code {code:?}, signal {signal:?}:\n{stderr}"),
         });
-        log.end = Some((now(), end));
-        std::mem::take(&mut *log)
+        member.end = Some((now(), end));
+        std::mem::take(member)
     }
 }
 
-/// Takes a line of a member's standard output down.
-fn note(member: &mut Member, line: &str) {
-    let event: Value =
-        serde_json::from_str(line).unwrap_or_else(|_| panic!("not an event: {line}"));
-    let at = event["timestamp"].as_i64().expect("an event has a time");
-    let partition = |place: &Value| {
-        let number = place["partition"].as_u64().expect("a partition");
-        usize::try_from(number).expect("not so many")
-    };
-    let partitions = || {
-        let places = event["partitions"].as_array().expect("partitions");
-        places.iter().map(partition).collect::<Vec<_>>()
-    };
-    // A move from one worker of a process to another is no matter of the group's.
-    let is_local = event["local"] == true;
-    let number = |field: &str| {
-        let text = event[field].as_str().expect("a text");
-        text.parse().expect("a number")
-    };
-    match event["name"].as_str().expect("an event has a name") {
-        "record_data" => member.handled.push(Handled {
-            at,
-            partition: partition(&event),
-            offset: event["offset"].as_i64().expect("an offset"),
-            key: number("key"),
-            number: number("value"),
-        }),
-        "startup_complete" => member.began = Some(at),
-        "partitions_assigned" if !is_local => member.tell(at, Told::Assigned(partitions())),
-        "partitions_revoked" if !is_local => member.tell(at, Told::Revoked(partitions())),
-        "partitions_lost" => member.tell(at, Told::Lost(partitions())),
-        name @ ("seek" | "seek_refused") => {
-            let seek = Told::Seek {
-                partition: partitions()[0],
+fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
+    heard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Heard {
+    /// Takes a line of standard output down.
+    fn note(&mut self, line: &str) {
+        let Ok(event) = serde_json::from_str::<Value>(line) else {
+            // What a worker was killed over is passed on as far as it came.
+            assert!(!self.pids.is_empty(), "not an event: {line}");
+            self.cut_off += 1;
+            return;
+        };
+        let at = event["timestamp"].as_i64().expect("an event has a time");
+        let partition = |place: &Value| {
+            let number = place["partition"].as_u64().expect("a partition");
+            usize::try_from(number).expect("not so many")
+        };
+        let partitions = || {
+            let places = event["partitions"].as_array().expect("partitions");
+            places.iter().map(partition).collect::<Vec<_>>()
+        };
+        // A move from one worker of a process to another is no matter of the group's.
+        let is_local = event["local"] == true;
+        let number = |field: &str| {
+            let text = event[field].as_str().expect("a text");
+            text.parse().expect("a number")
+        };
+        // The one that reads for all in key order is none.
+        let worker = event["worker"].as_u64();
+        let member = &mut self.member;
+        match event["name"].as_str().expect("an event has a name") {
+            "record_data" => member.handled.push(Handled {
+                at,
+                partition: partition(&event),
                 offset: event["offset"].as_i64().expect("an offset"),
-            };
-            if name == "seek" {
-                member.tell(at, seek);
-            } else if let Some(last) = member.told.iter().rposition(|(_, told)| *told == seek) {
-                member.told.remove(last);
+                key: number("key"),
+                number: number("value"),
+            }),
+            "startup_complete" => member.began = Some(at),
+            "worker_started" => {
+                if let (Some(worker), Some(pid)) = (worker, event["pid"].as_i64()) {
+                    let pid = i32::try_from(pid).expect("a number of a process");
+                    self.pids.insert(worker, pid);
+                }
             }
+            "worker_stopped" => {
+                self.pids.retain(|other, _| Some(*other) != worker);
+                if event["reason"] == "child-exited" || event["reason"] == "child-silent" {
+                    let had = self
+                        .workers
+                        .iter()
+                        .filter(|(_, with)| Some(**with) == worker);
+                    let had = had.map(|(partition, _)| *partition).collect();
+                    member.tell(at, Told::WorkerDied(had));
+                }
+            }
+            "partitions_assigned" => {
+                let partitions = partitions();
+                let with = partitions.iter().zip(worker.iter().cycle());
+                self.workers
+                    .extend(with.map(|(partition, worker)| (*partition, *worker)));
+                if !is_local {
+                    member.tell(at, Told::Assigned(partitions));
+                }
+            }
+            "partitions_revoked" if !is_local => member.tell(at, Told::Revoked(partitions())),
+            "partitions_lost" => member.tell(at, Told::Lost(partitions())),
+            name @ ("seek" | "seek_refused") => {
+                let seek = Told::Seek {
+                    partition: partitions()[0],
+                    offset: event["offset"].as_i64().expect("an offset"),
+                };
+                if name == "seek" {
+                    member.tell(at, seek);
+                } else if let Some(last) = member.told.iter().rposition(|(_, told)| *told == seek) {
+                    member.told.remove(last);
+                }
+            }
+            "offsets_committed" if event["success"] != true => {
+                let why = event["error"].as_str().unwrap_or_default();
+                *member.refusals.entry(why.to_owned()).or_default() += 1;
+            }
+            "offsets_committed" => {
+                let offsets = event["offsets"].as_array().expect("offsets").iter();
+                let offsets = offsets.map(|place| {
+                    let offset = place["offset"].as_i64().expect("an offset");
+                    (partition(place), offset)
+                });
+                member.tell(at, Told::Committed(offsets.collect()));
+            }
+            _ => {}
         }
-        "offsets_committed" if event["success"] != true => {
-            let why = event["error"].as_str().unwrap_or_default();
-            *member.refusals.entry(why.to_owned()).or_default() += 1;
-        }
-        "offsets_committed" => {
-            let offsets = event["offsets"].as_array().expect("offsets").iter();
-            let offsets = offsets.map(|place| {
-                let offset = place["offset"].as_i64().expect("an offset");
-                (partition(place), offset)
-            });
-            member.tell(at, Told::Committed(offsets.collect()));
-        }
-        _ => {}
     }
 }
 

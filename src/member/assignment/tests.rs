@@ -85,6 +85,8 @@ struct Bench {
     warnings: usize,
     /// Whether what was handed over last is told as a move within the process.
     last_was_local: Option<bool>,
+    /// The partitions that the observer believes this process has, by what it was told.
+    believed: BTreeSet<TopicPartition>,
 }
 
 impl Bench {
@@ -101,6 +103,7 @@ impl Bench {
             answers: Vec::new(),
             warnings: 0,
             last_was_local: None,
+            believed: BTreeSet::new(),
         };
         bench.act(|assignment, _, actions| assignment.begin(actions));
         bench
@@ -148,6 +151,10 @@ impl Bench {
                 local,
             } => {
                 self.last_was_local = Some(local);
+                for lane in &lanes {
+                    let is_news = self.believed.insert(lane.partition.clone());
+                    assert_eq!(is_news, !local, "{}: told twice, or never", lane.partition);
+                }
                 self.hand(worker, lanes);
             }
             Action::Release {
@@ -200,7 +207,23 @@ impl Bench {
                 });
             }
             Action::Tell(EventKind::Warning { .. }) => self.warnings += 1,
-            Action::Tell(_) => {}
+            Action::Tell(
+                EventKind::PartitionsRevoked {
+                    partitions,
+                    local: false,
+                }
+                | EventKind::PartitionsLost { partitions },
+            ) => self.is_told_gone(&partitions),
+            Action::Tell(other) => panic!("{other:?}"),
+        }
+    }
+
+    fn is_told_gone(&mut self, partitions: &[TopicPartition]) {
+        for partition in partitions {
+            assert!(
+                self.believed.remove(partition),
+                "{partition} is told to be gone, and was not there"
+            );
         }
     }
 
@@ -337,17 +360,37 @@ impl Bench {
         let Some(has) = self.workers.get_mut(&worker) else {
             return;
         };
-        if has.told_to_stop {
-            return self.exit(worker, false);
+        let mut asked = std::mem::take(&mut has.asked);
+        let ends = has.told_to_stop;
+        if ends {
+            let all = has.lanes.keys();
+            asked.extend(all.map(|epoch| (*epoch, ReleaseCause::Revoked)));
         }
-        let asked = std::mem::take(&mut has.asked);
-        let lanes: Vec<(AssignmentEpoch, Option<Failed>)> = asked
-            .into_keys()
-            .filter(|epoch| has.lanes.remove(epoch).is_some())
-            .map(|epoch| (epoch, None))
-            .collect();
-        if !lanes.is_empty() {
-            self.act(|assignment, now, actions| assignment.released(lanes, now, actions));
+        let mut by_cause: BTreeMap<ReleaseCause, Vec<_>> = BTreeMap::new();
+        for (epoch, cause) in asked {
+            by_cause.entry(cause).or_default().push(epoch);
+        }
+        for (cause, epochs) in by_cause {
+            self.give_back(worker, epochs, cause);
+        }
+        if ends {
+            self.exit(worker, false);
+        }
+    }
+
+    fn give_back(&mut self, worker: usize, epochs: Vec<AssignmentEpoch>, cause: ReleaseCause) {
+        let Some(has) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        let starts = epochs.iter().filter_map(|epoch| has.lanes.remove(epoch));
+        let partitions: Vec<_> = starts.map(|start| start.partition).collect();
+        if matches!(cause, ReleaseCause::Revoked | ReleaseCause::Lost) {
+            self.is_told_gone(&partitions);
+        }
+        let lanes: Vec<(AssignmentEpoch, Option<Failed>)> =
+            epochs.into_iter().map(|epoch| (epoch, None)).collect();
+        if !partitions.is_empty() {
+            self.act(|assignment, now, actions| assignment.released(lanes, cause, now, actions));
         }
     }
 
@@ -446,6 +489,14 @@ impl Bench {
                     "{partition}"
                 );
             }
+        }
+        let late = assignment.overrunning.values().map(|lane| &lane.partition);
+        let here: BTreeSet<_> = self.owned.iter().chain(late).collect();
+        for partition in &self.believed {
+            assert!(
+                here.contains(partition),
+                "nobody told that {partition} is gone"
+            );
         }
         for (epoch, lane) in &assignment.overrunning {
             assert!(
@@ -1347,6 +1398,36 @@ fn a_worker_that_ends_during_a_revoke_answers_it() {
     bench.complete(0);
     bench.exit(0, true);
     assert_eq!(bench.answers[0].watermarks, [(tp(0), 11)]);
+    assert!(bench.believed.is_empty(), "it could not say so itself");
+    bench.check();
+}
+
+#[test]
+fn what_goes_while_no_worker_has_it_is_told_to_be_gone() {
+    let mut bench = Bench::new(Workers::Fixed(1));
+    bench.assign(&[0, 1, 2]);
+    bench.resolve_all(10);
+    bench.exit(0, false);
+    bench.act(|assignment, _, _| assignment.worker_rests(0));
+    // New to this process, and with no worker yet: of that nothing was told.
+    bench.assign(&[3]);
+    bench.resolve_all(0);
+    bench.revoke(&[0, 3]);
+    assert_eq!(bench.believed, BTreeSet::from([tp(1), tp(2)]));
+    bench.lose(&[1]);
+    assert_eq!(bench.believed, BTreeSet::from([tp(2)]));
+    bench.act(|assignment, _, actions| assignment.worker_may_start(0, actions));
+    assert_eq!(bench.last_was_local, Some(true), "2 was here all the time");
+    bench.check();
+}
+
+#[test]
+fn what_was_lost_while_its_worker_was_at_a_record_is_told_where_that_worker_dies() {
+    let mut bench = Bench::running(1);
+    bench.lose(&[0]);
+    assert!(bench.believed.contains(&tp(0)), "its worker tells it");
+    bench.exit(0, true);
+    assert!(bench.believed.is_empty());
     bench.check();
 }
 

@@ -15,6 +15,7 @@ use crate::record::Record;
 use crate::runtime::events::{EventSink, EventThread};
 use crate::source::memory::{MemoryFactory, MemoryLog};
 use crate::worker::gate::Gate;
+use crate::worker::lane::ReleaseCause;
 use crate::worker::mailbox::Mailbox;
 
 /// Nothing here takes longer.
@@ -221,7 +222,7 @@ fn a_child_of_another_version_ends_the_run_and_says_what_to_do() {
 #[test]
 fn a_stop_before_a_child_came_to_run_ends_it_at_once() {
     let stage = Stage::begin("trap '' TERM; sleep 60", PATIENT);
-    stage.mailbox.stop();
+    stage.mailbox.stop(ReleaseCause::Revoked);
     assert_eq!(stage.end().0, WorkerExit::Asked);
 }
 

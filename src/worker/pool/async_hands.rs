@@ -180,7 +180,7 @@ impl AsyncHands {
 
     async fn run(mut self) -> WorkerExit {
         loop {
-            if self.context.mailbox.has_wishes() && self.context.mailbox.take().1 {
+            if self.context.mailbox.has_wishes() && self.context.mailbox.take().1.is_some() {
                 self.ends_with(WorkerExit::Asked);
             }
             let found = self.look();

@@ -149,7 +149,7 @@ impl Pool {
         schedule.relieve(Place::of(seat.worker));
         let deadline = self.clock.now() + MAX_PULL_WAIT;
         loop {
-            if seat.mailbox.has_wishes() && seat.mailbox.take().1 {
+            if seat.mailbox.has_wishes() && seat.mailbox.take().1.is_some() {
                 self.leave(schedule);
                 return Told::Stop;
             }

@@ -6,7 +6,7 @@
 //! on until it has not any more.
 
 use std::any::Any;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -165,10 +165,10 @@ impl Reader {
             for wish in wishes {
                 self.fulfil(wish);
             }
-            if stop {
+            if let Some(cause) = stop {
                 self.stopping = true;
                 let all: Vec<_> = self.epochs.keys().copied().collect();
-                self.release(&all, ReleaseCause::Revoked);
+                self.release(&all, cause);
             }
         }
         let now = self.context.clock.now();
@@ -321,8 +321,7 @@ impl Reader {
             return;
         }
         self.report_consumed(true);
-        let (mut revoked, mut moved, mut lost) = (Vec::new(), Vec::new(), Vec::new());
-        let mut lanes = Vec::new();
+        let mut by_cause: BTreeMap<ReleaseCause, (Vec<_>, Vec<_>)> = BTreeMap::new();
         for Goodbye {
             epoch,
             partition,
@@ -332,23 +331,17 @@ impl Reader {
             self.epochs.remove(&epoch);
             self.leaving.remove(&epoch);
             self.left_out.remove(&epoch);
+            let (lanes, partitions) = by_cause.entry(cause).or_default();
             lanes.push((epoch, None));
-            match cause {
-                ReleaseCause::Revoked => revoked.push(partition),
-                ReleaseCause::Moved => moved.push(partition),
-                ReleaseCause::Lost => lost.push(partition),
-                ReleaseCause::Repositioned => {}
+            partitions.push(partition);
+        }
+        for (cause, (lanes, partitions)) in by_cause {
+            if let Some(kind) = cause.event(partitions) {
+                self.event(kind);
             }
+            let cause = Some(cause);
+            self.report(FromWorker::Released { lanes, cause });
         }
-        for (partitions, local) in [(revoked, false), (moved, true)] {
-            if !partitions.is_empty() {
-                self.event(EventKind::PartitionsRevoked { partitions, local });
-            }
-        }
-        if !lost.is_empty() {
-            self.event(EventKind::PartitionsLost { partitions: lost });
-        }
-        self.report(FromWorker::Released { lanes });
     }
 
     fn report(&self, report: FromWorker) {

@@ -216,7 +216,7 @@ impl Running {
         self.reports
             .try_iter()
             .flat_map(|report| match report {
-                FromWorker::Released { lanes } => lanes,
+                FromWorker::Released { lanes, .. } => lanes,
                 other => panic!("{other:?}"),
             })
             .collect()

@@ -18,6 +18,8 @@ pub(super) struct Ownership {
     ended: Ended,
     /// Whether the owner said that it had it.
     pub(super) told: bool,
+    /// Whether the same owner had it before, with a worker that died.
+    goes_on: bool,
     pub(super) records: Vec<Handled>,
     /// By time, one more than the highest offset that was completed by then: it is asked for with every look at a commit.
     peaks: Vec<(Millis, i64)>,
@@ -41,6 +43,8 @@ pub(super) enum Ended {
     /// By the owner, in its own time.
     Orderly,
     Killed,
+    /// The process died that was the owner's worker on it; the owner goes on with another.
+    WorkerDied,
     LeftWork,
     Lost,
     /// The group gave it away while the owner was stopped, whatever that said afterwards.
@@ -58,6 +62,7 @@ impl Ownership {
             to: Millis::MAX,
             ended: Ended::Orderly,
             told: true,
+            goes_on: false,
             records: Vec::new(),
             peaks: Vec::new(),
             seeks: Vec::new(),
@@ -94,18 +99,29 @@ impl Ownership {
         }
     }
 
+    /// What its owner has from now on, with another worker.
+    fn succeeded(&self, at: Millis) -> Self {
+        Self {
+            told: self.told,
+            goes_on: true,
+            ..Self::new(self.member, self.partition, at)
+        }
+    }
+
     /// Whether its owner was told that the group had given it away.
     pub(super) fn was_lost(&self) -> bool {
         self.ended == Ended::Lost
     }
 
+    /// Whether anything was done in it, or asked for.
+    fn has_begun(&self) -> bool {
+        !self.records.is_empty() || !self.seeks.is_empty()
+    }
+
     /// A member that was away is told of an assignment that the group has taken back since, and then of that. It took
     /// nothing over.
     fn was_old_news(&self) -> bool {
-        self.was_lost()
-            && self.records.is_empty()
-            && self.seeks.is_empty()
-            && self.to - self.from < ANSWER
+        self.was_lost() && !self.has_begun() && self.to - self.from < ANSWER
     }
 
     /// What was sought, where a life begins with the record of that place.
@@ -128,10 +144,13 @@ impl Ownership {
         self.peaks[..by_then].last().map(|(_, peak)| *peak)
     }
 
-    fn find_peaks(&mut self) {
+    /// `before` is what the owner had completed with a worker that died.
+    fn find_peaks(&mut self, before: Option<i64>) {
         let records = self.records.iter();
+        let before = before.map(|reached| (self.from, reached));
         self.peaks = records
             .map(|record| (record.at, record.offset + 1))
+            .chain(before)
             .collect();
         self.peaks.sort_unstable();
         let mut highest = i64::MIN;
@@ -199,13 +218,23 @@ pub(super) fn by_partition(log: &Log) -> Vec<Vec<Ownership>> {
     for all in &mut by_partition {
         all.sort_by_key(|ownership| ownership.from);
         let (mut left, mut reached) = (Vec::new(), 0);
+        // What each member has left to itself where its worker died: how far that had come, and what it still owes.
+        let mut dead: BTreeMap<usize, (Option<i64>, Vec<Seek>)> = BTreeMap::new();
         for ownership in all {
-            ownership.find_peaks();
+            let before = dead.remove(&ownership.member);
+            let (before, owed) = before.filter(|_| ownership.goes_on).unwrap_or_default();
+            ownership.seeks.splice(0..0, owed);
+            ownership.find_peaks(before);
             ownership.find_restarts(log.order, &left, reached);
             if !ownership.records.is_empty() {
                 left.clear();
             }
-            left.extend_from_slice(&ownership.unheeded);
+            if ownership.ended == Ended::WorkerDied {
+                let reached = ownership.reached(Millis::MAX);
+                dead.insert(ownership.member, (reached, ownership.unheeded.clone()));
+            } else {
+                left.extend_from_slice(&ownership.unheeded);
+            }
             reached = ownership.reached(Millis::MAX).unwrap_or(0).max(reached);
         }
     }
@@ -241,6 +270,22 @@ fn ownerships(number: usize, member: &Member) -> Vec<Ownership> {
             continue;
         }
         let Some((at, told)) = told.next() else { break };
+        if let Told::WorkerDied(partitions) = told {
+            for partition in partitions {
+                // Whose worker had begun nothing goes on as it was.
+                let begun = open.get_mut(partition).filter(|open| open.has_begun());
+                if let Some(ownership) = begun {
+                    let new = ownership.succeeded(*at);
+                    let old = std::mem::replace(ownership, new);
+                    all.push(Ownership {
+                        to: *at,
+                        ended: Ended::WorkerDied,
+                        ..old
+                    });
+                }
+            }
+            continue;
+        }
         let (concerned, ended, taking) = match told {
             // Where it was let go of before, that went with the member's end, or never came.
             Told::Assigned(partitions) => (partitions, Ended::Lost, true),
@@ -257,7 +302,7 @@ fn ownerships(number: usize, member: &Member) -> Vec<Ownership> {
                 });
                 continue;
             }
-            Told::Committed(_) => continue,
+            Told::Committed(_) | Told::WorkerDied(_) => continue,
         };
         for &partition in concerned {
             let closed = open.remove(&partition).map(|ownership| Ownership {

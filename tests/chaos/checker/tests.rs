@@ -598,7 +598,7 @@ fn every_planted_fault_is_found() {
     let mut planted = BTreeSet::new();
     let mut lost = takeover(Some((9_000, End::Left)));
     lost.members[0].told.push((200, Told::Lost(vec![0])));
-    for log in [lost, alone(0..150), sought()] {
+    for log in [lost, alone(0..150), sought(), worker_dies()] {
         assert_eq!(check(&log).found(), [""; 0]);
         for fault in Fault::ALL {
             for seed in 0..20 {
@@ -617,4 +617,90 @@ fn every_planted_fault_is_found() {
         }
     }
     assert_eq!(planted.len(), Fault::ALL.len(), "{planted:?}");
+}
+
+/// Member 0 has completed what lies below 6, with 4 committed, when its worker dies at 1,000; the next one begins at 4.
+fn worker_dies() -> Log {
+    let mut log = takeover(None);
+    let new = log.members.remove(1);
+    let old = &mut log.members[0];
+    old.handled.extend(new.handled);
+    old.told.push((1_000, Told::WorkerDied(vec![0])));
+    old.told.push((6_000, Told::Committed(vec![(0, 10)])));
+    old.end = Some((9_000, End::Left));
+    log
+}
+
+#[test]
+fn what_a_worker_that_died_had_not_told_comes_again_in_a_life_of_its_own() {
+    let verdict = check(&worker_dies());
+    assert_eq!(verdict.found(), [""; 0], "{verdict}");
+    assert_eq!(
+        (verdict.handled, verdict.repeats, verdict.uncommitted),
+        (10, 2, 3)
+    );
+    assert_eq!((verdict.worker_deaths, verdict.ownerships), (1, 2));
+}
+
+#[test]
+fn the_same_repeats_without_a_death_or_below_the_commit_are_found() {
+    let mut log = worker_dies();
+    log.members[0]
+        .told
+        .retain(|(_, told)| !matches!(told, Told::WorkerDied(_)));
+    assert!(check(&log).found().contains(&"disordered"));
+
+    let mut log = worker_dies();
+    log.commits[0] = commits(900, 5);
+    let verdict = check(&log);
+    assert_eq!(verdict.found(), ["needless"], "{verdict}");
+}
+
+#[test]
+fn within_the_life_after_a_death_the_order_holds_and_what_was_done_before_may_be_committed() {
+    let mut log = worker_dies();
+    // Told before the death, and confirmed after the next one has begun.
+    log.commits.insert(1, commits(5_045, 6));
+    log.members[0]
+        .told
+        .insert(3, (5_046, Told::Committed(vec![(0, 6)])));
+    let verdict = check(&log);
+    assert_eq!(verdict.found(), [""; 0], "{verdict}");
+
+    log.members[0].handled.swap(7, 8);
+    log.members[0].handled[7].at -= 10;
+    log.members[0].handled[8].at += 10;
+    assert_eq!(check(&log).found(), ["disordered"]);
+}
+
+#[test]
+fn what_was_sought_before_a_worker_died_is_owed_by_the_next() {
+    let mut log = worker_dies();
+    let seek = Told::Seek {
+        partition: 0,
+        offset: 2,
+    };
+    log.members[0].tell(990, seek);
+    log.members[0].handled.drain(6..);
+    let again = (2..10).map(|offset| handled(5_000 + offset * 10, offset));
+    log.members[0].handled.extend(again);
+    let verdict = check(&log);
+    assert_eq!(verdict.found(), [""; 0], "{verdict}");
+    assert_eq!(verdict.restarts, 1);
+
+    // The next one goes on as if nothing had been sought, for longer than one waits.
+    let mut log = worker_dies();
+    let seek = Told::Seek {
+        partition: 0,
+        offset: 2,
+    };
+    log.members[0].tell(990, seek);
+    for record in &mut log.members[0].handled[6..] {
+        record.at += 2 * PATIENCE;
+    }
+    log.members[0].told.pop();
+    log.members[0].end = None;
+    log.commits.pop();
+    log.commits.push(commits(30_000, 10));
+    assert!(check(&log).found().contains(&"disordered"));
 }

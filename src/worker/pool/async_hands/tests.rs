@@ -372,7 +372,7 @@ impl Scene {
     fn wait_for_release(&self) {
         loop {
             match self.reports.recv_timeout(PATIENT) {
-                Ok(FromWorker::Released { lanes })
+                Ok(FromWorker::Released { lanes, .. })
                     if lanes.contains(&(AssignmentEpoch(self.epochs), None)) =>
                 {
                     return;
@@ -399,16 +399,16 @@ impl Scene {
 
     /// Ends everything in order.
     fn stop(self) -> Arc<Noted> {
-        self.reader.stop();
+        self.reader.stop(ReleaseCause::Revoked);
         assert_eq!(self.exit_of(READER), WorkerExit::Asked);
         self.end()
     }
 
     /// Ends what still runs.
     fn end(self) -> Arc<Noted> {
-        self.reader.stop();
+        self.reader.stop(ReleaseCause::Revoked);
         for worker in &self.workers {
-            worker.stop();
+            worker.stop(ReleaseCause::Revoked);
         }
         for thread in self.threads {
             thread.join().expect("no thread panics");
@@ -663,7 +663,7 @@ fn a_stop_that_is_cut_short_cancels_what_is_in_the_handler_and_the_worker_ends()
     let scene = Script::default().start();
     let noted = Arc::clone(&scene.noted);
     noted.wait_for("all are in", |notes| notes.inside == 100);
-    scene.workers[0].stop();
+    scene.workers[0].stop(ReleaseCause::Revoked);
     let early = scene.reports.recv_timeout(Duration::from_millis(100));
     assert!(early.is_err(), "it did not wait: {early:?}");
     scene.workers[0].cut_short();
