@@ -538,6 +538,14 @@ fn sighup_replaces_one_worker_after_the_other_and_repeats_nothing() {
         .filter_map(|event| event["restarts"].as_u64())
         .max();
     assert_eq!(restarts, Some(0), "none of them failed");
+    let events = run.events();
+    let mut revoked = events
+        .iter()
+        .filter(|event| event["name"] == "partitions_revoked");
+    assert!(
+        revoked.all(|event| event["local"] == true),
+        "the group has taken nothing"
+    );
     run.signal(Signal::TERM);
     assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
     assert_eq!(deliveries.repeats(), 0);

@@ -841,7 +841,9 @@ impl<'a> StandIn<'a> {
             .into_iter()
             .filter_map(|(epoch, held)| {
                 held.start.tracker.worker_is_gone();
-                let failed = told.remove(&epoch).unwrap_or(held.failed);
+                // Those who share a partition's records do not say what failed in it,
+                // but what is tried again is told at once.
+                let failed = told.remove(&epoch).flatten().or(held.failed);
                 // Else it is as if it had stayed in the mailbox.
                 held.is_picked_up.then_some((epoch, failed))
             })

@@ -299,6 +299,9 @@ pub(crate) struct Backlog {
     /// The last record of each lane, where lanes have more than one.
     tails: Option<Box<[u64]>>,
     failures: BTreeMap<u64, Failure>,
+    /// The offset of a record that failed in another process, and its attempts
+    /// there; until it is read.
+    failed_before: Option<(i64, u32)>,
     /// The piece that was looked for last: the next is nearly always the same.
     last_piece: Cell<usize>,
     /// No record before it is ready.
@@ -324,6 +327,7 @@ impl Backlog {
             next_seq: 0,
             tails: (shared > 0).then(|| vec![NONE; shared].into_boxed_slice()),
             failures: BTreeMap::new(),
+            failed_before: None,
             last_piece: Cell::new(0),
             look_from: 0,
             taken_below: 0,
@@ -335,6 +339,11 @@ impl Backlog {
             watermark: offset,
             next_offset: offset,
         }
+    }
+
+    /// Counts the attempts of that record on, which has failed in another process.
+    pub(crate) fn failed_before(&mut self, offset: i64, attempts: u32) {
+        self.failed_before = Some((offset, attempts));
     }
 
     /// Adds what was fetched. `slots` has the slot of every record that is left
@@ -351,6 +360,17 @@ impl Backlog {
             return Some(batch);
         }
         let first_seq = self.next_seq;
+        if let Some((offset, attempts)) = self
+            .failed_before
+            .take_if(|(offset, _)| *offset < batch.next_offset)
+        {
+            let unread = batch.entries.get(batch.cursor..).unwrap_or_default();
+            // Where compaction was faster it is not there.
+            if let Ok(index) = unread.binary_search_by_key(&offset, |entry| entry.offset) {
+                let failure = Failure::new(attempts);
+                self.failures.insert(first_seq + index as u64, failure);
+            }
+        }
         let has_order = self.tails.is_some();
         let mut piece = Piece {
             first_seq,

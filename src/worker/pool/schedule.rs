@@ -258,10 +258,14 @@ impl Schedule {
 
     /// A partition begins.
     pub(crate) fn start(&mut self, start: &LaneStart) {
+        let mut backlog = Backlog::new(start.offset, self.rules.lanes);
+        if let Some(failed) = &start.failed {
+            backlog.failed_before(failed.offset, failed.attempts);
+        }
         let part = Part {
             partition: start.partition.clone(),
             tracker: Arc::clone(&start.tracker),
-            backlog: Backlog::new(start.offset, self.rules.lanes),
+            backlog,
             paused: start.paused,
             leaving: None,
             is_in_turn: false,

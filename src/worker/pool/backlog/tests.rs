@@ -1,6 +1,6 @@
 //! What is completed beyond the watermark, and what a completion costs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::*;
@@ -74,6 +74,36 @@ fn what_is_completed_is_what_was_done_beyond_the_first_that_is_not() {
             }
             assert!(!completed.has(read));
         }
+    }
+}
+
+#[test]
+fn the_attempts_of_a_record_that_failed_in_another_process_are_counted_on() {
+    let mut random = fastrand::Rng::with_seed(1);
+    for lanes in [Lanes::Keys, Lanes::Records] {
+        let mut backlog = Backlog::new(20, lanes);
+        backlog.failed_before(33, 2);
+        let (mut slots, mut attempts) = (Vec::new(), BTreeMap::new());
+        for first in [20, 30, 40] {
+            let next = batch(first, 10, 1_000, &mut random);
+            lanes.slots(&next, &mut slots);
+            let _ = backlog.push(next, &slots);
+        }
+        loop {
+            let mut taken = Taken::default();
+            backlog.take(8, u64::MAX, &mut taken);
+            if taken.tasks.is_empty() {
+                break;
+            }
+            for task in taken.tasks {
+                let entry = taken.batches[task.batch()].entries[task.index()];
+                attempts.insert(entry.offset, task.attempt);
+                backlog.done(task.seq);
+            }
+        }
+        let expected = (20..50).map(|offset| (offset, if offset == 33 { 3 } else { 1 }));
+        assert_eq!(attempts, expected.collect(), "{lanes:?}");
+        assert!(backlog.failures.is_empty());
     }
 }
 
