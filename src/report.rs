@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::lag::snapshot::Advice;
 use crate::record::TopicPartition;
 
 /// Why a run ended. Ordered by severity: where several reasons meet, the
@@ -225,7 +226,7 @@ pub struct WorkerReport {
 }
 
 /// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Report {
     /// Why.
@@ -249,6 +250,9 @@ pub struct Report {
     pub left_group: bool,
     /// How long the stop took, from its cause to the end of the run.
     pub stop_took: Duration,
+    /// What the load wanted when the stop began: how many workers, and of how
+    /// many partitions. Unknown after less than half a minute.
+    pub advice: Advice,
 }
 
 impl Report {
@@ -265,6 +269,7 @@ impl Report {
             abandoned: Vec::new(),
             left_group: false,
             stop_took: Duration::ZERO,
+            advice: Advice::default(),
         }
     }
 

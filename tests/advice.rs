@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::cluster::free_ports;
@@ -13,7 +14,7 @@ use crate::support::kafka::Kafka;
 use crate::support::keepup::Keepup;
 use crate::support::process::thread;
 use crate::support::prometheus::get;
-use crate::support::{SOON, wait_until};
+use crate::support::{PATIENT, SOON, wait_until};
 
 const PARTITIONS: i32 = 4;
 
@@ -95,7 +96,7 @@ fn told(look: &Value) -> Option<u64> {
 }
 
 /// Two workers that sleep 5 ms for a record, without order: workers are not bound to partitions.
-fn start(kafka: &Kafka, topic: &str) -> (Keepup, SocketAddr) {
+fn start(kafka: &Kafka, topic: &str, model: &str) -> (Keepup, SocketAddr) {
     let port = free_ports(1)[0];
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let listen = address.to_string();
@@ -111,6 +112,8 @@ fn start(kafka: &Kafka, topic: &str) -> (Keepup, SocketAddr) {
         "unordered",
         "--workers",
         "2",
+        "--model",
+        model,
         "--handler",
         "sleep=5ms",
         "--listen",
@@ -155,10 +158,17 @@ fn right(per_second: u64, look: &Value, before: [f64; 2], after: [f64; 2]) -> f6
 
 #[test]
 fn at_a_real_load_the_advice_is_unknown_for_half_a_minute_and_then_asks_for_more() {
-    let kafka = kafka!(shared);
-    let topic = "advice-soon";
+    asks_for_more(kafka!(shared), "advice-soon", "threads");
+}
+
+#[test]
+fn at_a_real_load_the_advice_of_processes_is_what_that_of_threads_would_be() {
+    asks_for_more(kafka!(shared), "advice-soon-processes", "processes");
+}
+
+fn asks_for_more(kafka: &Kafka, topic: &'static str, model: &str) {
     kafka.create_topic(topic, PARTITIONS, &[]);
-    let (_run, address) = start(kafka, topic);
+    let (mut run, address) = start(kafka, topic, model);
     let load = Load::start(kafka, topic, 800);
     let before = handled(address);
     let looks = looked_at(address, 45);
@@ -175,15 +185,28 @@ fn at_a_real_load_the_advice_is_unknown_for_half_a_minute_and_then_asks_for_more
     let series = format!("keepup_recommended_workers{{group_id=\"{topic}\"");
     assert!(page.contains(&series), "{page}");
     drop(load);
+    run.signal(Signal::TERM);
+    assert!(run.end(PATIENT).is_some());
+    let report = format!("the load wanted {told} workers");
+    assert!(run.stderr().contains(&report), "{}", run.stderr());
 }
 
 #[test]
 #[ignore = "five minutes"]
 fn two_minutes_after_a_load_changed_the_advice_is_right_within_a_worker_and_stands_still() {
-    let kafka = kafka!(shared);
-    let topic = "advice";
+    follows_the_load(kafka!(shared), "advice", "threads");
+}
+
+#[test]
+#[ignore = "five minutes"]
+fn two_minutes_after_a_load_changed_the_advice_of_processes_is_right_within_a_worker_and_stands_still()
+ {
+    follows_the_load(kafka!(shared), "advice-processes", "processes");
+}
+
+fn follows_the_load(kafka: &Kafka, topic: &'static str, model: &str) {
     kafka.create_topic(topic, PARTITIONS, &[]);
-    let (_run, address) = start(kafka, topic);
+    let (_run, address) = start(kafka, topic, model);
     let load = Load::start(kafka, topic, 800);
     for per_second in [800, 200] {
         load.set(per_second);

@@ -17,6 +17,10 @@ struct ReportObject<'a> {
     left_group: bool,
     stop_ms: u64,
     abandoned: &'a [usize],
+    recommended_workers: Option<usize>,
+    partitions_needed: Option<usize>,
+    catch_up_s: Option<u64>,
+    busy: Option<f64>,
     workers: Vec<WorkerObject<'a>>,
 }
 
@@ -42,6 +46,10 @@ pub(crate) fn json(report: &Report) -> String {
         left_group: report.left_group,
         stop_ms: u64::try_from(report.stop_took.as_millis()).unwrap_or(u64::MAX),
         abandoned: &report.abandoned,
+        recommended_workers: report.advice.workers,
+        partitions_needed: report.advice.partitions_needed,
+        catch_up_s: report.advice.catch_up.map(|time| time.as_secs()),
+        busy: report.advice.busy,
         workers: report
             .workers
             .iter()
@@ -92,7 +100,27 @@ pub(crate) fn text(report: &Report) -> String {
         plural(report.records, "record", "records"),
         report.reason.name()
     );
+    advice(&mut text, report);
     text
+}
+
+/// How many workers the load wanted, where that is known, beside those that ran.
+fn advice(text: &mut String, report: &Report) {
+    let Some(wanted) = report.advice.workers else {
+        return;
+    };
+    let ran = report.workers.len();
+    let workers = plural(wanted as u64, "worker", "workers");
+    let _ = write!(text, "the load wanted {wanted} {workers}");
+    if let Some(partitions) = report.advice.partitions_needed {
+        let _ = write!(text, " and {partitions} partitions");
+    }
+    let _ = write!(text, "; {ran} ran");
+    if let Some(busy) = report.advice.busy {
+        let percent = (busy * 100.0).round();
+        let _ = write!(text, ", busy for {percent} % of the last minute");
+    }
+    text.push('\n');
 }
 
 /// A number in groups of three digits.

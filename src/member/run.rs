@@ -18,6 +18,7 @@ use crate::config::{Assignment as AssignBy, OutOfRange, Settings, StartFrom, Wor
 use crate::error::{CommandError, Problem};
 use crate::event::EventKind;
 use crate::lag::health::Phase;
+use crate::lag::snapshot::Advice;
 use crate::lag::snapshot::WorkerState;
 use crate::member::assignment::{Action, Ask, Assignment, ReadBack, Resolve, StartAt};
 use crate::member::claim::{Claim, Refusal};
@@ -203,6 +204,8 @@ struct Member {
     /// The partitions that a static assignment has taken.
     taken: BTreeSet<TopicPartition>,
     ended_workers: BTreeMap<usize, WorkerReport>,
+    /// What the load wanted when the stop began.
+    advice: Option<Advice>,
     /// Those whose processes were killed with something in hand.
     killed: Vec<usize>,
     early: VecDeque<FromWorker>,
@@ -234,6 +237,7 @@ impl Member {
             answered: None,
             taken: BTreeSet::new(),
             ended_workers: BTreeMap::new(),
+            advice: None,
             killed: Vec::new(),
             early: VecDeque::new(),
             settings: parts.settings,
@@ -1272,6 +1276,9 @@ impl Member {
 
     fn ask(&mut self, reason: StopReason) {
         tracing::info!(reason = reason.name(), "asked to stop");
+        // While there are partitions, and workers that work.
+        let board = &self.shared.board;
+        self.advice.get_or_insert_with(|| board.latest().advice);
         let now = self.clock.now();
         let step = self.ladder.ask(reason, now);
         self.shared.set_stopped_by(self.ladder.outcome(now).0);
@@ -1334,6 +1341,7 @@ impl Member {
                 abandoned,
                 left_group,
                 stop_took,
+                advice: self.advice.unwrap_or_default(),
             },
         )
     }

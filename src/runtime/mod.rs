@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use crate::config::Builder;
 use crate::error::Error;
+use crate::lag::snapshot::Advice;
 use crate::process::{child, is_worker_process};
 use crate::report::{Report, StopReason};
 use crate::worker::engine::EngineFactory;
@@ -82,5 +83,6 @@ fn stopped_before_contact() -> Report {
         abandoned: Vec::new(),
         left_group: true,
         stop_took: Duration::ZERO,
+        advice: Advice::default(),
     }
 }

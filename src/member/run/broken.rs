@@ -49,6 +49,7 @@ impl Member {
                 abandoned,
                 left_group,
                 stop_took: self.clock.now().saturating_duration_since(began),
+                advice: self.advice.unwrap_or_default(),
             },
         )
     }
