@@ -13,7 +13,7 @@ use crate::signals::wait_sleeping;
 use crate::support::cluster::free_ports;
 use crate::support::deliveries::Deliveries;
 use crate::support::kafka::Kafka;
-use crate::support::keepup::{Keepup, keepup};
+use crate::support::keepup::{Keepup, keepup, program};
 use crate::support::prometheus::get;
 use crate::support::{PATIENT, SOON, wait_for, wait_until};
 
@@ -167,6 +167,63 @@ fn workers_whose_parent_is_killed_finish_the_record_in_hand_and_are_gone() {
     run.signal(Signal::KILL);
     assert_eq!(run.end(SOON), None);
     wait_gone(&pids);
+}
+
+/// The processes that a process has started and not waited for.
+fn children(number: u32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{number}/task")).expect("it runs");
+    let lists = tasks.flatten().filter_map(|task| {
+        // A thread may have ended since.
+        fs::read_to_string(task.path().join("children")).ok()
+    });
+    let lists: Vec<String> = lists.collect();
+    let numbers = lists.iter().flat_map(|list| list.split_whitespace());
+    numbers
+        .map(|number| number.parse().expect("a number"))
+        .collect()
+}
+
+#[test]
+fn the_first_process_of_a_container_leaves_no_zombie_of_what_a_dead_worker_had_started() {
+    const CONTAINED: [&str; 4] = ["--pid", "--fork", "--mount-proc", "--kill-child"];
+    let may = std::process::Command::new("unshare")
+        .args(CONTAINED)
+        .arg("true")
+        .status();
+    if !may.is_ok_and(|status| status.success()) {
+        println!("left out: this user may not make a namespace of processes");
+        return;
+    }
+    let kafka = kafka!(shared);
+    topic(kafka, "contained", 2, 200);
+    let command = program().display().to_string();
+    let mut arguments = CONTAINED.to_vec();
+    arguments.extend([&command, "run", "-b", kafka.bootstrap(), "-t", "contained"]);
+    arguments.extend(["-g", "contained", "--events", "json", "--workers", "2"]);
+    // What the handler has started outlives it, in the worker's group.
+    let handler = "exec=sleep 300 & while read -r _; do sleep 0.02; echo done; done";
+    arguments.extend(PROCESSES);
+    arguments.extend(["--handler", handler]);
+    let mut run = Keepup::start_program("unshare".into(), &arguments);
+    wait_workers(&run, 2);
+    let first = children(run.pid())[0];
+    let number = u32::try_from(first).expect("a number");
+    let zombies_and_others = || -> (Vec<i32>, Vec<i32>) {
+        let children = children(number).into_iter();
+        children.partition(|&child| state(child).starts_with('Z'))
+    };
+    for _ in 0..3 {
+        let (_, workers) = zombies_and_others();
+        kill_process(pid(workers[0]), Signal::KILL).expect("it runs");
+        run.next("worker_stopped", PATIENT);
+        run.next("worker_started", PATIENT);
+    }
+    wait_until(SOON, "the dead to be waited for", || {
+        let (left, _) = zombies_and_others();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
+    kill_process(pid(first), Signal::TERM).expect("it runs");
+    assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
 }
 
 #[test]

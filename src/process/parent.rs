@@ -22,7 +22,9 @@ use std::time::Duration;
 use mio::net::UnixStream;
 use mio::unix::pipe;
 use mio::{Events, Interest, Poll, Token};
-use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use rustix::process::{
+    Pid, Signal, WaitOptions, kill_process_group, test_kill_process_group, waitpgid,
+};
 
 use super::child::terms;
 use super::launch::Launcher;
@@ -52,6 +54,9 @@ const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long a child may take to end once it has said that its worker has.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long what a dead child left behind may take to die of being killed.
+const REAPED_WITHIN: Duration = Duration::from_secs(1);
 
 /// How often one looks whether the process is there, whose line another process
 /// may keep open.
@@ -935,8 +940,29 @@ impl Process {
         let left = group.filter(|&group| test_kill_process_group(group).is_ok());
         left.is_some_and(|group| {
             let _ = kill_process_group(group, Signal::KILL);
+            reap_group(group);
             true
         })
+    }
+}
+
+/// Waits for what was left of a killed group, where that is ours to do.
+///
+/// Whose parent is gone becomes a child of the first process of the system, which
+/// is this one in a container. It dies without anybody waiting for it, and a
+/// number of a process is used up each time. One whose parent is of the group, and
+/// about to die, is not a child of ours yet: so the end of the whole group is
+/// waited for.
+fn reap_group(group: Pid) {
+    if std::process::id() != 1 {
+        return;
+    }
+    for _ in 0..REAPED_WITHIN.as_millis() {
+        while let Ok(Some(_)) = waitpgid(group, WaitOptions::NOHANG) {}
+        if test_kill_process_group(group).is_err() {
+            return;
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 

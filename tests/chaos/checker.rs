@@ -323,6 +323,16 @@ pub(crate) fn check(log: &Log) -> Verdict {
     verdict
 }
 
+/// By partition, when commits of before an outage may come again.
+pub(crate) fn excused(log: &Log) -> Vec<Vec<Range<Millis>>> {
+    let by_partition = ownership::by_partition(log);
+    let broker = Broker::new(log, &by_partition);
+    let partitions = 0..by_partition.len();
+    partitions
+        .map(|partition| broker.excused(partition))
+        .collect()
+}
+
 /// How long what a member says of itself takes until it is out.
 const LAST_WORDS: Millis = 1_000;
 

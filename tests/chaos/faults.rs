@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use keepup::Order;
 
-use crate::checker::{Commits, Handled, Log, Member, Told};
+use crate::checker::{Commits, Handled, Log, Member, Told, excused};
 
 /// What a product could do wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,15 +297,15 @@ fn committed_before(log: &Log, partition: usize, at: i64) -> i64 {
 /// The broker has, for once, what it had earlier.
 fn commit_the_past(log: &mut Log, random: &mut fastrand::Rng) -> bool {
     let mut places: Vec<(usize, usize)> = Vec::new();
+    let excused = excused(log);
     for (asked, pair) in log.commits.windows(2).enumerate() {
-        // After an outage that may be.
-        let mut outages = log.outages.iter();
-        if outages.any(|outage| (outage.start..outage.end + 10_000).contains(&pair[1].at)) {
-            continue;
-        }
         for (partition, (before, after)) in pair[0].offsets.iter().zip(&pair[1].offsets).enumerate()
         {
-            if before.is_some() && after > before {
+            // Over an outage that may be.
+            let mut excused = excused[partition].iter();
+            let may_be =
+                excused.any(|range| range.start <= pair[1].at && pair[0].asked <= range.end);
+            if before.is_some() && after > before && !may_be {
                 places.push((asked + 1, partition));
             }
         }

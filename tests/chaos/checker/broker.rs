@@ -116,6 +116,12 @@ impl<'a> Broker<'a> {
         found.copied()
     }
 
+    /// All the times for which that is so.
+    pub(super) fn excused(&self, partition: usize) -> Vec<Range<Millis>> {
+        let excuses = self.excuses.get(partition).into_iter().flatten();
+        excuses.map(|excuse| excuse.from..excuse.until).collect()
+    }
+
     /// What was known to be committed at that moment, and to stay so.
     pub(super) fn committed(&self, partition: usize, at: Millis) -> i64 {
         let seen = self.seen_at(partition, at);
