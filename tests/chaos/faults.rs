@@ -256,11 +256,7 @@ fn ignore_a_commit(log: &mut Log, random: &mut fastrand::Rng) -> bool {
             }
             for &partition in partitions {
                 // Or by a seek.
-                let told = log.members.iter().flat_map(|member| &member.told);
-                let mut seeks = told.filter(
-                    |(_, told)| matches!(told, Told::Seek { partition: of, .. } if *of == partition),
-                );
-                if seeks.next().is_some() {
+                if is_sought(log, partition) {
                     continue;
                 }
                 let committed = committed_before(log, partition, *at);
@@ -305,7 +301,7 @@ fn commit_the_past(log: &mut Log, random: &mut fastrand::Rng) -> bool {
             let mut excused = excused[partition].iter();
             let may_be =
                 excused.any(|range| range.start <= pair[1].at && pair[0].asked <= range.end);
-            if before.is_some() && after > before && !may_be {
+            if before.is_some() && after > before && !may_be && !is_sought(log, partition) {
                 places.push((asked + 1, partition));
             }
         }
@@ -557,7 +553,7 @@ fn deny_a_death(log: &mut Log, random: &mut fastrand::Rng) -> bool {
                     && after.offset <= before.offset
                     && !moved_between(log, number, partition, before.at, at - 1)
                     && !moved_between(log, number, partition, at + 1, after.at)
-                    && !is_sought(log, number, partition)
+                    && !is_sought(log, partition)
                 {
                     places.push((number, word, partition));
                 }
@@ -573,9 +569,9 @@ fn deny_a_death(log: &mut Log, random: &mut fastrand::Rng) -> bool {
     true
 }
 
-/// Whether a member has ever sought in a partition.
-fn is_sought(log: &Log, member: usize, partition: usize) -> bool {
-    let mut told = log.members[member].told.iter();
+/// Whether anybody has ever sought in a partition.
+fn is_sought(log: &Log, partition: usize) -> bool {
+    let mut told = log.members.iter().flat_map(|member| &member.told);
     told.any(|(_, told)| matches!(told, Told::Seek { .. }) && concerns(told, partition))
 }
 
