@@ -22,7 +22,7 @@ use crate::worker::tracker::Numbers;
 
 /// Raised when a message changes. Parent and child are one executable, so they
 /// differ only where it was replaced while the parent ran.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Lanes that one message tells of at most.
 pub(crate) const LANES_AT_A_TIME: usize = 128;
