@@ -29,7 +29,7 @@
 //!   be completed that long after it woke, and nothing else.
 //! - **An outage** excuses, of a partition, what its owners did from the moment that an answer may not have come any more
 //!   ([`ANSWER`] before) until each of them has heard from the group again, or has ended; and as long after as librdkafka
-//!   takes to send a commit again that was on its way ([`SENT_AGAIN`]). Such a commit may arrive after a later one and
+//!   takes to send a commit again that was on its way ([`SENT_AGAIN`]), or that was refused since. Such a commit may arrive after a later one and
 //!   take it back, down to what was confirmed when the broker went, and each offset once: so what is undone is at most
 //!   what was confirmed within that time. An ownership that ended before the broker went, with all that it had completed
 //!   confirmed to its owner, is not excused.
@@ -123,6 +123,8 @@ pub(crate) struct Member {
     pub(crate) handled: Vec<Handled>,
     /// Why commits of it were refused, and how often; for people.
     pub(crate) refusals: BTreeMap<String, u64>,
+    /// When it was told so, in order.
+    pub(crate) refused: Vec<Millis>,
     /// When it was stopped (SIGSTOP).
     pub(crate) stops: Vec<Range<Millis>>,
     /// When it was asked to leave.

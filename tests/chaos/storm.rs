@@ -596,6 +596,7 @@ impl Heard {
             "offsets_committed" if event["success"] != true => {
                 let why = event["error"].as_str().unwrap_or_default();
                 *member.refusals.entry(why.to_owned()).or_default() += 1;
+                member.refused.push(at);
             }
             "offsets_committed" => {
                 let offsets = event["offsets"].as_array().expect("offsets").iter();

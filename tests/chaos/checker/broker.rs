@@ -62,7 +62,13 @@ impl<'a> Broker<'a> {
         let heard = member.told.iter().find(|(at, told)| {
             *at > outage.end && matches!(told, Told::Committed(_) | Told::Assigned(_))
         });
-        let heard = heard.map_or(Millis::MAX, |(at, _)| at + SENT_AGAIN);
+        let mut heard = heard.map_or(Millis::MAX, |(at, _)| at + SENT_AGAIN);
+        // While there was no coordinator commits have piled up, and each that fails is sent again by itself.
+        for refused in member.refused.iter().filter(|at| **at > outage.start) {
+            if *refused <= heard {
+                heard = heard.max(refused + SENT_AGAIN);
+            }
+        }
         let gone = match member.end {
             // What a client has sent is carried out though its process is gone.
             Some((at, End::Left | End::LeftWork | End::Killed)) => at.max(outage.end) + SENT_AGAIN,

@@ -704,3 +704,26 @@ fn what_was_sought_before_a_worker_died_is_owed_by_the_next() {
     log.commits.push(commits(30_000, 10));
     assert!(check(&log).found().contains(&"disordered"));
 }
+
+#[test]
+fn a_commit_that_was_refused_after_an_outage_may_come_again_and_no_other() {
+    let mut log = alone(0..150);
+    let committed = |log: &Log, at| {
+        let look = log.commits.iter().rfind(|look| look.at <= at);
+        look.and_then(|look| look.offsets[0]).expect("it is known")
+    };
+    // It has heard 500 ms after the broker came back, and one that is refused 1 s later comes again 1 s after that.
+    log.outages = vec![3_000..4_000];
+    log.members[0]
+        .told
+        .retain(|(at, told)| !matches!(told, Told::Committed(_)) || *at < 3_000 || *at > 4_500);
+    let offset = committed(&log, 4_500);
+    log.members[0].tell(4_500, Told::Committed(vec![(0, offset)]));
+    let before = committed(&log, 2_900);
+    let seen = log.commits.iter_mut().find(|look| look.at >= 6_500);
+    seen.expect("a look").offsets[0] = Some(before);
+    assert!(check(&log).found().contains(&"rewound"));
+    log.members[0].refused = vec![5_500];
+    let verdict = check(&log);
+    assert!(!verdict.found().contains(&"rewound"), "{verdict}");
+}
