@@ -13,7 +13,8 @@
 //! | [`broker`], [`topics`] | a broker with and without TLS, and what it holds |
 //! | [`clients`] | runs a client once, as a process of its own |
 //! | [`bare`], [`plain`], [`stream`], `Consumer.java` | the clients beside keepup |
-//! | [`latency`], [`idle`], [`orders`] | the rows that are not about throughput |
+//! | [`runs`] | a run that is looked at while it works |
+//! | [`latency`], [`idle`], [`orders`], [`processes`] | the rows that are more than reading a topic |
 //! | [`results`], [`machine`] | what is kept of a run, and where it was made |
 //! | [`report`], [`plot`] | tables and pictures of it |
 //!
@@ -38,9 +39,11 @@ mod options;
 mod orders;
 mod plain;
 mod plot;
+mod processes;
 mod report;
 mod results;
 mod rows;
+mod runs;
 mod stream;
 mod topics;
 
@@ -110,6 +113,9 @@ fn measure(options: &Options, results: &mut Results) {
                 orders::measure(*of, row.name, work, &broker, &programs, options)
             }
             Kind::Completions => vec![completions()],
+            Kind::Processes(of, work) => {
+                processes::measure(*of, row.name, work, &broker, &programs, options)
+            }
         };
         for failure in cells.iter().filter_map(Cell::failure) {
             eprint!("\n    {failure}");

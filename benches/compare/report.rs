@@ -205,8 +205,8 @@ pictures are written by `scripts/bench --write-docs`; nothing in it is typed by 
 ## To be reached, and reached
 
 {targets}
-A ratio is that of the two medians; *rounds* are the smallest and the largest ratio of a single round, which tell how much
-the machine wavered. keepup runs with everything on: group membership, commits, lag, metrics, handlers called one by one.
+A ratio is that of the two medians; *rounds* are the smallest and the largest ratio of a single round, or kill, which tell how
+much the machine wavered. keepup runs with everything on: group membership, commits, lag, metrics, handlers called one by one.
 
 ## Clients side by side
 
@@ -245,7 +245,7 @@ Below zero: the consumer had the record before the producer's own thread was tol
 ## How to repeat
 
 ```sh
-scripts/bench                        # everything, about 20 minutes; close what else uses the machine
+scripts/bench                        # everything, about half an hour; close what else uses the machine
 scripts/bench --only 100-bytes,lz4   # some rows
 scripts/bench --quick                # one round with a tenth of the records: does it run at all?
 scripts/bench --report --write-docs  # this page again, from target/bench/results.json
@@ -306,6 +306,7 @@ fn others(results: &Results) -> String {
         }
     }
     text.push_str(&orders(results));
+    text.push_str(&processes(results));
     if let (Some(allocations), Some(records)) = (
         median("allocations", "allocations"),
         median("allocations", "records"),
@@ -354,6 +355,60 @@ fn orders(results: &Results) -> String {
             text,
             "- **A storm of retries.** Every record fails twice, without order: {storm:.0} ns of CPU per attempt, beside {calm:.0} \
              where none fails.",
+        );
+    }
+    text
+}
+
+/// What lies behind the targets about workers that are processes.
+fn processes(results: &Results) -> String {
+    let mut text = String::new();
+    let median =
+        |row: &str, cell: &str, metric: &str| results.cell_called(row, cell)?.median(metric);
+    let of_models = |metric| {
+        let threads = median("processes", "threads", metric)?;
+        Some((threads, median("processes", "processes", metric)?))
+    };
+    if let (Some(rate), Some(cpu), Some(peak)) = (
+        of_models("records_per_s"),
+        of_models("cpu_ns_per_record"),
+        of_models("peak_rss_mib"),
+    ) {
+        let _ = writeln!(
+            text,
+            "- **Worker processes.** The records of 100 bytes with two processes, beside two threads: {:.2} million per second, \
+             beside {:.2}; {:.0} ns of CPU per record, beside {:.0}; {:.0} MiB at most in all, beside {:.0}.",
+            rate.1 / 1e6,
+            rate.0 / 1e6,
+            cpu.1,
+            cpu.0,
+            peak.1,
+            peak.0
+        );
+    }
+    let many = |cell, metric| median("processes-64", cell, metric);
+    if let (Some(start), Some(child), Some(parent), Some(quiet), Some(events)) = (
+        many("with-events", "start_s"),
+        many("without-events", "child_rss_mib"),
+        many("without-events", "parent_rss_mib"),
+        many("without-events", "busy_cpu_percent"),
+        many("with-events", "busy_cpu_percent"),
+    ) {
+        let _ = writeln!(
+            text,
+            "- **64 worker processes.** Each has handled a record {start:.1} s after the start. Idle, the largest has {child:.1} MiB \
+             resident, what it shares with the others included, and the parent {parent:.1}. With 5 ms in the handler and enough \
+             to do, the parent uses {} % of one core; {} % with `--events json`.",
+            short(quiet),
+            short(events)
+        );
+    }
+    let again = |row| results.cell(row, Peer::Keepup)?.median("again_ms");
+    if let (Some(alone), Some(of_two)) = (again("killed-1"), again("killed-2")) {
+        let _ = writeln!(
+            text,
+            "- **kill -9 of a worker process.** The next record of its partition is handled after {alone:.0} ms where it was the only \
+             worker and has to be started again, after {of_two:.0} ms where there is another.",
         );
     }
     text

@@ -1,10 +1,10 @@
 //! What is measured, and what is to be reached.
 
-use crate::orders::Of;
-use crate::results::Results;
+use crate::results::{Cell, Results};
+use crate::{orders, processes};
 
 /// Everything that is measured, in the order in which it is shown.
-pub(crate) const ROWS: [RowPlan; 16] = [
+pub(crate) const ROWS: [RowPlan; 20] = [
     RowPlan {
         name: "100-bytes",
         title: "100 bytes",
@@ -71,22 +71,42 @@ pub(crate) const ROWS: [RowPlan; 16] = [
     RowPlan {
         name: "orders",
         title: "orders, 4 workers",
-        kind: Kind::Orders(Of::Orders, Work::keyed(4, 4, 4_000_000)),
+        kind: Kind::Orders(orders::Of::Orders, Work::keyed(4, 4, 4_000_000)),
     },
     RowPlan {
         name: "slow",
         title: "5 ms in the handler, 64 workers",
-        kind: Kind::Orders(Of::Slow, Work::keyed(1, 64, 60_000)),
+        kind: Kind::Orders(orders::Of::Slow, Work::keyed(1, 64, 60_000)),
     },
     RowPlan {
         name: "storm",
         title: "every record fails twice, 4 workers",
-        kind: Kind::Orders(Of::Storm, Work::keyed(4, 4, 400_000)),
+        kind: Kind::Orders(orders::Of::Storm, Work::keyed(4, 4, 400_000)),
     },
     RowPlan {
         name: "completions",
         title: "completions",
         kind: Kind::Completions,
+    },
+    RowPlan {
+        name: "processes",
+        title: "processes beside threads",
+        kind: Kind::Processes(processes::Of::Throughput, Work::of(100, 8_000_000)),
+    },
+    RowPlan {
+        name: "processes-64",
+        title: "64 processes",
+        kind: Kind::Processes(processes::Of::Many, Work::keyed(64, 64, 256_000)),
+    },
+    RowPlan {
+        name: "killed-1",
+        title: "kill -9 of the only process",
+        kind: Kind::Processes(processes::Of::Killed, Work::keyed(1, 1, 20_000)),
+    },
+    RowPlan {
+        name: "killed-2",
+        title: "kill -9 of one of two processes",
+        kind: Kind::Processes(processes::Of::Killed, Work::keyed(2, 2, 40_000)),
     },
 ];
 
@@ -111,10 +131,12 @@ pub(crate) enum Kind {
     /// What a test has counted.
     Allocations,
     /// keepup in other orders than the partition's, and where handlers fail.
-    Orders(Of, Work),
+    Orders(orders::Of, Work),
     /// How many records a second one core can complete in key order, as a test
     /// has measured.
     Completions,
+    /// Workers that are processes.
+    Processes(processes::Of, Work),
 }
 
 /// A topic, and who reads it.
@@ -243,6 +265,8 @@ pub(crate) enum Limit {
 enum Got {
     /// keepup's median.
     Value(&'static str, &'static str),
+    /// keepup's largest; none where a round failed, which might have been that.
+    Most(&'static str, &'static str),
     /// keepup's median by another's.
     Ratio(&'static str, &'static str, Peer),
     /// One cell's median.
@@ -275,14 +299,12 @@ impl Target {
     /// The figure that was measured, and the smallest and largest of its rounds.
     pub(crate) fn got(&self, results: &Results) -> Option<(f64, f64, f64)> {
         match self.got {
-            Got::Value(row, metric) => {
+            Got::Value(row, metric) => of_one(results.cell(row, Peer::Keepup)?, metric),
+            Got::Most(row, metric) => {
                 let cell = results.cell(row, Peer::Keepup)?;
-                let rounds: Vec<f64> = cell
-                    .rounds
-                    .iter()
-                    .filter_map(|r| r.get(metric).copied())
-                    .collect();
-                spread(cell.median(metric)?, &rounds)
+                let (_, least, most) = of_one(cell, metric)?;
+                let has_all = cell.rounds.iter().all(|round| round.contains_key(metric));
+                has_all.then_some((most, least, most))
             }
             Got::Ratio(row, metric, peer) => {
                 let (ours, theirs) = (results.cell(row, Peer::Keepup)?, results.cell(row, peer)?);
@@ -292,15 +314,7 @@ impl Target {
                     .collect();
                 spread(ours.median(metric)? / theirs.median(metric)?, &ratios)
             }
-            Got::Of(row, metric, cell) => {
-                let cell = results.cell_called(row, cell)?;
-                let rounds: Vec<f64> = cell
-                    .rounds
-                    .iter()
-                    .filter_map(|round| round.get(metric).copied())
-                    .collect();
-                spread(cell.median(metric)?, &rounds)
-            }
+            Got::Of(row, metric, cell) => of_one(results.cell_called(row, cell)?, metric),
             Got::By(row, metric, ours, theirs) => {
                 of_two(results, row, metric, ours, theirs, |ours, theirs| {
                     ours / theirs
@@ -335,6 +349,14 @@ impl Target {
             Limit::Below(limit) => format!("under {limit}{unit}"),
         }
     }
+}
+
+/// The median of a cell, and its rounds.
+fn of_one(cell: &Cell, metric: &str) -> Option<(f64, f64, f64)> {
+    let rounds: Vec<f64> = (cell.rounds.iter())
+        .filter_map(|round| round.get(metric).copied())
+        .collect();
+    spread(cell.median(metric)?, &rounds)
 }
 
 /// What two cells of a row make, by their medians and round by round.
@@ -378,8 +400,8 @@ macro_rules! target {
 
 /// What is to be reached.
 #[rustfmt::skip]
-pub(crate) const TARGETS: [Target; 24] = {
-    use Got::{By, Less, Of, Ratio, Value};
+pub(crate) const TARGETS: [Target; 31] = {
+    use Got::{By, Less, Most, Of, Ratio, Value};
     use Limit::{AtLeast, AtMost, Below};
     use Peer::{Bare, Java, Plain};
     [
@@ -407,5 +429,12 @@ pub(crate) const TARGETS: [Target; 24] = {
         target!("every record fails twice", "CPU per attempt / where none fails", By("storm", CPU, "keepup-storm", "keepup-calm"), AtMost(1.2), " ×"),
         target!("every record fails twice", "peak memory", Of("storm", "peak_rss_mib", "keepup-storm"), AtMost(64.0), " MiB"),
         target!("one core, by key", "completions", Value("completions", "millions_per_s"), AtLeast(20.0), " million/s"),
+        target!("2 processes, 100 bytes", "records/s / 2 threads'", By("processes", RATE, "processes", "threads"), AtLeast(0.95), " ×"),
+        target!("64 processes, idle", "memory of the largest", Of("processes-64", "child_rss_mib", "without-events"), Below(20.0), " MiB"),
+        target!("64 processes", "from the start until each has handled a record", Of("processes-64", "start_s", "with-events"), AtMost(15.0), " s"),
+        target!("64 processes, busy", "CPU of the parent", Of("processes-64", "busy_cpu_percent", "without-events"), AtMost(5.0), " % of a core"),
+        target!("kill -9 of the only process", "median until its partition is consumed again", Value("killed-1", "again_ms"), AtMost(500.0), " ms"),
+        target!("kill -9 of the only process", "longest until its partition is consumed again", Most("killed-1", "again_ms"), AtMost(500.0), " ms"),
+        target!("kill -9 of one of two processes", "longest until its partition is consumed again", Most("killed-2", "again_ms"), AtMost(500.0), " ms"),
     ]
 };

@@ -48,41 +48,71 @@ pub(crate) fn filled(bootstrap: &str, work: &Work, records: u64) -> String {
         return name;
     }
     let began = Instant::now();
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", bootstrap)
-        .set("compression.type", compression)
-        .set("linger.ms", "20")
-        .set("batch.num.messages", "10000")
-        .set("queue.buffering.max.messages", "500000")
-        .set("queue.buffering.max.kbytes", "262144")
-        .set("acks", "1")
-        .create()
-        .expect("a producer");
-    let mut events = Events::new(size);
-    for number in 0..records {
-        let partition = i32::try_from(number % u64::from(partitions.unsigned_abs())).unwrap_or(0);
-        let key = number.checked_rem(keys).map(u64::to_be_bytes);
-        let mut record = BaseRecord::<[u8], [u8]>::to(&name)
-            .partition(partition)
-            .payload(events.next());
-        record.key = key.as_ref().map(|key| &key[..]);
-        while let Err((error, back)) = producer.send(record) {
-            assert!(
-                matches!(
-                    error,
-                    KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)
-                ),
-                "{error}"
-            );
-            producer.poll(Duration::from_millis(10));
-            record = back;
-        }
-    }
-    producer
-        .flush(Duration::from_mins(2))
-        .expect("everything is delivered");
+    Source::new(bootstrap, &name, work).send(records);
     eprint!("(filled in {:.0} s) ", began.elapsed().as_secs_f64());
     name
+}
+
+/// Sends the records of a work to a topic.
+pub(crate) struct Source {
+    producer: BaseProducer,
+    topic: String,
+    work: Work,
+    events: Events,
+    sent: u64,
+}
+
+impl Source {
+    pub(crate) fn new(bootstrap: &str, topic: &str, work: &Work) -> Self {
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap)
+            .set("compression.type", work.compression)
+            .set("linger.ms", "20")
+            .set("batch.num.messages", "10000")
+            .set("queue.buffering.max.messages", "500000")
+            .set("queue.buffering.max.kbytes", "262144")
+            .set("acks", "1")
+            .create()
+            .expect("a producer");
+        Self {
+            producer,
+            topic: topic.to_owned(),
+            work: *work,
+            events: Events::new(work.value),
+            sent: 0,
+        }
+    }
+
+    /// So many more, a partition after the other; they are there when it returns.
+    pub(crate) fn send(&mut self, records: u64) {
+        let Work {
+            partitions, keys, ..
+        } = self.work;
+        for number in self.sent..self.sent + records {
+            let partition =
+                i32::try_from(number % u64::from(partitions.unsigned_abs())).unwrap_or(0);
+            let key = number.checked_rem(keys).map(u64::to_be_bytes);
+            let mut record = BaseRecord::<[u8], [u8]>::to(&self.topic)
+                .partition(partition)
+                .payload(self.events.next());
+            record.key = key.as_ref().map(|key| &key[..]);
+            while let Err((error, back)) = self.producer.send(record) {
+                assert!(
+                    matches!(
+                        error,
+                        KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)
+                    ),
+                    "{error}"
+                );
+                self.producer.poll(Duration::from_millis(10));
+                record = back;
+            }
+        }
+        self.sent += records;
+        self.producer
+            .flush(Duration::from_mins(2))
+            .expect("everything is delivered");
+    }
 }
 
 /// Makes values, the same in every run.
