@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 
-use crate::command_run::large;
 use crate::signals::wait_sleeping;
 use crate::support::cluster::free_ports;
 use crate::support::deliveries::Deliveries;
@@ -609,25 +608,17 @@ fn sighup_replaces_one_worker_after_the_other_and_repeats_nothing() {
     deliveries.assert_in_order();
 }
 
-/// The line that `keepup perf` prints of a topic.
-fn perf(kafka: &Kafka, topic: &str, group: &str, model: &str) -> Value {
-    let mut arguments = vec!["perf", "-b", kafka.bootstrap(), "-t", topic, "-g", group];
-    arguments.extend(["--workers", "2", "--model", model]);
-    let finished = keepup(&arguments, "", PATIENT);
-    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-    serde_json::from_str(&finished.stdout).expect("a line of JSON")
-}
-
 #[test]
 fn a_measured_run_with_processes_has_the_numbers_of_all_of_them() {
     let kafka = kafka!(shared);
-    topic(kafka, "measured-processes", 4, 2_500);
-    let line = perf(
-        kafka,
-        "measured-processes",
-        "measured-processes",
-        "processes",
-    );
+    let name = "measured-processes";
+    topic(kafka, name, 4, 2_500);
+    let mut arguments = vec!["perf", "-b", kafka.bootstrap(), "-t", name, "-g", name];
+    arguments.extend(PROCESSES);
+    arguments.extend(["--workers", "2"]);
+    let finished = keepup(&arguments, "", PATIENT);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let line: Value = serde_json::from_str(&finished.stdout).expect("a line of JSON");
     assert_eq!(line["records"], 10_000);
     assert_eq!(
         (&line["model"], &line["workers"]),
@@ -636,140 +627,4 @@ fn a_measured_run_with_processes_has_the_numbers_of_all_of_them() {
     // Three processes are larger than one.
     assert!(line["peak_rss_mib"].as_f64() > Some(15.0), "{line}");
     assert!(line["seconds"].as_f64() > Some(0.0), "{line}");
-}
-
-#[test]
-#[ignore = "figures, for a quiet machine"]
-fn how_fast_processes_are_beside_threads() {
-    let kafka = kafka!(shared);
-    let topic = large(kafka);
-    for round in 0..5 {
-        for model in ["threads", "processes"] {
-            let line = perf(kafka, topic, &format!("{model}-{round}"), model);
-            println!("{line}");
-        }
-    }
-}
-
-/// User and system time of a process in milliseconds, and its resident memory in KiB.
-fn used(number: i32) -> Option<(u64, u64)> {
-    let stat = fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let fields: Vec<&str> = rest.split(' ').collect();
-    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    let status = fs::read_to_string(format!("/proc/{number}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some((ticks * 10, kib))
-}
-
-#[test]
-#[ignore = "figures, for a quiet machine"]
-fn what_sixty_four_processes_cost() {
-    let kafka = kafka!(one);
-    let name = "many-processes";
-    kafka.create_topic(name, 64, &[]);
-    let start = Instant::now();
-    let own = ["--workers", "64", "--handler", "sleep=5ms"];
-    let mut run = Keepup::run(&kafka, name, name, &[&PROCESSES[..], &own].concat());
-    let pids = wait_workers(&run, 64);
-    let producer = kafka.producer(&[]);
-    producer.send_numbers("many-processes", 64, 0..1);
-    producer.flush();
-    run.wait("a record of each", PATIENT, |events| {
-        let consumed = events
-            .iter()
-            .filter(|event| event["name"] == "records_consumed");
-        let workers: BTreeSet<_> = consumed
-            .filter_map(|event| event["worker"].as_i64())
-            .collect();
-        (workers.len() == 64).then_some(())
-    });
-    println!("64 processes consume after {:?}", start.elapsed());
-    wait_for(SOON, "an idle while", {
-        let since = Instant::now();
-        move || since.elapsed() >= Duration::from_secs(5)
-    });
-    let parent = i32::try_from(run.pid()).expect("a number");
-    let mut memory: Vec<u64> = pids
-        .iter()
-        .filter_map(|&pid| used(pid))
-        .map(|(_, kib)| kib)
-        .collect();
-    memory.sort_unstable();
-    println!(
-        "idle: {} to {} KiB resident each, the parent {:?}",
-        memory[0],
-        memory[63],
-        used(parent)
-    );
-    let cpu = |who: &[i32]| {
-        who.iter()
-            .filter_map(|&pid| used(pid))
-            .map(|(ms, _)| ms)
-            .sum::<u64>()
-    };
-    let five = |what: &str| {
-        let (from, before) = (cpu(&[parent]), cpu(&pids));
-        let since = Instant::now();
-        wait_for(SOON, "five seconds", || {
-            since.elapsed() >= Duration::from_secs(5)
-        });
-        let took = u64::try_from(since.elapsed().as_millis()).expect("seconds");
-        let parents = cpu(&[parent]) - from;
-        println!(
-            "{what}: the parent {parents} ms of {took}, the workers {} ms",
-            cpu(&pids) - before
-        );
-    };
-    five("idle");
-    producer.send_numbers("many-processes", 64, 1..4_000);
-    producer.flush();
-    five("busy");
-    run.signal(Signal::TERM);
-    assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
-}
-
-#[test]
-#[ignore = "figures, for a quiet machine"]
-fn how_soon_the_partitions_of_a_killed_process_are_consumed_again() {
-    let kafka = kafka!(one);
-    topic(&kafka, "soon-again", 1, 200_000);
-    let deliveries = Deliveries::new("soon-again", 1);
-    let more = [
-        &PROCESSES[..],
-        &["--workers", "1", "--handler", "sleep=1ms"],
-    ]
-    .concat();
-    let mut times = Vec::new();
-    let mut run = deliveries.start(&kafka, "soon-again", &more);
-    for kill in 0..50 {
-        // A new parent each time the budget would be spent: the back-off is at its least then.
-        if kill > 0 {
-            run.signal(Signal::TERM);
-            assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
-            run = deliveries.start(&kafka, "soon-again", &more);
-        }
-        let pids = wait_workers(&run, 1);
-        let before = deliveries.distinct();
-        deliveries.wait_distinct(before + 50, SOON);
-        kill_process(pid(pids[0]), Signal::KILL).expect("it runs");
-        let killed = Instant::now();
-        run.next("worker_stopped", SOON);
-        let before = deliveries.distinct() + deliveries.repeats();
-        while deliveries.distinct() + deliveries.repeats() <= before + 1 {
-            assert!(killed.elapsed() < SOON);
-            std::thread::park_timeout(Duration::from_millis(1));
-        }
-        times.push(killed.elapsed());
-    }
-    times.sort_unstable();
-    println!(
-        "consumed again after {:?} (median), {:?} at most",
-        times[25], times[49]
-    );
-    run.signal(Signal::TERM);
-    assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
 }
