@@ -127,8 +127,15 @@ impl Programs {
         command
     }
 
-    /// `keepup perf`.
+    /// `keepup perf` of so many records.
     pub(crate) fn perf(&self, task: &Task, group: &str) -> Command {
+        let mut command = self.perf_to_end(task, group);
+        command.args(["--count", &task.records.to_string()]);
+        command
+    }
+
+    /// `keepup perf` until the end of the topic.
+    pub(crate) fn perf_to_end(&self, task: &Task, group: &str) -> Command {
         let mut command = Command::new(&self.keepup);
         command
             .args([
@@ -140,8 +147,7 @@ impl Programs {
                 "-g",
                 group,
             ])
-            .args(["--workers", &task.threads.to_string()])
-            .args(["--count", &task.records.to_string()]);
+            .args(["--workers", &task.threads.to_string()]);
         if let Some(authority) = &task.authority {
             command.args(["-X", "security.protocol=ssl"]);
             command.args(["-X", &format!("ssl.ca.location={authority}")]);

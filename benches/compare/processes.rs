@@ -5,7 +5,7 @@
 //!   how long until each has handled a record, which events tell; how large one
 //!   is that has nothing to do; what the parent uses while all are busy.
 //! - *killed-1*, *killed-2*: how soon the partition of a process that is killed
-//!   is consumed again, by its successor or by the other one.
+//!   is consumed again, where it was the only one, and where there is another.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -65,7 +65,8 @@ fn throughput(
 ) -> Vec<Cell> {
     const MODELS: [&str; 2] = ["threads", "processes"];
     let command = |turn: usize, task: &Task, group: &str| {
-        let mut command = programs.perf(task, group);
+        // A count has to be dealt out to processes, which is not what a service does.
+        let mut command = programs.perf_to_end(task, group);
         command.args(["--model", MODELS[turn]]);
         command
     };
