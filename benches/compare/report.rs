@@ -236,7 +236,7 @@ to the moment that the handler is called:
 {latency}
 Below zero: the consumer had the record before the producer's own thread was told that it is safe.
 
-## Memory, idle, allocations
+## Memory, idle, allocations, worker processes
 
 {others}
 ## Machine
