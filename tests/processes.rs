@@ -16,10 +16,10 @@ use crate::support::keepup::{Keepup, keepup, program};
 use crate::support::prometheus::get;
 use crate::support::{PATIENT, SOON, wait_for, wait_until};
 
-const PROCESSES: [&str; 2] = ["--model", "processes"];
+pub(crate) const PROCESSES: [&str; 2] = ["--model", "processes"];
 
 /// The processes of a run's workers that run now, by its events.
-fn workers(events: &[Value]) -> BTreeSet<i32> {
+pub(crate) fn workers(events: &[Value]) -> BTreeSet<i32> {
     let mut pids = BTreeSet::new();
     for event in events {
         let Some(pid) = event["pid"]
@@ -38,7 +38,7 @@ fn workers(events: &[Value]) -> BTreeSet<i32> {
 }
 
 /// Waits until so many workers run and have partitions.
-fn wait_workers(run: &Keepup, count: usize) -> Vec<i32> {
+pub(crate) fn wait_workers(run: &Keepup, count: usize) -> Vec<i32> {
     run.wait("the workers", PATIENT, |events| {
         let pids = workers(events);
         let assigned: BTreeSet<i64> = events
@@ -50,13 +50,13 @@ fn wait_workers(run: &Keepup, count: usize) -> Vec<i32> {
     })
 }
 
-fn pid(number: i32) -> Pid {
+pub(crate) fn pid(number: i32) -> Pid {
     Pid::from_raw(number).expect("a process has a number")
 }
 
 /// Waits until none of them is there. One that is dead and not waited for by whoever has it now (the system's first
 /// process) is gone.
-fn wait_gone(pids: &[i32]) {
+pub(crate) fn wait_gone(pids: &[i32]) {
     wait_until(SOON, "the workers to be gone", || {
         let left: Vec<_> = pids
             .iter()
@@ -223,6 +223,27 @@ fn the_first_process_of_a_container_leaves_no_zombie_of_what_a_dead_worker_had_s
     });
     kill_process(pid(first), Signal::TERM).expect("it runs");
     assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
+}
+
+#[test]
+fn what_a_worker_started_does_not_outlive_it_when_the_parent_was_killed() {
+    let kafka = kafka!(shared);
+    topic(kafka, "orphans-of-orphans", 1, 10);
+    let directory = tempfile::tempdir().expect("a directory");
+    let noted = directory.path().join("pid");
+    // It hangs for longer than anybody waits here, and hears nothing of a closed standard input.
+    let handler = format!("exec=echo $$ >'{}'; exec sleep 45", noted.display());
+    let own = ["--workers", "1", "--drain", "500ms", "--handler", &handler];
+    let more = [&PROCESSES[..], &own].concat();
+    let mut run = Keepup::run(kafka, "orphans-of-orphans", "orphans-of-orphans", &more);
+    let mut pids = wait_workers(&run, 1);
+    pids.push(wait_until(SOON, "the handler", || {
+        let noted = fs::read_to_string(&noted).unwrap_or_default();
+        noted.trim().parse::<i32>().map_err(|_| noted)
+    }));
+    run.signal(Signal::KILL);
+    assert_eq!(run.end(SOON), None);
+    wait_gone(&pids);
 }
 
 #[test]

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
+use rustix::process::{Signal, getpgrp, getpid, kill_current_process_group};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::launch;
@@ -651,7 +652,8 @@ impl Child {
 
     /// The parent is gone: nobody commits what is done. The record in hand is
     /// finished, as far as that does not take longer than a stop would; then this
-    /// process is gone too.
+    /// process is gone too, and what it has started: the parent would have killed
+    /// that, and nobody else does.
     fn leave_alone(&mut self) {
         tracing::error!(
             worker = self.worker,
@@ -670,6 +672,10 @@ impl Child {
                 Ok(_) => {}
                 Err(_) => break,
             }
+        }
+        if getpgrp() == getpid() {
+            // Refused only where there is no such group; then there is nothing to kill.
+            let _ = kill_current_process_group(Signal::KILL);
         }
     }
 }
