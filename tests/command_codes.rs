@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::support::keepup::{Keepup, keepup, program};
-use crate::support::process::{Finished, run};
+use crate::support::process::{Finished, run, wait_none_has};
 use crate::support::{PATIENT, SOON};
 
 /// Nobody listens there.
@@ -129,30 +129,40 @@ fn an_unknown_topic_ends_with_1_and_says_what_to_do() {
 }
 
 #[test]
-fn a_closed_pipe_ends_the_run_with_0() {
+fn a_closed_pipe_ends_the_run_with_0_whatever_the_workers_are_and_leaves_nothing() {
     let kafka = kafka!(shared);
     kafka.create_topic("piped", 2, &[]);
     let producer = kafka.producer(&[]);
     producer.send_numbers("piped", 2, 0..20_000);
     producer.flush();
-    for how in [
+    for (number, how) in [
         "--handler print",
         "--events json --records",
+        "--events json --records --handler exec='while read -r line; do echo done; done'",
         "--handler print --json",
-    ] {
-        let script = format!(
-            "{} run -b {} -t piped -g piped-{} {how} | head -n 1; echo ${{PIPESTATUS[0]}}",
-            program().display(),
-            kafka.bootstrap(),
-            how.len(),
-        );
-        let mut command = Command::new("bash");
-        command.args(["-c", &script]);
-        let output = run(command, "", PATIENT);
-        let lines: Vec<&str> = output.stdout.lines().collect();
-        assert_eq!(lines.len(), 2, "{how}: {output:?}");
-        assert_eq!(lines[1], "0", "{how}: {output:?}");
-        assert!(!output.stderr.contains("error"), "{how}: {output:?}");
+    ]
+    .iter()
+    .enumerate()
+    {
+        for model in ["threads", "processes"] {
+            let group = format!("piped-{number}-{model}");
+            let script = format!(
+                "{} run -b {} -t piped -g {group} --model {model} {how} | head -n 1; echo ${{PIPESTATUS[0]}}",
+                program().display(),
+                kafka.bootstrap(),
+            );
+            let mut command = Command::new("bash");
+            command.args(["-c", &script]);
+            let output = run(command, "", PATIENT);
+            let lines: Vec<&str> = output.stdout.lines().collect();
+            assert_eq!(lines.len(), 2, "{model}, {how}: {output:?}");
+            assert_eq!(lines[1], "0", "{model}, {how}: {output:?}");
+            assert!(
+                !output.stderr.contains("error"),
+                "{model}, {how}: {output:?}"
+            );
+            wait_none_has(&group);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use rdkafka::Message;
 use rdkafka::message::{Header, Headers as _, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::BaseRecord;
 
-use crate::support::kafka::Isolation;
+use crate::support::kafka::{Isolation, Kafka};
 use crate::support::keepup::Keepup;
 use crate::support::run::{Events, Tally, builder, end_of, topic_of_numbers};
 use crate::support::{PATIENT, SOON};
@@ -312,10 +312,15 @@ const HANDLER: &str = r#"exec=while read -r line; do case "$line" in
     *) echo done ;;
     esac; done"#;
 
-#[test]
-fn a_handler_that_is_another_program_says_what_becomes_of_each_record() {
-    let kafka = kafka!(shared);
-    let (name, dead) = ("exec", "exec-dead-letters");
+per_model! {
+    says_what_becomes_of_each_record {
+        a_handler_that_is_another_program_says_what_becomes_of_each_record,
+        s15_what_fails_for_good_in_a_worker_process_is_written_to_the_dead_letter_topic_or_skipped
+    }
+}
+
+fn says_what_becomes_of_each_record(kafka: &Kafka, name: &str, model: &str) {
+    let dead = &format!("{name}-letters");
     topic_of_numbers(kafka, name, 2, 100);
     kafka.create_topic(dead, 2, &[]);
     let arguments = [
@@ -326,6 +331,8 @@ fn a_handler_that_is_another_program_says_what_becomes_of_each_record() {
         name,
         "-g",
         name,
+        "--model",
+        model,
         "--workers",
         "2",
         "--until-end",

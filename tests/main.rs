@@ -46,6 +46,7 @@ mod old_brokers;
 mod orders;
 mod out_of_range;
 mod page;
+mod process_scenarios;
 mod processes;
 mod prometheus;
 mod promises;

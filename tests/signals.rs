@@ -101,21 +101,6 @@ fn shutdown(run: &Keepup) -> Value {
     last
 }
 
-/// A test of a shared broker for workers that are threads, and one for processes.
-macro_rules! per_model {
-    ($($name:ident { $threads:ident, $processes:ident })+) => {$(
-        #[test]
-        fn $threads() {
-            $name(kafka!(shared), stringify!($threads), "threads");
-        }
-
-        #[test]
-        fn $processes() {
-            $name(kafka!(shared), stringify!($processes), "processes");
-        }
-    )+};
-}
-
 per_model! {
     finishes_what_is_in_hand {
         sigterm_finishes_the_records_in_hand_and_commits_exactly_what_was_handled,

@@ -2,10 +2,7 @@
 //! what the late ones may still do.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::ops::Range;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use keepup::Outcome;
@@ -16,6 +13,7 @@ use crate::support::deliveries::Deliveries;
 use crate::support::kafka::Kafka;
 use crate::support::keepup::Keepup;
 use crate::support::members::{Member, Protocol, Tally};
+use crate::support::notes::{HOLD, Notes};
 use crate::support::run::work_for;
 use crate::support::{PATIENT, SOON, wait_for, wait_until};
 
@@ -43,7 +41,7 @@ per_protocol! {
 }
 
 /// The properties of a protocol as the command takes them, with quick commits.
-fn properties(protocol: Protocol) -> Vec<String> {
+pub(crate) fn properties(protocol: Protocol) -> Vec<String> {
     let properties = protocol.properties().iter();
     let mut arguments: Vec<String> = properties
         .flat_map(|(name, value)| ["-X".to_owned(), format!("{name}={value}")])
@@ -52,7 +50,12 @@ fn properties(protocol: Protocol) -> Vec<String> {
     arguments
 }
 
-fn start(deliveries: &Deliveries, kafka: &Kafka, group: &str, arguments: &[String]) -> Keepup {
+pub(crate) fn start(
+    deliveries: &Deliveries,
+    kafka: &Kafka,
+    group: &str,
+    arguments: &[String],
+) -> Keepup {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     deliveries.start(kafka, group, &arguments)
 }
@@ -76,7 +79,7 @@ fn partitions(process: &Keepup) -> BTreeSet<i64> {
     has
 }
 
-fn wait_for_partitions(process: &Keepup, count: usize) -> BTreeSet<i64> {
+pub(crate) fn wait_for_partitions(process: &Keepup, count: usize) -> BTreeSet<i64> {
     wait_until(PATIENT, "a process to have its share", || {
         let has = partitions(process);
         if has.len() == count {
@@ -173,82 +176,36 @@ fn s42_when_a_process_is_killed_the_others_go_on_from_what_it_has_committed(
     );
 }
 
-/// A handler that notes each record that it is given in a file, and then keeps the one at offset 5 of each partition
-/// until there is a file `open`.
-fn noting(directory: &Path, name: &str, waits: bool) -> String {
-    let directory = directory.display();
-    let wait = if waits {
-        format!(
-            "case \"$line\" in *'\"offset\":5,'*) while [ ! -e '{directory}/open' ]; do sleep 0.05; done;; esac; "
-        )
-    } else {
-        String::new()
-    };
-    format!(
-        "exec=while read -r line; do printf '%s\\n' \"$line\" >>'{directory}/{name}'; {wait}echo 'done'; done"
-    )
-}
-
-/// What a handler of [`noting`] was given of a partition, in order.
-fn given(directory: &Path, name: &str, partition: i64) -> Vec<i64> {
-    let noted = fs::read_to_string(directory.join(name)).unwrap_or_default();
-    let records = noted.lines().map(|line| {
-        let record: Value = serde_json::from_str(line).expect("a record is JSON");
-        record
-    });
-    records
-        .filter(|record| record["partition"] == partition)
-        .map(|record| record["offset"].as_i64().expect("an offset"))
-        .collect()
-}
-
-fn wait_given(directory: &Path, name: &str, partitions: Range<i64>, last: i64) {
-    wait_until(PATIENT, "records to be given to a handler", || {
-        let mut given = partitions
-            .clone()
-            .map(|partition| given(directory, name, partition));
-        if given.all(|offsets| offsets.last() == Some(&last)) {
-            Ok(())
-        } else {
-            Err(fs::read_to_string(directory.join(name)))
-        }
-    });
-}
-
 fn s43_a_process_that_slept_longer_than_its_session_finishes_what_it_had_in_hand_and_nothing_comes_of_it(
     kafka: &Kafka,
     topic: &str,
     protocol: Protocol,
 ) {
-    let directory = tempfile::tempdir().expect("a directory");
-    let directory = directory.path();
+    let notes = Notes::new();
     kafka.filled_topic(topic, 2, 0..20);
     let deliveries = Deliveries::new(topic, 2);
-    let run = |name, waits| {
+    let run = |name, at_five| {
         let mut arguments = properties(protocol);
-        arguments.extend(["--handler".to_owned(), noting(directory, name, waits)]);
+        arguments.extend(["--handler".to_owned(), notes.handler(name, at_five)]);
         start(&deliveries, kafka, topic, &arguments)
     };
-    let mut late = run("late", true);
-    wait_given(directory, "late", 0..2, 5);
+    let mut late = run("late", HOLD);
+    notes.wait_given("late", 0..2, 5);
     kafka.wait_for_commits(topic, topic, &[Some(5), Some(5)]);
 
     late.signal(Signal::STOP);
     let asleep = Instant::now();
-    let other = run("other", false);
+    let other = run("other", "");
     // Everything is taken over from what was committed, once the session has expired.
     kafka.wait_for_commits(topic, topic, &[Some(20), Some(20)]);
     assert!(asleep.elapsed() + EARLY > SESSION, "{:?}", asleep.elapsed());
     for partition in 0..2 {
-        assert_eq!(
-            given(directory, "other", partition),
-            (5..20).collect::<Vec<_>>()
-        );
+        assert_eq!(notes.given("other", partition), (5..20).collect::<Vec<_>>());
     }
     let seen = late.events().len();
 
     // What was in its handlers is done at once when it wakes, and its workers are free.
-    fs::write(directory.join("open"), "").expect("it can be written");
+    notes.open_all();
     late.signal(Signal::CONT);
     late.wait_stderr(
         "no record is started before the group has answered",
@@ -277,7 +234,7 @@ fn s43_a_process_that_slept_longer_than_its_session_finishes_what_it_had_in_hand
     stop(late);
     stop(other);
     for partition in 0..2 {
-        let [late, other] = ["late", "other"].map(|name| given(directory, name, partition));
+        let [late, other] = ["late", "other"].map(|name| notes.given(name, partition));
         let (before, after) = late.split_at(6);
         assert_eq!(before, [0, 1, 2, 3, 4, 5]);
         let mut then = [&other[..], after].concat();

@@ -15,6 +15,7 @@ pub(crate) mod kafka;
 pub(crate) mod keepup;
 #[macro_use]
 pub(crate) mod members;
+pub(crate) mod notes;
 pub(crate) mod process;
 pub(crate) mod prometheus;
 pub(crate) mod raw;
@@ -47,6 +48,21 @@ macro_rules! kafka {
             None => return,
         }
     };
+}
+
+/// A test of a shared broker for workers that are threads, and one for processes.
+macro_rules! per_model {
+    ($($name:ident { $threads:ident, $processes:ident })+) => {$(
+        #[test]
+        fn $threads() {
+            $name(kafka!(shared), stringify!($threads), "threads");
+        }
+
+        #[test]
+        fn $processes() {
+            $name(kafka!(shared), stringify!($processes), "processes");
+        }
+    )+};
 }
 
 /// The function in which `path` (of an item inside of it) stands.

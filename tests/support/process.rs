@@ -1,5 +1,6 @@
 //! Child processes that do not outlive the test, and short commands with a deadline.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -121,6 +122,24 @@ pub(crate) fn run(mut command: Command, input: &str, within: Duration) -> Finish
         stdout: stdout.join().expect("the reader ends"),
         stderr: stderr.join().expect("the reader ends"),
     }
+}
+
+/// Waits until no process is there that has `argument` among those that it was started with. For what is not in the
+/// group of what a test has started.
+pub(crate) fn wait_none_has(argument: &str) {
+    wait_until(SOON, "no process to be left", || {
+        let processes = fs::read_dir("/proc").expect("it is there").flatten();
+        let left: Vec<_> = processes
+            .map(|process| process.path())
+            // Who is gone meanwhile, or dead and not waited for, has none.
+            .filter(|path| {
+                let line = fs::read(path.join("cmdline")).unwrap_or_default();
+                line.split(|&byte| byte == 0)
+                    .any(|other| other == argument.as_bytes())
+            })
+            .collect();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
 }
 
 fn drain(name: &str, pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
