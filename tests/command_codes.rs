@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::support::kafka::Kafka;
 use crate::support::keepup::{Keepup, keepup, program};
 use crate::support::process::{Finished, run, wait_none_has};
 use crate::support::{PATIENT, SOON};
@@ -163,6 +164,40 @@ fn a_closed_pipe_ends_the_run_with_0_whatever_the_workers_are_and_leaves_nothing
             );
             wait_none_has(&group);
         }
+    }
+}
+
+per_model! {
+    commits_nothing_that_it_cannot_print {
+        a_full_disk_ends_the_run_with_1_and_what_is_not_printed_is_not_committed,
+        a_full_disk_ends_a_run_of_processes_with_1_and_what_is_not_printed_is_not_committed
+    }
+}
+
+fn commits_nothing_that_it_cannot_print(kafka: &Kafka, name: &str, model: &str) {
+    kafka.filled_topic(name, 2, 0..10);
+    for (number, how) in ["--handler print", "--events json --records"]
+        .iter()
+        .enumerate()
+    {
+        let group = format!("{name}-{number}");
+        let script = format!(
+            "exec {} run -b {} -t {name} -g {group} --model {model} {how} >/dev/full",
+            program().display(),
+            kafka.bootstrap(),
+        );
+        let mut command = Command::new("bash");
+        command.args(["-c", &script]);
+        let output = run(command, "", PATIENT);
+        assert_eq!(output.code, Some(1), "{how}: {output:?}");
+        let cause = "cannot be written: No space left on device";
+        assert!(output.stderr.contains(cause), "{how}: {output:?}");
+        let committed = kafka.committed(&group, name);
+        assert!(
+            committed.iter().all(|offset| offset.unwrap_or(0) == 0),
+            "{how}: {committed:?}"
+        );
+        wait_none_has(&group);
     }
 }
 

@@ -189,7 +189,9 @@ fn s05_an_eager_rebalance_gives_a_worker_process_its_partition_back_and_it_goes_
     let fast = arguments(Protocol::Eager, notes.handler("b", ""));
     let mut b = start(&a.deliveries, kafka, topic, &fast);
     let moved = only_partition(&b);
-    // Everything was taken from A, whose processes did not let go in time; it has one again.
+    // Everything was taken from A, whose processes did not let go in time; it has one again, which the other process
+    // could begin with at once.
+    notes.let_one_through(moved);
     a.wait_back(1 - moved);
     let mut expected = [Some(5); 2];
     expected[index(moved)] = Some(20);

@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Standard output, or what stands for it in a test.
 pub(crate) struct Output {
@@ -67,6 +68,16 @@ impl Output {
             .as_ref()
             .map(|error| io::Error::new(error.kind(), error.to_string()))
     }
+}
+
+/// True where nobody reads standard output any more. Where workers are processes
+/// it is they who print, and no write of this process may have met that.
+pub(crate) fn has_no_reader() -> bool {
+    let stdout = io::stdout();
+    // An error is told whether it is asked for or not.
+    let mut looked = [PollFd::new(&stdout, PollFlags::empty())];
+    poll(&mut looked, Some(&Timespec::default())).is_ok()
+        && looked[0].revents().contains(PollFlags::ERR)
 }
 
 /// Standard error that swallows its failures: where nobody listens nothing can

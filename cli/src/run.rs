@@ -6,6 +6,7 @@
 //! the handler: a batch of lines in one write, which is what makes printing
 //! millions of records bearable.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use keepup::{
 };
 
 use crate::exec::{Children, Exec};
-use crate::exit::{Ending, Failure};
+use crate::exit::{Ending, Failure, stopped_by_handler};
 use crate::lines::Format;
 use crate::output::{self, Output};
 use crate::plan::{OutputPlan, RunPlan};
@@ -39,7 +40,10 @@ pub(crate) fn run(plan: &RunPlan, how: OutputPlan) -> Result<Ending, Failure> {
         builder
     };
     let report = work(builder, plan, how, &output)?;
-    let stdout = output.failure();
+    let stdout = output.failure().or_else(|| {
+        let is_closed = stopped_by_handler(&report) && output::has_no_reader();
+        is_closed.then(|| ErrorKind::BrokenPipe.into())
+    });
     match &stdout {
         Some(error) if output::is_closed_pipe(error) => {}
         Some(error) => output::say(&format!("error: stdout cannot be written: {error}\n")),

@@ -76,8 +76,9 @@ impl Launcher {
         self.program = program.into();
     }
 
-    /// Starts a worker; gives it and this end of the line to it.
-    pub(crate) fn launch(&self) -> std::io::Result<(Child, UnixStream)> {
+    /// Starts a worker, whose standard output is `stdout`; gives it and this end of
+    /// the line to it.
+    pub(crate) fn launch(&self, stdout: Stdio) -> std::io::Result<(Child, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = Command::new(&self.program);
         let child = command
@@ -85,7 +86,7 @@ impl Launcher {
             .args(&self.arguments)
             .env(VARIABLE, std::process::id().to_string())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             // So that a Ctrl-C in the terminal reaches the parent alone, and that
             // what a worker leaves behind is found.
             .process_group(0)

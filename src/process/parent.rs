@@ -8,15 +8,17 @@
 //!
 //! What the child wrote to its standard output before it told of a record is
 //! written to ours before that is told on, so that what a handler prints is out
-//! before a commit covers it, as in model A.
+//! before a commit covers it, as in model A. Where ours takes it no more, what the
+//! child told since is not told on: it is killed, and who follows has our standard
+//! output as its own, and meets what is wrong with it in its handler.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::{Child, ExitStatus};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use mio::net::UnixStream;
@@ -85,6 +87,8 @@ pub(crate) struct Children {
     pub(crate) starts_within: Duration,
     /// Each child has its share of it.
     pub(crate) memory: Arc<MemoryBudget>,
+    /// What a child printed could not be written to our standard output.
+    pub(crate) is_output_refused: AtomicBool,
 }
 
 impl Children {
@@ -104,6 +108,7 @@ impl Children {
             revoke_deadline: settings.revoke_deadline,
             starts_within: STARTS_WITHIN,
             memory,
+            is_output_refused: AtomicBool::new(false),
         }
     }
 }
@@ -176,6 +181,8 @@ enum Broken {
     Closed(Result<(), LineError>),
     /// What came is nothing that a child says.
     Rubbish(String),
+    /// What it printed cannot be written.
+    Output(io::Error),
     /// The child must not go on, and starting another would not help.
     Ends(StopReason),
 }
@@ -221,7 +228,12 @@ impl<'a> StandIn<'a> {
             // Where the system refuses, the next look finds the wish.
             let _ = waker.wake();
         }));
-        let (child, line) = children.launcher.launch()?;
+        let stdout = if children.is_output_refused.load(Ordering::Relaxed) {
+            Stdio::inherit()
+        } else {
+            Stdio::piped()
+        };
+        let (child, line) = children.launcher.launch(stdout)?;
         let mut child = Process::of(child);
         let pid = child.child.id();
         line.set_nonblocking(true)?;
@@ -297,7 +309,7 @@ impl<'a> StandIn<'a> {
         loop {
             match self.line.read(&mut self.chunk) {
                 Ok(0) => {
-                    self.drain_output();
+                    self.drain_output()?;
                     return Err(Broken::Closed(self.incoming.end()));
                 }
                 Ok(read) => {
@@ -318,8 +330,7 @@ impl<'a> StandIn<'a> {
                 Err(error) => return Err(LineError::from(error).into()),
             }
         }
-        self.drain_output();
-        Ok(())
+        self.drain_output()
     }
 
     fn take_messages(&mut self, now: Coarse) -> Result<(), Broken> {
@@ -327,7 +338,7 @@ impl<'a> StandIn<'a> {
             // What it printed before it told what may be committed. An event waits
             // for nothing: that a partition came is told before its records.
             if !matches!(message, ToParent::Happened(_)) {
-                self.drain_output();
+                self.drain_output()?;
             }
             self.heard(message, now)?;
         }
@@ -735,28 +746,35 @@ impl<'a> StandIn<'a> {
     }
 
     /// Passes whole lines of the child's standard output on.
-    fn drain_output(&mut self) {
+    fn drain_output(&mut self) -> Result<(), Broken> {
         let Some(stdout) = &mut self.stdout else {
-            return;
+            return Ok(());
         };
-        let is_open = loop {
+        loop {
             match stdout.read(&mut self.chunk) {
-                Ok(0) => break false,
+                Ok(0) => break,
                 Ok(read) => {
                     let came = self.chunk.get(..read).unwrap_or_default();
                     self.output.extend_from_slice(came);
-                    if !pass_on_lines(&mut self.output) {
-                        break false;
+                    if let Err(error) = pass_on_lines(&mut self.output) {
+                        self.stdout = None;
+                        self.children
+                            .is_output_refused
+                            .store(true, Ordering::Relaxed);
+                        // That nobody reads is all that a closed pipe says.
+                        if error.kind() != io::ErrorKind::BrokenPipe {
+                            self.warn(&format!("what it printed cannot be written: {error}"));
+                        }
+                        return Err(Broken::Output(error));
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break error.kind() == io::ErrorKind::WouldBlock,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(_) => break,
             }
-        };
-        if !is_open {
-            // Closed here where ours is: the child hears of it as it would.
-            self.stdout = None;
         }
+        self.stdout = None;
+        Ok(())
     }
 
     fn report(&self, report: FromWorker) {
@@ -779,6 +797,10 @@ impl<'a> StandIn<'a> {
             }
             Broken::Rubbish(why) => WorkerExit::Failed(WorkerStop::ChildExited(format!(
                 "process {} is not to be understood and was killed: {why}",
+                self.pid
+            ))),
+            Broken::Output(error) => WorkerExit::Failed(WorkerStop::ChildExited(format!(
+                "process {} was killed: what it printed cannot be written: {error}",
                 self.pid
             ))),
             Broken::Closed(cut_off) => {
@@ -831,10 +853,11 @@ impl<'a> StandIn<'a> {
         if left_behind {
             self.warn("it left processes of its group behind, which were killed");
         }
-        self.drain_output();
+        // What is refused here was told of by nobody.
+        let _ = self.drain_output();
         if !self.output.is_empty() {
             self.output.push(b'\n');
-            pass_on_lines(&mut self.output);
+            let _ = pass_on_lines(&mut self.output);
         }
         let granted = self.granted;
         self.take_back(granted);
@@ -857,19 +880,16 @@ impl<'a> StandIn<'a> {
     }
 }
 
-/// Writes whole lines to our standard output; false where it takes no more.
-fn pass_on_lines(output: &mut Vec<u8>) -> bool {
+/// Writes whole lines to our standard output.
+fn pass_on_lines(output: &mut Vec<u8>) -> io::Result<()> {
     let whole = match output.iter().rposition(|byte| *byte == b'\n') {
         Some(last) => last + 1,
         None if output.len() > LONGEST_LINE => output.len(),
-        None => return true,
+        None => return Ok(()),
     };
     let mut stdout = io::stdout().lock();
-    let written = output.get(..whole).is_none_or(|lines| {
-        stdout
-            .write_all(lines)
-            .and_then(|()| stdout.flush())
-            .is_ok()
+    let written = output.get(..whole).map_or(Ok(()), |lines| {
+        stdout.write_all(lines).and_then(|()| stdout.flush())
     });
     output.drain(..whole);
     written

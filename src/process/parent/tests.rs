@@ -53,6 +53,7 @@ impl Stage {
             revoke_deadline: Duration::from_secs(5),
             starts_within,
             memory: Arc::new(MemoryBudget::new(MemoryBudget::DEFAULT)),
+            is_output_refused: AtomicBool::new(false),
         };
         let (reports, from_child) = bounded(64);
         let mailbox = Arc::new(Mailbox::new());
@@ -255,8 +256,8 @@ fn a_child_whose_line_somebody_else_keeps_open_is_noticed_all_the_same() {
 #[test]
 fn what_a_child_prints_is_passed_on_in_whole_lines() {
     let mut output = b"one\ntwo".to_vec();
-    assert!(pass_on_lines(&mut output));
+    pass_on_lines(&mut output).expect("standard output takes it");
     assert_eq!(output, b"two");
-    assert!(pass_on_lines(&mut output));
+    pass_on_lines(&mut output).expect("standard output takes it");
     assert_eq!(output, b"two", "it has no end yet");
 }
