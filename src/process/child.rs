@@ -120,12 +120,16 @@ fn begin(builder: Builder, engines: EngineFactory) -> Result<(), Orphaned> {
         tracing::error!(%error, "this process was started as a worker and has no line to its parent");
         Orphaned
     })?;
-    let (mut parent, heard) = Parent::open(line)?;
+    let mut parent = Parent::open(line)?;
     parent.say(&ToParent::Hello {
         version: VERSION,
         pid: std::process::id(),
         terms: terms(&builder.settings, &engines),
     })?;
+    let heard = match parent.listen() {
+        Ok(heard) => heard,
+        Err(error) => return parent.say_not_started(&error),
+    };
     let Ok(ToChild::Welcome(welcome)) = heard.recv_timeout(WELCOME_WITHIN) else {
         return Err(Orphaned);
     };
@@ -136,15 +140,7 @@ fn begin(builder: Builder, engines: EngineFactory) -> Result<(), Orphaned> {
     settings.bootstrap.clone_from(&welcome.bootstrap);
     match Child::new(settings, engines, &welcome, parent, heard) {
         Ok(child) => child.work(),
-        Err((mut parent, error)) => {
-            let exit = Exit::of(WorkerExit::Failed(WorkerStop::SourceFailed(
-                error.to_string(),
-            )));
-            parent.say(&ToParent::Exited {
-                exit,
-                lanes: Vec::new(),
-            })
-        }
+        Err((mut parent, error)) => parent.say_not_started(&error),
     }
 }
 
@@ -171,26 +167,41 @@ struct Parent {
 }
 
 impl Parent {
-    /// Also gives what is heard from it; disconnected where it is gone.
-    fn open(line: UnixStream) -> Result<(Self, Receiver<ToChild>), Orphaned> {
-        let give_up = |error: std::io::Error| {
+    fn open(line: UnixStream) -> Result<Self, Orphaned> {
+        line.set_write_timeout(Some(WRITE)).map_err(|error| {
             tracing::error!(%error, "the line to the parent cannot be used");
             Orphaned
+        })?;
+        Ok(Self {
+            line,
+            bytes: Vec::new(),
+            clock: Clock::System,
+        })
+    }
+
+    /// Gives what is heard from it; disconnected where it is gone.
+    fn listen(&self) -> Result<Receiver<ToChild>, Error> {
+        let refused = |source| Error::System {
+            what: "start a thread that listens to the parent",
+            source,
         };
-        let ear = line.try_clone().map_err(give_up)?;
-        line.set_write_timeout(Some(WRITE)).map_err(give_up)?;
+        let ear = self.line.try_clone().map_err(refused)?;
         let (said, heard) = bounded(INBOX);
         std::thread::Builder::new()
             .name("keepup-line".into())
             // Not joined: it waits for the parent, and ends with the process.
             .spawn(move || listen(ear, &said))
-            .map_err(give_up)?;
-        let parent = Self {
-            line,
-            bytes: Vec::new(),
-            clock: Clock::System,
-        };
-        Ok((parent, heard))
+            .map_err(refused)?;
+        Ok(heard)
+    }
+
+    /// Says that the worker could not be started, which is its end.
+    fn say_not_started(&mut self, error: &Error) -> Result<(), Orphaned> {
+        let why = WorkerStop::SourceFailed(error.to_string());
+        self.say(&ToParent::Exited {
+            exit: Exit::of(WorkerExit::Failed(why)),
+            lanes: Vec::new(),
+        })
     }
 
     /// Says something. Waits where the parent does not listen at the moment.
