@@ -48,6 +48,7 @@ mod out_of_range;
 mod page;
 mod process_scenarios;
 mod processes;
+mod processes_bad_input;
 mod prometheus;
 mod promises;
 mod rebalance;

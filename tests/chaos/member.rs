@@ -4,10 +4,8 @@
 //! speaks as `keepup run --events json --records` does. At SIGUSR1 it seeks backwards in one of its partitions; it says
 //! so before it asks, since a kill may come in between.
 
-use std::fs;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use keepup::{
@@ -19,6 +17,7 @@ use signal_hook::consts::{SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::storm::now;
+use crate::support::process::by_another_name;
 use crate::support::run::work_for;
 
 /// What the member is told: a [`Plan`] as JSON. Whoever runs the test without it has no member.
@@ -60,31 +59,15 @@ impl Plan<'_> {
             "seed": self.seed,
             "properties": self.properties,
         });
-        let mut arguments = vec![format!("{PLAN}={plan}"), program().display().to_string()];
+        let mut arguments = vec![
+            format!("{PLAN}={plan}"),
+            by_another_name().display().to_string(),
+        ];
         let test = "member::a_member_that_is_steered";
         arguments
             .extend(["--exact", "--ignored", "--nocapture", "--quiet", test].map(str::to_owned));
         (PathBuf::from("/usr/bin/env"), arguments)
     }
-}
-
-/// This program by another name: under that of a test of cargo's it would not be started again for worker processes.
-/// They come to the same test by the same arguments.
-fn program() -> PathBuf {
-    static LINKED: Once = Once::new();
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let member = directory.join("chaos-member");
-    LINKED.call_once(|| {
-        let this = std::env::current_exe().expect("a test has a path");
-        // Members of another run may have the name now: it changes from the one file to the other.
-        let own = directory.join(format!("chaos-member-{}", std::process::id()));
-        let _ = fs::remove_file(&own);
-        fs::hard_link(this, &own).expect("the target directory takes links");
-        fs::rename(&own, &member).expect("it can be renamed");
-        // Left where both were the same file already.
-        let _ = fs::remove_file(&own);
-    });
-    member
 }
 
 #[test]

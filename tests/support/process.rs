@@ -1,10 +1,12 @@
 //! Child processes that do not outlive the test, and short commands with a deadline.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -20,6 +22,28 @@ pub(crate) fn repository() -> &'static Path {
 /// A script of `tests/kafka`.
 pub(crate) fn script(name: &str) -> PathBuf {
     repository().join("tests/kafka").join(name)
+}
+
+/// This program by another name: under that of a test of cargo's it would not be started again for worker processes.
+/// They come to the same test by the same arguments.
+pub(crate) fn by_another_name() -> PathBuf {
+    static LINKED: OnceLock<PathBuf> = OnceLock::new();
+    let link = || {
+        let this = std::env::current_exe().expect("a test has a path");
+        let name = this.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let name = name.split('-').next().unwrap_or_default();
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let linked = directory.join(format!("{name}-again"));
+        // Another run may use the name now: it changes from the one file to the other.
+        let own = directory.join(format!("{name}-{}", std::process::id()));
+        let _ = fs::remove_file(&own);
+        fs::hard_link(this, &own).expect("the target directory takes links");
+        fs::rename(&own, &linked).expect("it can be renamed");
+        // Left where both were the same file already.
+        let _ = fs::remove_file(&own);
+        linked
+    };
+    LINKED.get_or_init(link).clone()
 }
 
 /// A process of its own group, killed on drop, and also when this process dies in whatever way.
