@@ -1,8 +1,10 @@
 //! Failures that were seen in the field, with workers that are processes: what is in hand is in another process than
 //! what decides about it.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 
+use keepup::{Model, OnExhausted, Order, Record, RetryPolicy, WorkerInfo, Workers};
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
@@ -412,4 +414,63 @@ fn s22_a_worker_process_that_is_stuck_is_reported_with_its_partition_and_the_oth
     assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
     deliveries.assert_exactly_once(&[60; 4]);
     wait_gone(&pids);
+}
+
+/// The brokers and the topic of [`a_program_that_panics_at_one_record`]. Whoever runs that test without it has no program.
+const PANICS: &str = "KEEPUP_PANICS";
+
+#[test]
+#[ignore = "a program for another test: it starts it"]
+fn a_program_that_panics_at_one_record() {
+    let Ok(given) = std::env::var(PANICS) else {
+        return;
+    };
+    let (bootstrap, topic) = given.split_once(' ').expect("brokers and a topic");
+    let mut retry = RetryPolicy::default();
+    retry.attempts = 3;
+    retry.on_exhausted = OnExhausted::Skip;
+    let ended = keepup::builder(bootstrap, topic)
+        .topic(topic)
+        .order(Order::Key)
+        .model(Model::Processes)
+        .workers(Workers::Fixed(2))
+        .retry(retry)
+        .until_end(true)
+        .on_event(|event| {
+            let _ = writeln!(std::io::stderr(), "{event}");
+        })
+        .run(|_: WorkerInfo| {
+            |record: &Record<'_>| assert!((record.partition(), record.offset()) != (1, 5))
+        });
+    let report = ended.expect("it starts");
+    // The harness would end with a code of its own.
+    std::process::exit(report.exit_code());
+}
+
+#[test]
+fn s15_the_attempts_of_a_record_that_takes_down_one_process_after_the_other_are_counted_in_key_order()
+ {
+    let kafka = kafka!(shared);
+    let topic = "s15-by-key";
+    kafka.filled_topic(topic, 2, 0..20);
+    let test = "process_scenarios::a_program_that_panics_at_one_record";
+    let given = format!("{PANICS}={} {topic}", kafka.bootstrap());
+    let mut run = Keepup::start_again(&given, test);
+    assert_eq!(run.end(PATIENT), Some(0), "{}", run.stderr());
+    let log = run.stderr();
+    let failures: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("record=s15-by-key-1@5 "))
+        .filter_map(|line| line.split(" error=").next())
+        .collect();
+    let attempts = ["record_retried", "record_retried", "record_skipped"];
+    assert_eq!(failures.len(), 3, "{log}");
+    for ((failure, name), attempt) in failures.iter().zip(attempts).zip(1..) {
+        let told = format!("attempt={attempt}");
+        assert!(
+            failure.contains(name) && failure.ends_with(&told),
+            "{failures:?}"
+        );
+    }
+    assert_eq!(kafka.committed(topic, topic), [Some(20); 2]);
 }

@@ -12,7 +12,7 @@ use crate::processes::{PROCESSES, pid, wait_gone, wait_workers};
 use crate::signals::wait_sleeping;
 use crate::support::kafka::Kafka;
 use crate::support::keepup::{Keepup, keepup, program};
-use crate::support::process::{by_another_name, wait_none_has};
+use crate::support::process::wait_none_has;
 use crate::support::{PATIENT, SOON, wait_until};
 
 /// What the program of [`a_program_that_differs_from_process_to_process`] does in a worker; the brokers and its name
@@ -232,18 +232,8 @@ fn a_program_whose_workers_come_to_other_settings_ends_and_says_which() {
         let name = format!("bad-differs-{how}");
         kafka.filled_topic(&name, 2, 0..5);
         let told = format!("{DIFFERS}={how},{},{name}", kafka.bootstrap());
-        let linked = by_another_name().display().to_string();
         let test = "processes_bad_input::a_program_that_differs_from_process_to_process";
-        let own = [
-            &*told,
-            &linked,
-            "--exact",
-            "--ignored",
-            "--nocapture",
-            "--quiet",
-            test,
-        ];
-        let mut run = Keepup::start_program(PathBuf::from("/usr/bin/env"), &own);
+        let mut run = Keepup::start_again(&told, test);
         assert_eq!(run.end(PATIENT), Some(1), "{how}: {}", run.stderr());
         for word in words {
             assert!(
@@ -258,6 +248,6 @@ fn a_program_whose_workers_come_to_other_settings_ends_and_says_which() {
             "{committed:?}"
         );
         drop(run);
-        wait_none_has(&linked);
+        wait_none_has(test);
     }
 }

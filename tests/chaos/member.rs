@@ -17,7 +17,7 @@ use signal_hook::consts::{SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::storm::now;
-use crate::support::process::by_another_name;
+use crate::support::process::again;
 use crate::support::run::work_for;
 
 /// What the member is told: a [`Plan`] as JSON. Whoever runs the test without it has no member.
@@ -59,14 +59,10 @@ impl Plan<'_> {
             "seed": self.seed,
             "properties": self.properties,
         });
-        let mut arguments = vec![
-            format!("{PLAN}={plan}"),
-            by_another_name().display().to_string(),
-        ];
-        let test = "member::a_member_that_is_steered";
-        arguments
-            .extend(["--exact", "--ignored", "--nocapture", "--quiet", test].map(str::to_owned));
-        (PathBuf::from("/usr/bin/env"), arguments)
+        again(
+            &format!("{PLAN}={plan}"),
+            "member::a_member_that_is_steered",
+        )
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::kafka::Kafka;
-use super::process::{Finished, Guarded, run, script, thread};
+use super::process::{Finished, Guarded, again, run, script, thread};
 use super::wait_until;
 
 /// Where the command is: cargo puts it beside the directory of this test.
@@ -82,6 +82,13 @@ impl Keepup {
     /// Starts another program that speaks the same events.
     pub(crate) fn start_program(program: PathBuf, arguments: &[&str]) -> Self {
         Self::launch(program, arguments, |_| false)
+    }
+
+    /// Starts this program again, for that test alone, with a variable (`NAME=VALUE`) in its environment.
+    pub(crate) fn start_again(variable: &str, test: &str) -> Self {
+        let (program, arguments) = again(variable, test);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        Self::start_program(program, &arguments)
     }
 
     /// Starts another program that speaks the same events, with a sieve as that of [`Keepup::start_sifted`].

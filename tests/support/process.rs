@@ -24,9 +24,19 @@ pub(crate) fn script(name: &str) -> PathBuf {
     repository().join("tests/kafka").join(name)
 }
 
+/// The program, and its arguments, that become this one again for that test alone, with a variable (`NAME=VALUE`) in its
+/// environment.
+pub(crate) fn again(variable: &str, test: &str) -> (PathBuf, Vec<String>) {
+    let program = by_another_name().display().to_string();
+    let test = ["--exact", "--ignored", "--nocapture", "--quiet", test];
+    let mut arguments = vec![variable.to_owned(), program];
+    arguments.extend(test.map(str::to_owned));
+    (PathBuf::from("/usr/bin/env"), arguments)
+}
+
 /// This program by another name: under that of a test of cargo's it would not be started again for worker processes.
 /// They come to the same test by the same arguments.
-pub(crate) fn by_another_name() -> PathBuf {
+fn by_another_name() -> PathBuf {
     static LINKED: OnceLock<PathBuf> = OnceLock::new();
     let link = || {
         let this = std::env::current_exe().expect("a test has a path");
