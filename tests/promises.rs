@@ -12,7 +12,7 @@ const HEADING: &str = "\n## What holds each promise\n";
 /// How many failures are numbered.
 const SCENARIOS: u32 = 48;
 
-/// The names of all functions in the Rust files below `directory`.
+/// The names of all functions in the Rust files below `directory`, with those of the tests that `per_model!` makes.
 fn functions(directory: &Path, names: &mut BTreeSet<String>) {
     for entry in fs::read_dir(directory).expect("it can be read") {
         let path = entry.expect("it can be read").path();
@@ -20,13 +20,12 @@ fn functions(directory: &Path, names: &mut BTreeSet<String>) {
             functions(&path, names);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path).expect("UTF-8");
+            let is_none = |character: char| !character.is_ascii_alphanumeric() && character != '_';
             let after = text.split("fn ").skip(1);
-            names.extend(after.map(|after| {
-                let is_name =
-                    |character: char| character.is_ascii_alphanumeric() || character == '_';
-                let end = after.find(|character| !is_name(character));
-                after[..end.unwrap_or(after.len())].to_owned()
-            }));
+            names.extend(after.filter_map(|after| after.split(is_none).next().map(str::to_owned)));
+            let made = text.split("\nper_model! {").skip(1);
+            let made = made.filter_map(|after| after.split("\n}").next());
+            names.extend(made.flat_map(|made| made.split(is_none).map(str::to_owned)));
         }
     }
 }
