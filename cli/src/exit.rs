@@ -26,7 +26,7 @@ pub(crate) enum Ending {
     Printed,
     /// A run ended; `stdout` is what ended its output early, if anything.
     Ran {
-        report: Report,
+        report: Box<Report>,
         stdout: Option<io::Error>,
     },
     /// The demo ended, with that many records lost.

@@ -159,7 +159,7 @@ pub(crate) fn perf(plan: &PerfPlan, how: OutputPlan, started: Instant) -> Result
         output::print(&text)?;
     }
     Ok(Ending::Ran {
-        report,
+        report: Box::new(report),
         stdout: None,
     })
 }

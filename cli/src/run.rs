@@ -49,6 +49,7 @@ pub(crate) fn run(plan: &RunPlan, how: OutputPlan) -> Result<Ending, Failure> {
         Some(error) => output::say(&format!("error: stdout cannot be written: {error}\n")),
         None => tell(&report, plan, how)?,
     }
+    let report = Box::new(report);
     Ok(Ending::Ran { report, stdout })
 }
 

@@ -713,7 +713,7 @@ fn a_commit_that_was_refused_after_an_outage_may_come_again_and_no_other() {
         look.and_then(|look| look.offsets[0]).expect("it is known")
     };
     // It has heard 500 ms after the broker came back, and one that is refused 1 s later comes again 1 s after that.
-    log.outages = vec![3_000..4_000];
+    log.outages.push(3_000..4_000);
     log.members[0]
         .told
         .retain(|(at, told)| !matches!(told, Told::Committed(_)) || *at < 3_000 || *at > 4_500);
