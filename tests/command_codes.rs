@@ -129,6 +129,13 @@ fn an_unknown_topic_ends_with_1_and_says_what_to_do() {
     assert_eq!(output.stdout, "");
 }
 
+/// Runs a line of a shell to its end.
+fn by_shell(line: &str) -> Finished {
+    let mut command = Command::new("bash");
+    command.args(["-c", line]);
+    run(command, "", PATIENT)
+}
+
 #[test]
 fn a_closed_pipe_ends_the_run_with_0_whatever_the_workers_are_and_leaves_nothing() {
     let kafka = kafka!(shared);
@@ -152,9 +159,7 @@ fn a_closed_pipe_ends_the_run_with_0_whatever_the_workers_are_and_leaves_nothing
                 program().display(),
                 kafka.bootstrap(),
             );
-            let mut command = Command::new("bash");
-            command.args(["-c", &script]);
-            let output = run(command, "", PATIENT);
+            let output = by_shell(&script);
             let lines: Vec<&str> = output.stdout.lines().collect();
             assert_eq!(lines.len(), 2, "{model}, {how}: {output:?}");
             assert_eq!(lines[1], "0", "{model}, {how}: {output:?}");
@@ -186,9 +191,7 @@ fn commits_nothing_that_it_cannot_print(kafka: &Kafka, name: &str, model: &str) 
             program().display(),
             kafka.bootstrap(),
         );
-        let mut command = Command::new("bash");
-        command.args(["-c", &script]);
-        let output = run(command, "", PATIENT);
+        let output = by_shell(&script);
         assert_eq!(output.code, Some(1), "{how}: {output:?}");
         let cause = "cannot be written: No space left on device";
         assert!(output.stderr.contains(cause), "{how}: {output:?}");

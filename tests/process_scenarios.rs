@@ -8,7 +8,7 @@ use keepup::{Model, OnExhausted, Order, Record, RetryPolicy, WorkerInfo, Workers
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
-use crate::processes::{PROCESSES, pid, wait_gone, wait_workers, workers};
+use crate::processes::{PROCESSES, assert_gives_up, pid, wait_gone, wait_workers, workers};
 use crate::support::cluster::free_ports;
 use crate::support::deliveries::Deliveries;
 use crate::support::kafka::Kafka;
@@ -247,18 +247,7 @@ fn s15_a_record_at_which_worker_processes_die_each_time_ends_the_run_and_holds_u
     let mut arguments = arguments(Protocol::Cooperative, notes.handler("a", deadly));
     arguments.extend(["--workers", "2"].map(str::to_owned));
     let mut run = start(&deliveries, kafka, topic, &arguments);
-    assert_eq!(run.end(PATIENT), Some(1), "{}", run.stderr());
-    let events = run.events();
-    let last = events.last().expect("events");
-    assert_eq!(
-        (&last["name"], &last["reason"]),
-        (&"shutdown_complete".into(), &"restart-budget-spent".into())
-    );
-    assert!(
-        run.stderr().contains("was ended by signal 9"),
-        "{}",
-        run.stderr()
-    );
+    assert_gives_up(&mut run, "was ended by signal 9");
     let committed = kafka.committed(topic, topic);
     // Who dies at once has not told of what it did before.
     assert!(

@@ -79,6 +79,18 @@ fn state(number: i32) -> String {
         .map_or_else(String::new, |(_, rest)| rest.chars().take(1).collect())
 }
 
+/// Waits for the end of a run whose workers fail too often: it ends with 1, and names the last cause.
+pub(crate) fn assert_gives_up(run: &mut Keepup, cause: &str) {
+    assert_eq!(run.end(PATIENT), Some(1), "{}", run.stderr());
+    let events = run.events();
+    let last = events.last().expect("events");
+    assert_eq!(
+        (&last["name"], &last["reason"]),
+        (&"shutdown_complete".into(), &"restart-budget-spent".into())
+    );
+    assert!(run.stderr().contains(cause), "{}", run.stderr());
+}
+
 fn topic(kafka: &Kafka, name: &str, partitions: i32, each: u64) -> Vec<i64> {
     kafka.create_topic(name, partitions, &[]);
     let producer = kafka.producer(&[]);
@@ -349,23 +361,13 @@ fn workers_that_die_again_and_again_end_the_run_with_the_last_cause() {
     ];
     let more = [&PROCESSES[..], &own].concat();
     let mut run = Keepup::run(kafka, "crash-loop", "crash-loop", &more);
-    assert_eq!(run.end(PATIENT), Some(1), "{}", run.stderr());
-    let events = run.events();
-    let last = events.last().expect("events");
-    assert_eq!(
-        (&last["name"], &last["reason"]),
-        (&"shutdown_complete".into(), &"restart-budget-spent".into())
-    );
-    let died = events
+    assert_gives_up(&mut run, "was ended by signal 9");
+    let died = run
+        .events()
         .iter()
         .filter(|event| event["reason"] == "child-exited")
         .count();
     assert_eq!(died, 6, "the first and five more");
-    assert!(
-        run.stderr().contains("was ended by signal 9"),
-        "{}",
-        run.stderr()
-    );
 }
 
 /// The value of each partition's series of that name on a page of metrics.

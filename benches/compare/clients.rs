@@ -166,40 +166,28 @@ impl Programs {
     }
 }
 
+/// What every row is measured with.
+pub(crate) struct With<'a> {
+    pub(crate) broker: Broker,
+    pub(crate) programs: Programs,
+    pub(crate) options: &'a Options,
+}
+
 /// Clients in turns, round after round.
-pub(crate) fn throughput(
-    row: &str,
-    work: &Work,
-    broker: &Broker,
-    programs: &Programs,
-    options: &Options,
-) -> Vec<Cell> {
-    take_turns(row, work, work.peers(), broker, programs, options)
+pub(crate) fn throughput(row: &str, work: &Work, with: &With<'_>) -> Vec<Cell> {
+    take_turns(row, work, work.peers(), with)
 }
 
 /// keepup alone, for its memory.
-pub(crate) fn memory(
-    row: &str,
-    work: &Work,
-    broker: &Broker,
-    programs: &Programs,
-    options: &Options,
-) -> Vec<Cell> {
-    take_turns(row, work, &[Peer::Keepup], broker, programs, options)
+pub(crate) fn memory(row: &str, work: &Work, with: &With<'_>) -> Vec<Cell> {
+    take_turns(row, work, &[Peer::Keepup], with)
 }
 
-fn take_turns(
-    row: &str,
-    work: &Work,
-    peers: &[Peer],
-    broker: &Broker,
-    programs: &Programs,
-    options: &Options,
-) -> Vec<Cell> {
+fn take_turns(row: &str, work: &Work, peers: &[Peer], with: &With<'_>) -> Vec<Cell> {
     let names: Vec<&str> = peers.iter().map(|peer| peer.name()).collect();
     let command =
-        |turn: usize, task: &Task, group: &str| programs.command(peers[turn], task, group);
-    in_turns(row, work, &names, command, broker, options)
+        |turn: usize, task: &Task, group: &str| with.programs.command(peers[turn], task, group);
+    in_turns(row, work, &names, command, with)
 }
 
 /// Whoever `names` names takes turns at the topic of that work, round after
@@ -209,14 +197,13 @@ pub(crate) fn in_turns(
     work: &Work,
     names: &[&str],
     command: impl Fn(usize, &Task, &str) -> Command,
-    broker: &Broker,
-    options: &Options,
+    with: &With<'_>,
 ) -> Vec<Cell> {
     let mut cells: Vec<Cell> = names.iter().map(|name| Cell::new(name)).collect();
-    let records = options.records(work.records);
-    let topic = topics::filled(&broker.bootstrap, work, records);
-    let (bootstrap, authority) = match (&broker.tls, work.tls) {
-        (_, false) => (broker.bootstrap.clone(), None),
+    let records = with.options.records(work.records);
+    let topic = topics::filled(&with.broker.bootstrap, work, records);
+    let (bootstrap, authority) = match (&with.broker.tls, work.tls) {
+        (_, false) => (with.broker.bootstrap.clone(), None),
         (Some(tls), true) => (
             tls.bootstrap.clone(),
             Some(tls.authority.display().to_string()),
@@ -236,7 +223,7 @@ pub(crate) fn in_turns(
         authority,
         file: None,
     };
-    for round in 0..options.rounds {
+    for round in 0..with.options.rounds {
         for (turn, cell) in cells.iter_mut().enumerate() {
             let name = names[turn];
             let group = format!("bench-{}-{row}-{name}-{round}", std::process::id());

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::broker::Broker;
-use crate::clients::{Programs, status_mib};
+use crate::clients::{With, status_mib};
 use crate::options::Options;
 use crate::results::Cell;
 use crate::rows::Peer;
@@ -23,13 +22,13 @@ const SETTLE: Duration = Duration::from_secs(5);
 const WINDOW: Duration = Duration::from_secs(10);
 const WINDOWS: usize = 3;
 
-pub(crate) fn measure(broker: &Broker, programs: &Programs, options: &Options) -> Vec<Cell> {
+pub(crate) fn measure(with: &With<'_>) -> Vec<Cell> {
     let mut cell = Cell::new(Peer::Keepup.name());
-    topics::create(&broker.bootstrap, "bench-idle", PARTITIONS);
+    topics::create(&with.broker.bootstrap, "bench-idle", PARTITIONS);
     let group = format!("bench-idle-{}", std::process::id());
     let more = ["--workers", WORKERS];
-    let watched = Run::start(programs, broker, "bench-idle", &group, &more)
-        .and_then(|run| watch(run, options, &mut cell));
+    let watched = Run::start(with, "bench-idle", &group, &more)
+        .and_then(|run| watch(run, with.options, &mut cell));
     if let Err(why) = watched {
         cell.fail(why);
     }

@@ -20,9 +20,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 
-use crate::broker::Broker;
-use crate::clients::{Programs, Task, wait};
-use crate::options::Options;
+use crate::clients::{Task, With, wait};
 use crate::results::Cell;
 use crate::rows::Peer;
 use crate::{PARTITIONS, THREADS, topics};
@@ -50,10 +48,10 @@ pub(crate) const PERCENTILES: [(&str, f64); 10] = [
     ("p99.9", 0.999),
 ];
 
-pub(crate) fn measure(broker: &Broker, programs: &Programs, options: &Options) -> Vec<Cell> {
+pub(crate) fn measure(with: &With<'_>) -> Vec<Cell> {
     let mut cells = [Cell::new(Peer::Keepup.name()), Cell::new(Peer::Java.name())];
-    for round in 0..options.rounds {
-        match one_round(round, broker, programs, options) {
+    for round in 0..with.options.rounds {
+        match one_round(round, with) {
             Ok(all) => {
                 for (cell, latencies) in cells.iter_mut().zip(all) {
                     match latencies {
@@ -69,18 +67,13 @@ pub(crate) fn measure(broker: &Broker, programs: &Programs, options: &Options) -
     cells.into()
 }
 
-fn one_round(
-    round: usize,
-    broker: &Broker,
-    programs: &Programs,
-    options: &Options,
-) -> Result<[Result<Latencies, String>; 2], String> {
+fn one_round(round: usize, with: &With<'_>) -> Result<[Result<Latencies, String>; 2], String> {
     let topic = format!("bench-latency-{}-{round}", std::process::id());
-    topics::create(&broker.bootstrap, &topic, PARTITIONS);
+    topics::create(&with.broker.bootstrap, &topic, PARTITIONS);
     let warm = WARM_S * PER_S;
-    let count = warm + if options.quick { 2 } else { MEASURED_S } * PER_S;
+    let count = warm + if with.options.quick { 2 } else { MEASURED_S } * PER_S;
     let task = |name: &str| Task {
-        bootstrap: broker.bootstrap.clone(),
+        bootstrap: with.broker.bootstrap.clone(),
         topic: topic.clone(),
         records: count as u64,
         threads: THREADS,
@@ -89,14 +82,14 @@ fn one_round(
     };
     let tasks = [task("keepup"), task("java")];
     let commands = [
-        programs.client("latency", &tasks[0]),
-        programs.java("latency", &tasks[1]),
+        with.programs.client("latency", &tasks[0]),
+        with.programs.java("latency", &tasks[1]),
     ];
     let mut followers = commands.map(Follower::start);
     let produced = followers
         .iter_mut()
         .try_for_each(Follower::is_ready)
-        .and_then(|()| produce(&broker.bootstrap, &topic, count));
+        .and_then(|()| produce(&with.broker.bootstrap, &topic, count));
     let ended = followers.map(|mut follower| match &produced {
         Ok(_) => follower.ends(PATIENCE),
         Err(_) => follower.ends(Duration::ZERO),

@@ -50,7 +50,7 @@ mod topics;
 use std::path::PathBuf;
 
 use crate::broker::Broker;
-use crate::clients::{Programs, Task};
+use crate::clients::{Programs, Task, With};
 use crate::options::Options;
 use crate::results::{Cell, Results, Row};
 use crate::rows::{Kind, ROWS};
@@ -94,28 +94,25 @@ fn main() {
 /// Measures the rows that are wanted, one after the other. What is there of
 /// others stays, and each is kept as soon as it is complete.
 fn measure(options: &Options, results: &mut Results) {
-    let broker = Broker::start(options.bootstrap.as_deref());
-    let programs = Programs::find();
-    results.machine = machine::look(&programs);
+    let with = With {
+        broker: Broker::start(options.bootstrap.as_deref()),
+        programs: Programs::find(),
+        options,
+    };
+    results.machine = machine::look(&with.programs);
     for row in ROWS.iter().filter(|row| options.wants(row.name)) {
         eprint!("{:<12} ", row.name);
         let began = std::time::Instant::now();
         let load = machine::load();
         let cells = match &row.kind {
-            Kind::Throughput(work) => {
-                clients::throughput(row.name, work, &broker, &programs, options)
-            }
-            Kind::Memory(work) => clients::memory(row.name, work, &broker, &programs, options),
-            Kind::Latency => latency::measure(&broker, &programs, options),
-            Kind::Idle => idle::measure(&broker, &programs, options),
+            Kind::Throughput(work) => clients::throughput(row.name, work, &with),
+            Kind::Memory(work) => clients::memory(row.name, work, &with),
+            Kind::Latency => latency::measure(&with),
+            Kind::Idle => idle::measure(&with),
             Kind::Allocations => vec![allocations()],
-            Kind::Orders(of, work) => {
-                orders::measure(*of, row.name, work, &broker, &programs, options)
-            }
+            Kind::Orders(of, work) => orders::measure(*of, row.name, work, &with),
             Kind::Completions => vec![completions()],
-            Kind::Processes(of, work) => {
-                processes::measure(*of, row.name, work, &broker, &programs, options)
-            }
+            Kind::Processes(of, work) => processes::measure(*of, row.name, work, &with),
         };
         for failure in cells.iter().filter_map(Cell::failure) {
             eprint!("\n    {failure}");

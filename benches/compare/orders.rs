@@ -14,10 +14,8 @@ use std::time::Duration;
 
 use keepup::{Handler, Order, Outcome, Record, RetryPolicy, Workers};
 
-use crate::broker::Broker;
-use crate::clients::{self, Programs, Task};
+use crate::clients::{self, Task, With};
 use crate::measure::{Measured, Sum};
-use crate::options::Options;
 use crate::results::Cell;
 use crate::rows::Work;
 
@@ -68,14 +66,7 @@ pub(crate) enum Of {
 }
 
 /// Clients in turns, round after round.
-pub(crate) fn measure(
-    of: Of,
-    row: &str,
-    work: &Work,
-    broker: &Broker,
-    programs: &Programs,
-    options: &Options,
-) -> Vec<Cell> {
+pub(crate) fn measure(of: Of, row: &str, work: &Work, with: &With<'_>) -> Vec<Cell> {
     let turns = match of {
         Of::Orders => ORDERS,
         Of::Slow => SLOW,
@@ -84,13 +75,13 @@ pub(crate) fn measure(
     let names: Vec<&str> = turns.iter().map(|(name, _)| *name).collect();
     let command = |turn: usize, task: &Task, group: &str| match &turns[turn].1 {
         Client::Perf(more) => {
-            let mut command = programs.perf(task, group);
+            let mut command = with.programs.perf(task, group);
             command.args(*more);
             command
         }
-        Client::Own(name) => programs.client(name, task),
+        Client::Own(name) => with.programs.client(name, task),
     };
-    clients::in_turns(row, work, &names, command, broker, options)
+    clients::in_turns(row, work, &names, command, with)
 }
 
 /// Threads that only sleep, as often as there are records.

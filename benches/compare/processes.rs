@@ -12,9 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::broker::Broker;
-use crate::clients::{self, Programs, Task, status_mib};
-use crate::options::Options;
+use crate::clients::{self, Task, With, status_mib};
 use crate::results::Cell;
 use crate::rows::{Peer, Work};
 use crate::runs::{Event, Run};
@@ -40,53 +38,34 @@ pub(crate) enum Of {
     Killed,
 }
 
-pub(crate) fn measure(
-    of: Of,
-    row: &str,
-    work: &Work,
-    broker: &Broker,
-    programs: &Programs,
-    options: &Options,
-) -> Vec<Cell> {
+pub(crate) fn measure(of: Of, row: &str, work: &Work, with: &With<'_>) -> Vec<Cell> {
     match of {
-        Of::Throughput => throughput(row, work, broker, programs, options),
-        Of::Many => many(row, work, broker, programs, options),
-        Of::Killed => killed(row, work, broker, programs, options),
+        Of::Throughput => throughput(row, work, with),
+        Of::Many => many(row, work, with),
+        Of::Killed => killed(row, work, with),
     }
 }
 
 /// Both models in turns, round after round.
-fn throughput(
-    row: &str,
-    work: &Work,
-    broker: &Broker,
-    programs: &Programs,
-    options: &Options,
-) -> Vec<Cell> {
+fn throughput(row: &str, work: &Work, with: &With<'_>) -> Vec<Cell> {
     const MODELS: [&str; 2] = ["threads", "processes"];
     let command = |turn: usize, task: &Task, group: &str| {
         // A count has to be dealt out to processes, which is not what a service does.
-        let mut command = programs.perf_to_end(task, group);
+        let mut command = with.programs.perf_to_end(task, group);
         command.args(["--model", MODELS[turn]]);
         command
     };
-    clients::in_turns(row, work, &MODELS, command, broker, options)
+    clients::in_turns(row, work, &MODELS, command, with)
 }
 
 /// Without and with events in turns, round after round.
-fn many(
-    row: &str,
-    work: &Work,
-    broker: &Broker,
-    programs: &Programs,
-    options: &Options,
-) -> Vec<Cell> {
+fn many(row: &str, work: &Work, with: &With<'_>) -> Vec<Cell> {
     let mut cells = ["without-events", "with-events"].map(Cell::new);
-    for round in 0..options.rounds {
+    for round in 0..with.options.rounds {
         for (cell, with_events) in cells.iter_mut().zip([false, true]) {
             // Empty, so that nothing is to be done until all are there.
             let topic = format!("bench-{}-{row}-{}-{round}", std::process::id(), cell.peer);
-            match cost_of_many(&topic, with_events, work, broker, programs) {
+            match cost_of_many(&topic, with_events, work, with) {
                 Ok(numbers) => cell.add(&numbers),
                 Err(why) => cell.fail(why),
             }
@@ -100,18 +79,17 @@ fn cost_of_many(
     topic: &str,
     with_events: bool,
     work: &Work,
-    broker: &Broker,
-    programs: &Programs,
+    with: &With<'_>,
 ) -> Result<Vec<(&'static str, f64)>, String> {
-    topics::create(&broker.bootstrap, topic, work.partitions);
-    let mut source = Source::new(&broker.bootstrap, topic, work);
+    topics::create(&with.broker.bootstrap, topic, work.partitions);
+    let mut source = Source::new(&with.broker.bootstrap, topic, work);
     let mut more = vec!["--handler", "sleep=5ms"];
     if with_events {
         more.extend(["--events", "json"]);
     }
     let mut numbers = Vec::new();
     let began = Instant::now();
-    let mut run = start(work, topic, topic, &more, broker, programs)?;
+    let mut run = start(work, topic, topic, &more, with)?;
     let each = |run: &Run, name| when_each_told(&run.events(), name, work.workers);
     if with_events {
         run.wait("a partition for each worker", PATIENCE, |run| {
@@ -172,20 +150,14 @@ fn children(run: &Run, workers: usize) -> Option<Vec<u64>> {
 
 /// A run for each kill: who dies again within a minute waits longer before it
 /// is started again, and is not at all after a few times.
-fn killed(
-    row: &str,
-    work: &Work,
-    broker: &Broker,
-    programs: &Programs,
-    options: &Options,
-) -> Vec<Cell> {
+fn killed(row: &str, work: &Work, with: &With<'_>) -> Vec<Cell> {
     let mut cell = Cell::new(Peer::Keepup.name());
-    let topic = topics::filled(&broker.bootstrap, work, work.records);
+    let topic = topics::filled(&with.broker.bootstrap, work, work.records);
     let more = ["--handler", "sleep=1ms", "--events", "json", "--records"];
-    for round in 0..options.rounds {
+    for round in 0..with.options.rounds {
         for kill in 0..KILLS {
             let group = format!("bench-{}-{row}-{round}-{kill}", std::process::id());
-            let again = start(work, &topic, &group, &more, broker, programs)
+            let again = start(work, &topic, &group, &more, with)
                 .and_then(|run| until_consumed_again(run, work.workers));
             match again {
                 Ok(time) => cell.add(&[("again_ms", time.as_secs_f64() * 1e3)]),
@@ -247,10 +219,9 @@ fn start(
     topic: &str,
     group: &str,
     more: &[&str],
-    broker: &Broker,
-    programs: &Programs,
+    with: &With<'_>,
 ) -> Result<Run, String> {
     let workers = work.workers.to_string();
     let model = ["--model", "processes", "--workers", &workers];
-    Run::start(programs, broker, topic, group, &[&model[..], more].concat())
+    Run::start(with, topic, group, &[&model[..], more].concat())
 }

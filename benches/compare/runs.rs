@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::broker::Broker;
-use crate::clients::{Programs, wait};
+use crate::clients::{With, wait};
 
 /// Events have their own time, so that this is not how exact a figure is.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -48,8 +47,7 @@ pub(crate) struct Run {
 impl Run {
     /// Starts it in a group of its own, with endpoints.
     pub(crate) fn start(
-        programs: &Programs,
-        broker: &Broker,
+        with: &With<'_>,
         topic: &str,
         group: &str,
         more: &[&str],
@@ -57,8 +55,8 @@ impl Run {
         let address = TcpListener::bind("127.0.0.1:0")
             .and_then(|listener| listener.local_addr())
             .expect("a free port");
-        let mut child = Command::new(&programs.keepup)
-            .args(["run", "-q", "-b", &broker.bootstrap, "-t", topic])
+        let mut child = Command::new(&with.programs.keepup)
+            .args(["run", "-q", "-b", &with.broker.bootstrap, "-t", topic])
             .args(["-g", group, "--listen", &address.to_string()])
             .args(more)
             .stdin(Stdio::null())
