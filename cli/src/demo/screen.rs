@@ -78,8 +78,8 @@ struct Course {
     /// The age of the oldest record that is not completed.
     oldest: Option<Duration>,
     /// One per column, the newest last.
-    lags: VecDeque<u64>,
-    positions: VecDeque<i64>,
+    lags: VecDeque<Option<u64>>,
+    positions: VecDeque<Option<i64>>,
 }
 
 /// A column of the table.
@@ -191,20 +191,19 @@ impl Course {
     }
 
     fn add_column(&mut self) {
-        self.lags.push_back(self.lag.unwrap_or(0));
-        self.positions.push_back(self.position.unwrap_or(0));
+        self.lags.push_back(self.lag);
+        self.positions.push_back(self.position);
         if self.lags.len() > MOST_COLUMNS {
             self.lags.pop_front();
             self.positions.pop_front();
         }
     }
 
-    /// Records per second over the last columns.
+    /// Records per second over the last columns, where both ends are known.
     fn rate(&self) -> Option<u64> {
-        let now = self.positions.back()?;
-        let then = self
-            .positions
-            .get(self.positions.len().checked_sub(1 + RATE_COLUMNS)?)?;
+        let now = (*self.positions.back()?)?;
+        let before = self.positions.len().checked_sub(1 + RATE_COLUMNS)?;
+        let then = (*self.positions.get(before)?)?;
         let records = u64::try_from(now - then).ok()?;
         let millis = u64::try_from(COLUMN.as_millis()).ok()? * RATE_COLUMNS as u64;
         (records * 1_000).checked_div(millis)
@@ -215,7 +214,7 @@ impl Course {
         self.lags
             .iter()
             .skip(skipped)
-            .map(|lag| bar(*lag, highest))
+            .map(|lag| lag.map_or(' ', |lag| bar(lag, highest)))
             .collect()
     }
 }
@@ -384,7 +383,10 @@ impl Screen {
             |column| column.name.to_owned(),
             title.unwrap_or_default(),
         )];
-        let highest = self.partitions.iter().flat_map(|course| &course.lags);
+        let highest = self
+            .partitions
+            .iter()
+            .flat_map(|course| course.lags.iter().flatten());
         let highest = highest.copied().max().unwrap_or(0);
         for course in &self.partitions[..self.partitions.len() - hidden] {
             lines.push(row(&shown, course, &course.course(columns, highest)));
@@ -392,7 +394,7 @@ impl Screen {
         if hidden > 0 {
             lines.push(format!("{:>9}  and {hidden} more", "…"));
         }
-        let highest = self.total.lags.iter().copied().max().unwrap_or(0);
+        let highest = self.total.lags.iter().copied().flatten().max().unwrap_or(0);
         let total = self.total.course(columns, highest);
         lines.push(row(&shown, &self.total, &total));
         lines.push(status.to_owned());
@@ -465,8 +467,8 @@ mod tests {
             lag_max: lags.iter().copied().max(),
             lag_avg: Some(512.4),
             oldest: Some(Duration::from_millis(1_250)),
-            lags: lags.iter().copied().collect(),
-            positions: (0..).map(|n| n * 1_000).take(lags.len()).collect(),
+            lags: lags.iter().copied().map(Some).collect(),
+            positions: (0..).map(|n| Some(n * 1_000)).take(lags.len()).collect(),
             ..Course::default()
         }
     }
@@ -553,5 +555,24 @@ mod tests {
         assert_eq!(count(None), "-");
         assert_eq!(offset(Some(-1)), "-");
         assert_eq!(Course::default().rate(), None);
+    }
+
+    #[test]
+    fn a_rate_over_what_was_not_known_is_not_known_and_its_lag_is_a_gap() {
+        let mut partition = course(0, 9_000, &[10; 8]);
+        assert!(partition.rate().is_some());
+        partition.position = None;
+        partition.lag = None;
+        partition.add_column();
+        assert_eq!(partition.rate(), None);
+        for _ in 0..RATE_COLUMNS {
+            partition.position = Some(9_000);
+            partition.lag = Some(10);
+            partition.add_column();
+        }
+        assert_eq!(partition.rate(), None, "it is not as if it had begun at 0");
+        assert!(partition.course(20, 10).contains(' '));
+        partition.add_column();
+        assert_eq!(partition.rate(), Some(0));
     }
 }
