@@ -172,6 +172,7 @@ fn s27_a_stop_without_a_broker_is_bounded_and_says_what_is_uncommitted() {
         // A broker that was frozen takes what was sent to it meanwhile; one that was killed never got it.
         let committed = kafka.committed(topic, topic);
         let taken = !kill && committed == [Some(100); 2];
+        println!("killed: {kill}, it took {took:?}, then {committed:?} was committed");
         assert!(
             taken || committed == [None, None],
             "killed: {kill}, {committed:?}"

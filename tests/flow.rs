@@ -10,7 +10,7 @@ use rdkafka::producer::BaseRecord;
 
 use crate::support::kafka::Kafka;
 use crate::support::keepup::Keepup;
-use crate::support::run::{Events, Tally, builder, end_of, work_for};
+use crate::support::run::{Door, Events, Tally, builder, end_of, work_for};
 use crate::support::{PATIENT, wait_until};
 
 const MIB: u64 = 1024 * 1024;
@@ -273,12 +273,32 @@ fn a_worker_with_a_backlog_in_two_hundred_partitions_is_fair_to_each() {
             producer.flush();
         }
     }
-    let (events, tally) = (Events::default(), Tally::default());
+    let (events, tally, door) = (Events::default(), Tally::default(), Door::default());
     let handle = builder(kafka, topic, topic, &events)
         .workers(Workers::Fixed(1))
         .until_end(true)
-        .start(tally.handlers())
+        .start({
+            let (tally, door) = (tally.clone(), door.clone());
+            move |_| {
+                let (tally, door) = (tally.clone(), door.clone());
+                move |record: &Record<'_>| {
+                    door.pass();
+                    tally.note(record);
+                }
+            }
+        })
         .expect("the run starts");
+    // Those whose start is known first have no head start.
+    wait_until(PATIENT, "where each starts", || {
+        let views = handle.partitions();
+        let known = views.iter().filter(|view| view.position.is_some()).count();
+        if known == FAIR.try_into().expect("a count") {
+            Ok(())
+        } else {
+            Err(known)
+        }
+    });
+    door.open();
     let (report, took) = end_of(handle, 3 * PATIENT);
     assert_eq!(report.exit_code(), 0, "{report:?}");
     tally.assert_each_once(FAIR, BACKLOG.into());

@@ -9,11 +9,12 @@ use serde_json::Value;
 use crate::support::deliveries::Deliveries;
 use crate::support::kafka::Kafka;
 use crate::support::keepup::Keepup;
+use crate::support::run::SLACK;
 use crate::support::{PATIENT, SOON};
 use crate::support::{wait_for, wait_until};
 
 /// How long a stop may take beyond its drain.
-const CLOSE: Duration = Duration::from_secs(2);
+const CLOSE: Duration = SLACK;
 
 /// What the log says, with `-v`, when a signal was taken.
 const TAKEN: &str = "asked to stop";
@@ -213,7 +214,7 @@ fn a_stop_ends_in_time_when_the_broker_does_not_answer_or_is_gone() {
         third.signal(Signal::TERM);
         let (code, took) = timed_end(&mut third);
         assert_eq!(code, Some(143), "{broker}: {}", third.stderr());
-        assert!(took < Duration::from_secs(1), "{broker}: {took:?}");
+        assert!(took < CLOSE, "{broker}: {took:?}");
         if broker == "stopped" {
             kafka.cont_broker(1);
         }

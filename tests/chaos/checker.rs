@@ -41,6 +41,7 @@
 //! - **A kill** excuses what its owner had, and what it let go of in the [`ANSWER`] before, where that was not confirmed.
 //! - **A worker that died**, where workers are processes, ends the ownerships that it worked on, and its member begins new
 //!   ones: what it had not told its parent comes again, from what was committed on. What was sought is owed by the next.
+//!   One that is stopped tells nothing either, for as long as that goes unnoticed ([`SILENCE`]).
 //! - **A seek** has the commit come down once, to its offset; what a later look sees is that and what was handled since.
 //!   In an outage it does so each time that a commit that was on its way has taken it up again. While a seek is not
 //!   followed, what was completed before it need not be committed. A partition that goes before its seek was followed
@@ -78,6 +79,10 @@ const SENT_AGAIN: Millis = 1_500;
 /// How long after the broker came back everybody has found it: `reconnect.backoff.max.ms` is a second in a storm, the
 /// coordinator is asked for once a second, and then it is asked to commit.
 const RECOVERED: Millis = 5_000;
+
+/// How long a worker that is stopped goes unnoticed at most: a member gives it ten seconds from when it was heard last, and
+/// looks again every now and then.
+pub(crate) const SILENCE: Millis = 12_000;
 
 /// Findings of one kind that are kept in words.
 const SHOWN: usize = 5;
@@ -127,6 +132,8 @@ pub(crate) struct Member {
     pub(crate) refused: Vec<Millis>,
     /// When it was stopped (SIGSTOP).
     pub(crate) stops: Vec<Range<Millis>>,
+    /// When a worker of these was stopped, until its member had ended it.
+    pub(crate) silences: Vec<(Range<Millis>, Vec<usize>)>,
     /// When it was asked to leave.
     pub(crate) asked: Option<Millis>,
     /// When its end was noticed, and what it was.

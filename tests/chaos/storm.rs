@@ -90,6 +90,8 @@ struct Heard {
     pids: BTreeMap<u64, i32>,
     /// The worker that had a partition last.
     workers: BTreeMap<usize, u64>,
+    /// The places among the member's silences of those of its workers that are stopped.
+    silent: BTreeMap<u64, usize>,
     /// Lines that a worker could not finish.
     cut_off: u32,
 }
@@ -450,7 +452,7 @@ impl Running {
     /// Ends one of its worker processes, or has it sleep until that is noticed; where it has said of one by now, and that
     /// has not died too often.
     fn kill_worker(&mut self, choice: u64, stopped: bool) {
-        let heard = lock(&self.heard);
+        let mut heard = lock(&self.heard);
         let may = |worker: &u64| self.killed.get(worker).copied().unwrap_or(0) < MOST_DEATHS;
         let pids: Vec<(u64, i32)> = heard
             .pids
@@ -463,7 +465,12 @@ impl Running {
         }
         let (worker, number) = pids[index(choice, pids.len() as u64)];
         *self.killed.entry(worker).or_default() += 1;
-        let signal = if stopped { Signal::STOP } else { Signal::KILL };
+        let signal = if stopped {
+            heard.note_silence(worker);
+            Signal::STOP
+        } else {
+            Signal::KILL
+        };
         // One that has ended just now is not there; numbers are given in turn, so that nobody else has its own yet.
         let pid = Pid::from_raw(number).expect("a process has a number");
         let _ = kill_process(pid, signal);
@@ -519,6 +526,14 @@ fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
 }
 
 impl Heard {
+    /// That a worker is about to be stopped.
+    fn note_silence(&mut self, worker: u64) {
+        let with = self.workers.iter().filter(|(_, with)| **with == worker);
+        let partitions = with.map(|(partition, _)| *partition).collect();
+        self.silent.insert(worker, self.member.silences.len());
+        self.member.silences.push((now()..Millis::MAX, partitions));
+    }
+
     /// Takes a line of standard output down.
     fn note(&mut self, line: &str) {
         let Ok(event) = serde_json::from_str::<Value>(line) else {
@@ -562,6 +577,10 @@ impl Heard {
             }
             "worker_stopped" => {
                 self.pids.retain(|other, _| Some(*other) != worker);
+                let silent = worker.and_then(|worker| self.silent.remove(&worker));
+                if let Some(place) = silent {
+                    member.silences[place].0.end = at;
+                }
                 if event["reason"] == "child-exited" || event["reason"] == "child-silent" {
                     let had = self
                         .workers

@@ -13,8 +13,10 @@ use keepup::{
 use super::kafka::Kafka;
 use super::{PATIENT, wait_until};
 
-/// A clean run waits this long at most for what it has no deadline for: scheduling, on a busy machine.
-pub(crate) const SLACK: Duration = Duration::from_secs(2);
+/// A clean run waits this long at most for what it has no deadline for: scheduling, on a machine that is busy, and stands
+/// still for seconds at times where it is shared. What would be wrong takes as long as deadlines of 8 s and more, or
+/// for ever.
+pub(crate) const SLACK: Duration = Duration::from_secs(5);
 
 /// A run with a short session, on one topic.
 pub(crate) fn builder(kafka: &Kafka, group: &str, topic: &str, events: &Events) -> Builder {

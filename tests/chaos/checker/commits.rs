@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::broker::Broker;
 use super::ownership::{Ownership, Seek};
-use super::{ANSWER, Commits, Done, Log, Millis, RECOVERED, Told, Verdict};
+use super::{ANSWER, Commits, Done, Log, Millis, RECOVERED, SILENCE, Told, Verdict};
 
 pub(super) fn check(
     log: &Log,
@@ -328,7 +328,16 @@ fn quiet(log: &Log, rebalances: &[Range<Millis>], ownership: &Ownership) -> Vec<
         seek.at..follows.map_or(ownership.to, |(at, _)| at)
     });
     let rebalances = rebalances.iter().cloned();
-    let disturbed = stops.chain(outages).chain(seeks).chain(rebalances);
+    let silences = member
+        .silences
+        .iter()
+        .filter(|(_, partitions)| partitions.contains(&ownership.partition))
+        .map(|(silence, _)| silence.start..silence.end.min(silence.start + SILENCE));
+    let disturbed = stops
+        .chain(outages)
+        .chain(seeks)
+        .chain(rebalances)
+        .chain(silences);
     let mut disturbed: Vec<Range<Millis>> = disturbed.collect();
     disturbed.sort_by_key(|range| range.start);
     let mut quiet = Vec::new();

@@ -345,6 +345,26 @@ fn a_commit_that_stands_still_while_its_owner_works_is_found() {
     without_broker.outages.clear();
     without_broker.outages.push(100..200);
     assert_eq!(check(&without_broker).found(), ["stalled"]);
+
+    // A worker that is stopped tells its owner nothing until that takes note of it; one that is killed is gone at once.
+    let mut silent = log.clone();
+    silent.members[0].tell(13_500, Told::WorkerDied(vec![0]));
+    assert_eq!(check(&silent).found(), ["stalled"]);
+    let silence = |range, partition| vec![(range, vec![partition])];
+    silent.members[0].silences = silence(3_000..13_500, 0);
+    assert_eq!(check(&silent).found(), [""; 0]);
+    silent.members[0].silences = silence(3_000..13_500, 1);
+    assert_eq!(check(&silent).found(), ["stalled"], "another worker's");
+    // It has to take note of it in time.
+    let mut unnoticed = alone(0..300);
+    unnoticed.members[0].silences = silence(3_000..29_000, 0);
+    assert_eq!(check(&unnoticed).found(), [""; 0]);
+    for look in &mut unnoticed.commits {
+        if (3_100..29_000).contains(&look.at) {
+            look.offsets = vec![Some(30)];
+        }
+    }
+    assert_eq!(check(&unnoticed).found(), ["stalled"]);
 }
 
 #[test]
