@@ -292,7 +292,7 @@ fn a_worker_with_a_backlog_in_two_hundred_partitions_is_fair_to_each() {
     wait_until(PATIENT, "where each starts", || {
         let views = handle.partitions();
         let known = views.iter().filter(|view| view.position.is_some()).count();
-        if known == FAIR.try_into().expect("a count") {
+        if known == usize::try_from(FAIR).expect("a count") {
             Ok(())
         } else {
             Err(known)

@@ -147,7 +147,7 @@ fn s25_a_second_stop_ends_the_drain_within_2_s_and_commits_what_is_complete() {
     handle.stop();
     let (report, _) = end_of(handle, SOON);
     let took = second.elapsed();
-    assert!(took < SLACK, "it took {took:?}");
+    assert!(took < Duration::from_secs(2), "it took {took:?}");
     assert_eq!(report.reason, StopReason::SecondSignal);
     assert_eq!(report.exit_code(), 3);
     assert_eq!((report.records, report.left_uncommitted), (61, 2));

@@ -82,7 +82,7 @@ const RECOVERED: Millis = 5_000;
 
 /// How long a worker that is stopped goes unnoticed at most: a member gives it ten seconds from when it was heard last, and
 /// looks again every now and then.
-pub(crate) const SILENCE: Millis = 12_000;
+const SILENCE: Millis = 12_000;
 
 /// Findings of one kind that are kept in words.
 const SHOWN: usize = 5;
@@ -134,7 +134,7 @@ pub(crate) struct Member {
     pub(crate) stops: Vec<Range<Millis>>,
     /// When a worker of these was stopped, until its member had ended it.
     pub(crate) silences: Vec<(Range<Millis>, Vec<usize>)>,
-    /// When it was asked to leave.
+    /// When it was asked to leave, or killed.
     pub(crate) asked: Option<Millis>,
     /// When its end was noticed, and what it was.
     pub(crate) end: Option<(Millis, End)>,
@@ -342,6 +342,22 @@ pub(crate) fn excused(log: &Log) -> Vec<Vec<Range<Millis>>> {
         .collect()
 }
 
+/// When which member was left alone with which partition, so that what it completes has to be committed soon.
+pub(crate) fn quiet(log: &Log) -> Vec<(usize, usize, Range<Millis>)> {
+    let by_partition = ownership::by_partition(log);
+    let broker = Broker::new(log, &by_partition);
+    let mut all = Vec::new();
+    for ownership in by_partition.iter().flatten() {
+        let quiet = commits::quiet(log, broker.rebalances(), ownership);
+        all.extend(
+            quiet
+                .into_iter()
+                .map(|range| (ownership.member, ownership.partition, range)),
+        );
+    }
+    all
+}
+
 /// How long what a member says of itself takes until it is out.
 const LAST_WORDS: Millis = 1_000;
 
@@ -509,7 +525,7 @@ fn check_seeks(log: &Log, ownership: &Ownership, verdict: &mut Verdict) {
 
 /// Who lost a partition to another member works on it no more: but for what it had in its handlers when it was stopped.
 fn check_takeovers(log: &Log, all: &[Ownership], verdict: &mut Verdict) {
-    for (place, old) in all.iter().enumerate() {
+    for old in all {
         let member = &log.members[old.member];
         // A member that is killed may take with it that it was told to begin.
         let took_word_along =
@@ -526,14 +542,15 @@ fn check_takeovers(log: &Log, all: &[Ownership], verdict: &mut Verdict) {
                 )
             });
         }
-        let next = all[place + 1..]
-            .iter()
-            .find(|new| new.member != old.member && new.from > old.from);
+        // Who goes on with another worker has taken over from nobody.
+        let next = all.iter().find(|new| {
+            new.member != old.member && new.had_since == new.from && new.from > old.had_since
+        });
         let Some(new) = next else { continue };
         // It was asleep when the other one began, or had just woken and not heard yet.
         let mut stops = member.stops.iter();
         let slept = stops.find(|stop| {
-            stop.start <= new.from && new.from <= stop.end + ANSWER && old.from <= stop.end
+            stop.start <= new.from && new.from <= stop.end + ANSWER && old.had_since <= stop.end
         });
         let woken = slept.map_or(Millis::MIN, |stop| stop.end + ANSWER);
         let late = old.records.iter().filter(|record| record.at > new.from);

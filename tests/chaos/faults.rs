@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use keepup::Order;
 
-use crate::checker::{Commits, Handled, Log, Member, SILENCE, Told, excused};
+use crate::checker::{Commits, Handled, Log, Member, Told, excused, quiet};
 
 /// What a product could do wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -316,47 +316,16 @@ fn commit_the_past(log: &mut Log, random: &mut fastrand::Rng) -> bool {
 
 /// A partition whose owner is left alone for long, and works, stays committed where it was.
 fn stand_still(log: &mut Log, random: &mut fastrand::Rng) -> bool {
-    // Longer than what may be wrong with the broker, or with a member that slept, goes on to excuse it.
+    // With the time of a look and its answer.
     let enough = log.patience + 2_000;
-    // Rebalances of a classic group excuse it too.
-    let settles = log.settles.unwrap_or(0);
-    let mut signs: Vec<i64> = Vec::new();
-    for member in log.members.iter().filter(|_| log.settles.is_some()) {
-        let told = member.told.iter();
-        let told = told.filter(|(_, told)| !matches!(told, Told::Committed(_) | Told::Seek { .. }));
-        signs.extend(told.map(|(at, _)| *at));
-        signs.extend(member.began);
-        signs.extend(member.end.map(|(at, _)| at));
-        signs.extend(member.stops.iter().flat_map(|stop| [stop.start, stop.end]));
-    }
-    signs.sort_unstable();
     let mut places = Vec::new();
-    for member in &log.members {
-        let mut lately: BTreeMap<usize, Handled> = BTreeMap::new();
-        for record in &member.handled {
-            let first = *lately.entry(record.partition).or_insert(*record);
-            let silences = member.silences.iter();
-            let silences = silences.map(|(silence, _)| silence.start..silence.start + SILENCE);
-            let outages = log.outages.iter().chain(&member.stops).cloned();
-            let mut disturbed = outages
-                .chain(silences)
-                .filter(|range| range.start <= record.at && first.at <= range.end + 6_000);
-            let told = member
-                .told
-                .iter()
-                .filter(|(at, _)| (first.at..=record.at).contains(at));
-            let mut told = told.map(|(_, told)| told);
-            let sign = signs.partition_point(|sign| *sign < first.at - settles);
-            let rebalances = signs.get(sign).is_some_and(|sign| *sign <= record.at);
-            if rebalances
-                || disturbed.next().is_some()
-                || told.any(|told| concerns(told, record.partition))
-            {
-                lately.insert(record.partition, *record);
-            } else if record.at - first.at > enough {
-                places.push((first, record.at));
-            }
-        }
+    for (member, partition, quiet) in quiet(log) {
+        let own = log.members[member].handled.iter();
+        let mut own =
+            own.filter(|record| record.partition == partition && quiet.contains(&record.at));
+        let Some(first) = own.next() else { continue };
+        let late = own.filter(|record| record.at - first.at > enough);
+        places.extend(late.map(|record| (*first, record.at)));
     }
     random.shuffle(&mut places);
     // Where the commit had gone on by then: without an order the first one may be of the life before a seek backwards,
@@ -371,6 +340,7 @@ fn stand_still(log: &mut Log, random: &mut fastrand::Rng) -> bool {
     let Some((first, until)) = places.into_iter().find(goes_on) else {
         return false;
     };
+    println!("planted: what is committed stands still from {first:?} until {until}");
     for look in &mut log.commits {
         if let Some(offset) = look.offsets.get_mut(first.partition)
             && (first.at..=until).contains(&look.at)

@@ -217,6 +217,7 @@ impl<'a> Group<'a> {
             }
             Action::Kill(place) => {
                 let mut running = self.running(place);
+                lock(&running.heard).member.asked = Some(now());
                 running.signal(Signal::KILL);
                 self.ended.push(running.ended(Some(End::Killed)));
             }

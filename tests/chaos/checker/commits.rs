@@ -171,9 +171,10 @@ fn check_owners(
         let rises = look.offset > std::mem::replace(&mut before, look.offset);
         // Whoever began last: one that was there before has no say any more.
         let began = all.partition_point(|ownership| ownership.from <= look.at);
-        let Some(owner) = all[..began].last() else {
-            continue;
-        };
+        let owner = all[..began]
+            .iter()
+            .max_by_key(|ownership| (ownership.had_since, ownership.from));
+        let Some(owner) = owner else { continue };
         // Between two owners it is not known whose it was.
         let has_begun = owner.told
             && owner
@@ -314,7 +315,11 @@ impl Completed {
 }
 
 /// The parts of an ownership in which nothing is done to anybody that commits have to do with.
-fn quiet(log: &Log, rebalances: &[Range<Millis>], ownership: &Ownership) -> Vec<Range<Millis>> {
+pub(super) fn quiet(
+    log: &Log,
+    rebalances: &[Range<Millis>],
+    ownership: &Ownership,
+) -> Vec<Range<Millis>> {
     let member = &log.members[ownership.member];
     let stops = member
         .stops

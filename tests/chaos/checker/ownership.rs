@@ -18,8 +18,8 @@ pub(super) struct Ownership {
     ended: Ended,
     /// Whether the owner said that it had it.
     pub(super) told: bool,
-    /// Whether the same owner had it before, with a worker that died.
-    goes_on: bool,
+    /// When its owner got it: before `from` where another worker had it first, and died.
+    pub(super) had_since: Millis,
     pub(super) records: Vec<Handled>,
     /// By time, one more than the highest offset that was completed by then: it is asked for with every look at a commit.
     peaks: Vec<(Millis, i64)>,
@@ -62,7 +62,7 @@ impl Ownership {
             to: Millis::MAX,
             ended: Ended::Orderly,
             told: true,
-            goes_on: false,
+            had_since: from,
             records: Vec::new(),
             peaks: Vec::new(),
             seeks: Vec::new(),
@@ -76,17 +76,20 @@ impl Ownership {
         if self.ended != Ended::Orderly {
             return self.ended;
         }
-        let begins = |new: &Self| new.member != self.member && new.from <= self.to;
+        let begins = |new: &Self| new.member != self.member && new.had_since <= self.to;
         let was_asleep = log.members[self.member].stops.iter().any(|stop| {
-            let given_away = |new: &Self| begins(new) && stop.contains(&new.from);
-            self.from <= stop.end
+            let given_away = |new: &Self| begins(new) && stop.contains(&new.had_since);
+            self.had_since <= stop.end
                 && stop.start <= self.to
                 && (self.to <= stop.end + ANSWER || all.iter().any(given_away))
         });
         // What is let go of is committed then, unless its process is killed before that is answered.
+        // On a busy machine its end is noticed long after that.
+        let member = &log.members[self.member];
         let was_cut_short = matches!(
-            log.members[self.member].end,
-            Some((at, End::Killed)) if self.to <= at && at <= broker.answered_by(self.to)
+            member.end,
+            Some((at, End::Killed))
+                if self.to <= at && member.asked.unwrap_or(at) <= broker.answered_by(self.to)
         );
         if was_cut_short && !broker.was_confirmed(self) {
             Ended::Killed
@@ -103,9 +106,14 @@ impl Ownership {
     fn succeeded(&self, at: Millis) -> Self {
         Self {
             told: self.told,
-            goes_on: true,
+            had_since: self.had_since,
             ..Self::new(self.member, self.partition, at)
         }
+    }
+
+    /// Whether its owner had it before, with a worker that died.
+    fn goes_on(&self) -> bool {
+        self.had_since < self.from
     }
 
     /// Whether its owner was told that the group had given it away.
@@ -222,7 +230,7 @@ pub(super) fn by_partition(log: &Log) -> Vec<Vec<Ownership>> {
         let mut dead: BTreeMap<usize, (Option<i64>, Vec<Seek>)> = BTreeMap::new();
         for ownership in all {
             let before = dead.remove(&ownership.member);
-            let (before, owed) = before.filter(|_| ownership.goes_on).unwrap_or_default();
+            let (before, owed) = before.filter(|_| ownership.goes_on()).unwrap_or_default();
             ownership.seeks.splice(0..0, owed);
             ownership.find_peaks(before);
             ownership.find_restarts(log.order, &left, reached);

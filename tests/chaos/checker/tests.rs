@@ -663,6 +663,20 @@ fn what_a_worker_that_died_had_not_told_comes_again_in_a_life_of_its_own() {
 }
 
 #[test]
+fn whose_worker_is_dead_when_it_wakes_has_taken_nothing_back_from_whoever_took_over() {
+    let mut log = takeover(Some((9_000, End::Left)));
+    let sleeper = &mut log.members[0];
+    sleeper.stops.push(1_000..5_020);
+    sleeper.tell(5_025, Told::WorkerDied(vec![0]));
+    sleeper.tell(8_500, Told::Lost(vec![0]));
+    let verdict = check(&log);
+    assert_eq!(verdict.found(), [""; 0], "{verdict}");
+    // But its next worker may not go on for long.
+    log.members[0].handled.push(handled(8_000, 4));
+    assert_eq!(check(&log).found(), ["stale", "needless"]);
+}
+
+#[test]
 fn the_same_repeats_without_a_death_or_below_the_commit_are_found() {
     let mut log = worker_dies();
     log.members[0]
