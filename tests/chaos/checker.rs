@@ -25,8 +25,9 @@
 //! # What is excused, and why
 //!
 //! - **A sleep** excuses the ownerships in whose sleep another member began, and those that ended in it or until the
-//!   member can have heard ([`ANSWER`]): the group had given them away. What was in its handlers when it fell asleep may
-//!   be completed that long after it woke, and nothing else.
+//!   member can have heard ([`ANSWER`]): the group had given them away; and what it let go of in the [`ANSWER`] before,
+//!   where that was not confirmed. What was in its handlers when it fell asleep may be completed that long after it woke,
+//!   and nothing else.
 //! - **An outage** excuses, of a partition, what its owners did from the moment that an answer may not have come any more
 //!   ([`ANSWER`] before) until each of them has heard from the group again, or has ended; and as long after as librdkafka
 //!   takes to send a commit again that was on its way ([`SENT_AGAIN`]), or that was refused since. Such a commit may arrive after a later one and

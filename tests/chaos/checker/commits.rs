@@ -287,11 +287,21 @@ struct Completed {
 impl Completed {
     /// Of the life that is on at `at`.
     fn new(ownership: &Ownership, at: Millis) -> Self {
-        let places = ownership.restarts.iter().map(|(place, _)| *place);
-        let began = |place: &usize| ownership.records[*place].at <= at;
-        let place = places.filter(began).max().unwrap_or(0);
+        let began = |(place, _): &&(usize, i64)| ownership.records[*place].at <= at;
+        let begun: Vec<(usize, i64)> = ownership.restarts.iter().filter(began).copied().collect();
+        let (mut place, sought) = begun.last().copied().unwrap_or((0, i64::MIN));
+        // Without an order what is out of turn may seem to begin the same life several times, a moment apart.
+        let same = begun
+            .iter()
+            .rev()
+            .take_while(|(_, offset)| *offset == sought);
+        place = same.last().map_or(place, |(first, _)| *first);
         let mut records: BTreeMap<i64, Millis> = BTreeMap::new();
-        for record in &ownership.records[place..] {
+        // And some of the life before is completed in it.
+        let own = ownership.records[place..]
+            .iter()
+            .filter(|record| record.offset >= sought);
+        for record in own {
             records.entry(record.offset).or_insert(record.at);
         }
         let first = records.first_key_value().map_or(0, |(offset, _)| *offset);

@@ -91,9 +91,15 @@ impl Ownership {
             Some((at, End::Killed))
                 if self.to <= at && member.asked.unwrap_or(at) <= broker.answered_by(self.to)
         );
-        if was_cut_short && !broker.was_confirmed(self) {
+        // Or it falls asleep first.
+        let dozed_off = member
+            .stops
+            .iter()
+            .any(|stop| (self.to..=broker.answered_by(self.to)).contains(&stop.start));
+        let is_confirmed = broker.was_confirmed(self);
+        if was_cut_short && !is_confirmed {
             Ended::Killed
-        } else if was_asleep {
+        } else if was_asleep || (dozed_off && !is_confirmed) {
             Ended::Slept
         } else if broker.was_away_from(self) {
             Ended::WithoutBroker

@@ -80,6 +80,18 @@ fn after_an_orderly_end_the_same_repeats_are_needless() {
     log.members[0].end = Some((9_000, End::Left));
     log.members[0].told.push((1_000, Told::Revoked(vec![0])));
     assert_eq!(check(&log).needless.count, 2, "let go of, and not left");
+
+    // Unless it fell asleep, or was killed, before the commit of that was answered.
+    let mut asleep = log.clone();
+    asleep.members[0].stops.push(1_001..8_000);
+    assert_eq!(check(&asleep).found(), [""; 0]);
+    asleep.members[0].stops = vec![3_001..8_000];
+    assert_eq!(check(&asleep).needless.count, 2);
+    let mut killed = log;
+    killed.members[0].end = Some((9_000, End::Killed));
+    assert_eq!(check(&killed).needless.count, 2);
+    killed.members[0].asked = Some(1_001);
+    assert_eq!(check(&killed).found(), [""; 0], "its end was noticed late");
 }
 
 #[test]
@@ -365,6 +377,26 @@ fn a_commit_that_stands_still_while_its_owner_works_is_found() {
         }
     }
     assert_eq!(check(&unnoticed).found(), ["stalled"]);
+}
+
+#[test]
+fn without_an_order_a_commit_that_stands_still_after_a_seek_is_found() {
+    // The first two of what is sought are completed in the same moment, in the wrong order.
+    let mut log = alone((0..50).chain([21, 20]).chain(22..300));
+    log.order = Order::Unordered;
+    log.members[0].handled[51].at = log.members[0].handled[50].at;
+    let seek = Told::Seek {
+        partition: 0,
+        offset: 20,
+    };
+    log.members[0].tell(5_010, seek);
+    assert_eq!(check(&log).found(), [""; 0]);
+    for look in &mut log.commits {
+        if (8_000..25_000).contains(&look.at) {
+            look.offsets = vec![Some(45)];
+        }
+    }
+    assert_eq!(check(&log).found(), ["stalled"]);
 }
 
 #[test]
