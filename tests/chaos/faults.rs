@@ -148,10 +148,12 @@ fn ignore_an_epoch(log: &mut Log, random: &mut fastrand::Rng) -> bool {
         let may = |number: &usize| {
             let member = &log.members[*number];
             let first = member.told.first().is_some_and(|(at, _)| *at < record.at);
-            // Far from its end: what a member that is killed says last may be lost.
+            // Far from its end: what a member that is killed says last may be lost. And what it lets go of in the same
+            // moment it had.
             first
                 && member.end.is_none_or(|(end, _)| end > record.at + 2_000)
                 && !had(member, record.partition, record.at)
+                && !had(member, record.partition, record.at - 1)
         };
         if let Some(number) = members.into_iter().find(may) {
             let handled = &mut log.members[number].handled;

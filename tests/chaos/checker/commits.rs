@@ -287,14 +287,12 @@ struct Completed {
 impl Completed {
     /// Of the life that is on at `at`.
     fn new(ownership: &Ownership, at: Millis) -> Self {
-        let began = |(place, _): &&(usize, i64)| ownership.records[*place].at <= at;
-        let begun: Vec<(usize, i64)> = ownership.restarts.iter().filter(began).copied().collect();
-        let (mut place, sought) = begun.last().copied().unwrap_or((0, i64::MIN));
+        let by_then = |(place, _): &&(usize, i64)| ownership.records[*place].at <= at;
+        let lives: Vec<(usize, i64)> = ownership.restarts.iter().filter(by_then).copied().collect();
+        let (mut place, sought) = lives.last().copied().unwrap_or((0, i64::MIN));
         // Without an order what is out of turn may seem to begin the same life several times, a moment apart.
-        let same = begun
-            .iter()
-            .rev()
-            .take_while(|(_, offset)| *offset == sought);
+        let same = lives.iter().rev();
+        let same = same.take_while(|(_, offset)| *offset == sought);
         place = same.last().map_or(place, |(first, _)| *first);
         let mut records: BTreeMap<i64, Millis> = BTreeMap::new();
         // And some of the life before is completed in it.

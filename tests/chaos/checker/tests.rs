@@ -85,7 +85,7 @@ fn after_an_orderly_end_the_same_repeats_are_needless() {
     let mut asleep = log.clone();
     asleep.members[0].stops.push(1_001..8_000);
     assert_eq!(check(&asleep).found(), [""; 0]);
-    asleep.members[0].stops = vec![3_001..8_000];
+    asleep.members[0].stops[0].start = 3_001;
     assert_eq!(check(&asleep).needless.count, 2);
     let mut killed = log;
     killed.members[0].end = Some((9_000, End::Killed));
