@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::broker::Broker;
 use super::ownership::{Ownership, Seek};
-use super::{ANSWER, Commits, Done, Log, Millis, RECOVERED, SILENCE, Told, Verdict};
+use super::{ANSWER, Commits, Done, End, Log, Millis, RECOVERED, SILENCE, Told, Verdict};
 
 pub(super) fn check(
     log: &Log,
@@ -329,6 +329,11 @@ pub(super) fn quiet(
     ownership: &Ownership,
 ) -> Vec<Range<Millis>> {
     let member = &log.members[ownership.member];
+    // Who is killed commits no more, however late its end is noticed.
+    let to = match member.end {
+        Some((at, End::Killed)) => ownership.to.min(member.asked.unwrap_or(at)),
+        _ => ownership.to,
+    };
     let stops = member
         .stops
         .iter()
@@ -338,7 +343,7 @@ pub(super) fn quiet(
     // From a seek on until it is followed: what was completed before is not to be committed.
     let seeks = ownership.seeks.iter().map(|seek| {
         let follows = ownership.restarted().find(|(at, _)| *at >= seek.at);
-        seek.at..follows.map_or(ownership.to, |(at, _)| at)
+        seek.at..follows.map_or(to, |(at, _)| at)
     });
     let rebalances = rebalances.iter().cloned();
     let silences = member
@@ -357,11 +362,11 @@ pub(super) fn quiet(
     let mut from = ownership.from;
     for range in disturbed {
         if range.start > from {
-            quiet.push(from..range.start.min(ownership.to));
+            quiet.push(from..range.start.min(to));
         }
         from = from.max(range.end);
     }
-    quiet.push(from..ownership.to);
+    quiet.push(from..to);
     quiet.retain(|range| range.start < range.end);
     quiet
 }
