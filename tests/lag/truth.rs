@@ -560,6 +560,11 @@ fn s46_at_transaction_markers_lag_is_zero_and_an_open_transaction_counts_for_who
     let first = [TopicPartition::new(name, 0)];
     for reader in [&committed, &uncommitted] {
         reader.handle.pause(&first).expect("it is ours");
+        // Its worker is told, and what it has asked the broker for may be answered first: with the marker.
+        let mut updates = reader.handle.lag_updates();
+        for _ in 0..2 {
+            updates.next_within(SOON).expect("a tick");
+        }
     }
     producer.commit();
     committed.assert_true([84, 95], "paused before a transaction");
