@@ -208,7 +208,8 @@ impl Ownership {
                 open.drain(..which);
             }
             life.insert(record.offset);
-            open.retain(|seek| seek.at > record.at || seek.offset != record.offset);
+            // What has the same time may have been completed before it was sought, and comes again.
+            open.retain(|seek| seek.at >= record.at || seek.offset != record.offset);
         }
         let heeded = |seek: &Seek| {
             self.restarts

@@ -499,6 +499,22 @@ fn sought() -> Log {
 }
 
 #[test]
+fn what_is_sought_in_the_moment_of_its_completion_comes_again() {
+    for order in [Order::Partition, Order::Key, Order::Unordered] {
+        let mut log = alone((0..3).chain(0..120));
+        log.order = order;
+        let seek = Told::Seek {
+            partition: 0,
+            offset: 0,
+        };
+        let at = log.members[0].handled[0].at;
+        log.members[0].tell(at, seek);
+        let verdict = check(&log);
+        assert_eq!(verdict.found(), [""; 0], "{order:?}: {verdict}");
+    }
+}
+
+#[test]
 fn a_seek_begins_again_at_its_offset_and_the_commit_comes_down_with_it() {
     let verdict = check(&sought());
     assert_eq!(verdict.found(), [""; 0], "{verdict}");
