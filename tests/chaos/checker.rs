@@ -40,6 +40,8 @@
 //!   all the others. Signs of one are a member that comes, ends, falls asleep or wakes, or is told of partitions; each
 //!   counts for [`Log::settles`]. Storms end with a calm, for what is to be seen without it.
 //! - **A kill** excuses what its owner had, and what it let go of in the [`ANSWER`] before, where that was not confirmed.
+//! - **A commit that is refused** within the [`ANSWER`] after its member let go, and told to be, excuses that: the group had
+//!   gone on without it, as in the rebalance in which it leaves.
 //! - **A worker that died**, where workers are processes, ends the ownerships that it worked on, and its member begins new
 //!   ones: what it had not told its parent comes again, from what was committed on. What was sought is owed by the next.
 //!   One that is stopped tells nothing either, for as long as that goes unnoticed ([`SILENCE`]).

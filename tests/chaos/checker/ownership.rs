@@ -91,16 +91,18 @@ impl Ownership {
             Some((at, End::Killed))
                 if self.to <= at && member.asked.unwrap_or(at) <= broker.answered_by(self.to)
         );
-        // Or it falls asleep first.
-        let dozed_off = member
-            .stops
-            .iter()
-            .any(|stop| (self.to..=broker.answered_by(self.to)).contains(&stop.start));
+        // Or it falls asleep first; or the group has gone on without it by then, and it says so.
+        let unanswered = self.to..=broker.answered_by(self.to);
+        let mut stops = member.stops.iter();
+        let dozed_off = stops.any(|stop| unanswered.contains(&stop.start));
+        let was_refused = member.refused.iter().any(|at| unanswered.contains(at));
         let is_confirmed = broker.was_confirmed(self);
         if was_cut_short && !is_confirmed {
             Ended::Killed
         } else if was_asleep || (dozed_off && !is_confirmed) {
             Ended::Slept
+        } else if was_refused && !is_confirmed {
+            Ended::LeftWork
         } else if broker.was_away_from(self) {
             Ended::WithoutBroker
         } else {

@@ -87,6 +87,12 @@ fn after_an_orderly_end_the_same_repeats_are_needless() {
     assert_eq!(check(&asleep).found(), [""; 0]);
     asleep.members[0].stops[0].start = 3_001;
     assert_eq!(check(&asleep).needless.count, 2);
+    // Or was refused it.
+    let mut refused = log.clone();
+    refused.members[0].refused = vec![1_500];
+    assert_eq!(check(&refused).found(), [""; 0]);
+    refused.members[0].refused = vec![900, 3_001];
+    assert_eq!(check(&refused).needless.count, 2);
     let mut killed = log;
     killed.members[0].end = Some((9_000, End::Killed));
     assert_eq!(check(&killed).needless.count, 2);
