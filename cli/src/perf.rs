@@ -222,15 +222,33 @@ fn peak_rss_mib() -> Option<f64> {
     Some(kib / 1024.0)
 }
 
+/// From when to when there were records. Reading the precise clock for each of
+/// them would be most of what is measured, so only the first one has it.
+#[derive(Debug, Default)]
+struct Span {
+    first: Duration,
+    first_coarse: Duration,
+    last_coarse: Duration,
+}
+
+impl Span {
+    /// When the last one came, at the latest. By the distance of two looks at the
+    /// coarse clock: where the machine's ticks are late it stands still for longer
+    /// than a step, and is behind the precise one by more than the run takes.
+    fn end(&self, step: Duration) -> Duration {
+        self.first + self.last_coarse.saturating_sub(self.first_coarse) + step
+    }
+}
+
 /// One worker's handler.
 struct Tally {
     records: u64,
     bytes: u64,
     xor: u64,
     begun: bool,
-    /// When the last record came, in a worker that is a process: it ends a while
-    /// after that, since another one has to tell it.
-    last_at: Option<Duration>,
+    /// When records came, in a worker that is a process: it ends a while after
+    /// the last one, since another one has to tell it.
+    span: Option<Span>,
     sleep: Option<Duration>,
     measured: Arc<Mutex<Measured>>,
 }
@@ -246,7 +264,7 @@ impl Tally {
             bytes: 0,
             xor: 0,
             begun: false,
-            last_at: keepup::is_worker_process().then_some(Duration::ZERO),
+            span: keepup::is_worker_process().then(Span::default),
             sleep,
             measured,
         }
@@ -256,6 +274,10 @@ impl Tally {
     fn begin(&mut self) {
         self.begun = true;
         let mark = Mark::now();
+        if let Some(span) = &mut self.span {
+            span.first = mark.at;
+            span.first_coarse = time::coarse();
+        }
         let mut all = self.measured.lock();
         if all.first.is_none_or(|first| mark.at < first.at) {
             all.first = Some(mark);
@@ -271,8 +293,8 @@ impl Handler for Tally {
         }
         let value = record.value().unwrap_or_default();
         self.records += 1;
-        if let Some(at) = &mut self.last_at {
-            *at = time::coarse();
+        if let Some(span) = &mut self.span {
+            span.last_coarse = time::coarse();
         }
         self.bytes += value.len() as u64;
         self.xor ^= first_eight(value);
@@ -289,9 +311,8 @@ impl Drop for Tally {
             return;
         }
         let mut mark = Mark::now();
-        if let Some(at) = self.last_at {
-            // Not before it: all of a short run may lie within a step.
-            mark.at = mark.at.min(at + time::coarse_step());
+        if let Some(span) = &self.span {
+            mark.at = mark.at.min(span.end(time::coarse_step()));
         }
         let mut all = self.measured.lock();
         all.records += self.records;
@@ -386,6 +407,19 @@ mod tests {
         )
         .unwrap();
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_coarse_clock_that_stands_still_ends_no_run_before_it_began() {
+        let millis = Duration::from_millis;
+        let mut span = Span {
+            first: millis(1_050),
+            first_coarse: millis(1_000),
+            last_coarse: millis(1_000),
+        };
+        assert_eq!(span.end(millis(4)), millis(1_054));
+        span.last_coarse = millis(1_300);
+        assert_eq!(span.end(millis(4)), millis(1_354));
     }
 
     #[test]

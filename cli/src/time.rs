@@ -22,7 +22,7 @@ const COARSE: ClockId = ClockId::MonotonicCoarse;
 const COARSE: ClockId = ClockId::Monotonic;
 
 /// As [`monotonic`], but up to [`coarse_step`] behind, for the price of a few
-/// nanoseconds.
+/// nanoseconds; more than that where the machine's ticks are late.
 pub(crate) fn coarse() -> Duration {
     duration(clock_gettime(COARSE))
 }
