@@ -104,8 +104,17 @@ impl<'a> Broker<'a> {
     /// Whether all that was completed in an ownership was confirmed to its owner.
     pub(super) fn was_confirmed(&self, ownership: &Ownership) -> bool {
         let told = self.log.members[ownership.member].told.iter();
+        // What is told later is of the next time that it has the partition.
+        let again = told.clone().find(|(at, told)| {
+            let partitions = match told {
+                Told::Assigned(partitions) => partitions.as_slice(),
+                _ => &[],
+            };
+            *at > ownership.to && partitions.contains(&ownership.partition)
+        });
+        let until = again.map_or(Millis::MAX, |(at, _)| *at);
         let last = told
-            .filter(|(at, _)| *at >= ownership.from)
+            .filter(|(at, _)| (ownership.from..until).contains(at))
             .filter_map(|(_, told)| match told {
                 Told::Committed(offsets) => Some(offsets),
                 _ => None,

@@ -87,6 +87,14 @@ fn after_an_orderly_end_the_same_repeats_are_needless() {
     assert_eq!(check(&asleep).found(), [""; 0]);
     asleep.members[0].stops[0].start = 3_001;
     assert_eq!(check(&asleep).needless.count, 2);
+    // Whatever it commits when it has the partition again.
+    let mut again = log.clone();
+    again.members[1].tell(8_000, Told::Revoked(vec![0]));
+    again.members[0].tell(8_100, Told::Assigned(vec![0]));
+    again.members[0].tell(8_500, Told::Committed(vec![(0, 10)]));
+    assert_eq!(check(&again).needless.count, 2);
+    again.members[0].stops.push(1_001..4_000);
+    assert_eq!(check(&again).found(), [""; 0]);
     // Or was refused it.
     let mut refused = log.clone();
     refused.members[0].refused = vec![1_500];
