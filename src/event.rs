@@ -64,7 +64,8 @@ pub enum EventKind {
         /// Its process, where it has one of its own.
         pid: Option<u32>,
     },
-    /// A worker ended.
+    /// A worker ended. Also where it had not begun to run yet: a process that is
+    /// not needed any more, or dies, before it is ready.
     WorkerStopped {
         /// Why.
         reason: WorkerStop,

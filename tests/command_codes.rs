@@ -119,7 +119,7 @@ fn an_unknown_topic_ends_with_1_and_says_what_to_do() {
     let kafka = kafka!(shared);
     let output = keepup_run(
         kafka.bootstrap(),
-        &["-t", "no-such-topic", "--timeout", "2s"],
+        &["-t", "no-such-topic", "--timeout", "8s"],
     );
     assert_eq!(output.code, Some(1), "{output:?}");
     assert!(output.stderr.contains("no-such-topic"), "{output:?}");

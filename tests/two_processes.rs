@@ -1,6 +1,6 @@
 //! Two processes of one group: how they share partitions, and what a move costs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -26,7 +26,8 @@ struct Share {
 
 fn share(process: &Keepup) -> Share {
     let mut partitions: BTreeMap<i64, Value> = BTreeMap::new();
-    let mut workers = 0;
+    // Of one that is not needed any more before it was ready the end alone is told.
+    let mut workers: BTreeSet<u64> = BTreeSet::new();
     for event in process.events() {
         let numbers = event["partitions"].as_array().cloned().unwrap_or_default();
         let numbers = numbers
@@ -41,14 +42,14 @@ fn share(process: &Keepup) -> Share {
                     partitions.remove(&number);
                 }
             }
-            "worker_started" => workers += 1,
-            "worker_stopped" => workers -= 1,
+            "worker_started" => workers.extend(event["worker"].as_u64()),
+            "worker_stopped" => workers.retain(|worker| event["worker"] != *worker),
             _ => {}
         }
     }
     Share {
         partitions: partitions.len(),
-        workers,
+        workers: workers.len(),
     }
 }
 
