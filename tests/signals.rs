@@ -16,7 +16,7 @@ use crate::support::{wait_for, wait_until};
 /// How long a stop may take beyond its drain.
 const CLOSE: Duration = SLACK;
 
-/// How long it may take after a second signal, as is promised.
+/// How long it may take after a second signal, as is promised, and no longer after a third.
 const CUT_SHORT: Duration = Duration::from_secs(2);
 
 /// What the log says, with `-v`, when a signal was taken.

@@ -155,10 +155,10 @@ impl Handle {
     }
 
     /// Stops handing over records of these partitions until
-    /// [`Handle::resume`]. The record in hand is finished. This does not wait
-    /// for the worker, so that a record which that is about to start may still
-    /// be handed over. Ends with the assignment: a partition that comes back is
-    /// not paused.
+    /// [`Handle::resume`]. The record in hand is finished. This returns before
+    /// the worker has heard of it: a record that it is about to start may still
+    /// be handed over. Ends with the assignment: a partition that
+    /// comes back is not paused.
     ///
     /// # Errors
     ///

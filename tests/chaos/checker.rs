@@ -316,8 +316,7 @@ impl fmt::Display for Verdict {
 /// Decides over a log.
 pub(crate) fn check(log: &Log) -> Verdict {
     let mut verdict = Verdict::default();
-    let by_partition = ownership::by_partition(log);
-    let broker = Broker::new(log, &by_partition);
+    let (by_partition, broker) = read(log);
     let done = Done::new(log, &by_partition, &mut verdict);
     check_contents(log, &mut verdict);
     commits::check(log, &by_partition, &done, &broker, &mut verdict);
@@ -335,10 +334,16 @@ pub(crate) fn check(log: &Log) -> Verdict {
     verdict
 }
 
-/// By partition, when commits of before an outage may come again.
-pub(crate) fn excused(log: &Log) -> Vec<Vec<Range<Millis>>> {
+/// Who had what, by partition, and what the broker had.
+fn read(log: &Log) -> (Vec<Vec<Ownership>>, Broker<'_>) {
     let by_partition = ownership::by_partition(log);
     let broker = Broker::new(log, &by_partition);
+    (by_partition, broker)
+}
+
+/// By partition, when commits of before an outage may come again.
+pub(crate) fn excused(log: &Log) -> Vec<Vec<Range<Millis>>> {
+    let (by_partition, broker) = read(log);
     let partitions = 0..by_partition.len();
     partitions
         .map(|partition| broker.excused(partition))
@@ -347,8 +352,7 @@ pub(crate) fn excused(log: &Log) -> Vec<Vec<Range<Millis>>> {
 
 /// When which member was left alone with which partition, so that what it completes has to be committed soon.
 pub(crate) fn quiet(log: &Log) -> Vec<(usize, usize, Range<Millis>)> {
-    let by_partition = ownership::by_partition(log);
-    let broker = Broker::new(log, &by_partition);
+    let (by_partition, broker) = read(log);
     let mut all = Vec::new();
     for ownership in by_partition.iter().flatten() {
         let quiet = commits::quiet(log, broker.rebalances(), ownership);
@@ -546,9 +550,9 @@ fn check_takeovers(log: &Log, all: &[Ownership], verdict: &mut Verdict) {
             });
         }
         // Who goes on with another worker has taken over from nobody.
-        let next = all.iter().find(|new| {
-            new.member != old.member && new.had_since == new.from && new.from > old.had_since
-        });
+        let next = all
+            .iter()
+            .find(|new| new.member != old.member && !new.goes_on() && new.from > old.had_since);
         let Some(new) = next else { continue };
         // It was asleep when the other one began, or had just woken and not heard yet.
         let mut stops = member.stops.iter();

@@ -318,13 +318,14 @@ fn commit_the_past(log: &mut Log, random: &mut fastrand::Rng) -> bool {
 
 /// A partition whose owner is left alone for long, and works, stays committed where it was.
 fn stand_still(log: &mut Log, random: &mut fastrand::Rng) -> bool {
-    // With the time of a look and its answer.
-    let enough = log.patience + 2_000;
+    /// How long a look at the commits takes, with the pause before it, in milliseconds.
+    const LOOK: i64 = 1_000;
+    let enough = log.patience + 2 * LOOK;
     let mut places = Vec::new();
-    for (member, partition, quiet) in quiet(log) {
+    for (member, partition, range) in quiet(log) {
         let own = log.members[member].handled.iter();
         let mut own =
-            own.filter(|record| record.partition == partition && quiet.contains(&record.at));
+            own.filter(|record| record.partition == partition && range.contains(&record.at));
         let Some(first) = own.next() else { continue };
         let late = own.filter(|record| record.at - first.at > enough);
         places.extend(late.map(|record| (*first, record.at)));
@@ -336,7 +337,7 @@ fn stand_still(log: &mut Log, random: &mut fastrand::Rng) -> bool {
         let mut looks = log.commits.iter();
         looks.any(|look| {
             let offset = look.offsets.get(first.partition).copied().flatten();
-            (until - 1_000..=*until).contains(&look.at) && offset > Some(first.offset)
+            (until - LOOK..=*until).contains(&look.at) && offset > Some(first.offset)
         })
     };
     let Some((first, until)) = places.into_iter().find(goes_on) else {

@@ -105,22 +105,20 @@ impl<'a> Broker<'a> {
     pub(super) fn was_confirmed(&self, ownership: &Ownership) -> bool {
         let told = self.log.members[ownership.member].told.iter();
         // What is told later is of the next time that it has the partition.
-        let again = told.clone().find(|(at, told)| {
-            let partitions = match told {
-                Told::Assigned(partitions) => partitions.as_slice(),
-                _ => &[],
-            };
-            *at > ownership.to && partitions.contains(&ownership.partition)
-        });
-        let until = again.map_or(Millis::MAX, |(at, _)| *at);
+        let has_it_again = |at: Millis, told: &Told| {
+            at > ownership.to
+                && matches!(told, Told::Assigned(partitions) if partitions.contains(&ownership.partition))
+        };
         let last = told
-            .filter(|(at, _)| (ownership.from..until).contains(at))
+            .take_while(|(at, told)| !has_it_again(*at, told))
+            .filter(|(at, _)| *at >= ownership.from)
             .filter_map(|(_, told)| match told {
                 Told::Committed(offsets) => Some(offsets),
                 _ => None,
             })
             .flatten()
-            .rfind(|(partition, _)| *partition == ownership.partition);
+            .filter(|(partition, _)| *partition == ownership.partition)
+            .last();
         last.map(|(_, offset)| *offset) >= ownership.reached(ownership.to)
     }
 

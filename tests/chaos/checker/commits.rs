@@ -289,11 +289,13 @@ impl Completed {
     fn new(ownership: &Ownership, at: Millis) -> Self {
         let by_then = |(place, _): &&(usize, i64)| ownership.records[*place].at <= at;
         let lives: Vec<(usize, i64)> = ownership.restarts.iter().filter(by_then).copied().collect();
-        let (mut place, sought) = lives.last().copied().unwrap_or((0, i64::MIN));
+        let sought = lives.last().map_or(i64::MIN, |(_, offset)| *offset);
         // Without an order what is out of turn may seem to begin the same life several times, a moment apart.
-        let same = lives.iter().rev();
-        let same = same.take_while(|(_, offset)| *offset == sought);
-        place = same.last().map_or(place, |(first, _)| *first);
+        let same = lives
+            .iter()
+            .rev()
+            .take_while(|(_, offset)| *offset == sought);
+        let place = same.last().map_or(0, |(place, _)| *place);
         let mut records: BTreeMap<i64, Millis> = BTreeMap::new();
         // And some of the life before is completed in it.
         let own = ownership.records[place..]

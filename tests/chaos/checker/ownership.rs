@@ -76,32 +76,31 @@ impl Ownership {
         if self.ended != Ended::Orderly {
             return self.ended;
         }
+        let member = &log.members[self.member];
         let begins = |new: &Self| new.member != self.member && new.had_since <= self.to;
-        let was_asleep = log.members[self.member].stops.iter().any(|stop| {
+        let was_asleep = member.stops.iter().any(|stop| {
             let given_away = |new: &Self| begins(new) && stop.contains(&new.had_since);
             self.had_since <= stop.end
                 && stop.start <= self.to
                 && (self.to <= stop.end + ANSWER || all.iter().any(given_away))
         });
-        // What is let go of is committed then, unless its process is killed before that is answered.
-        // On a busy machine its end is noticed long after that.
-        let member = &log.members[self.member];
+        // What is let go of is committed then, unless before that is answered its process is killed (which is noticed
+        // long after that on a busy machine), falls asleep, or the group has gone on without it, and it says so.
+        let unanswered = self.to..=broker.answered_by(self.to);
+        let is_uncommitted = || !broker.was_confirmed(self);
         let was_cut_short = matches!(
             member.end,
             Some((at, End::Killed))
-                if self.to <= at && member.asked.unwrap_or(at) <= broker.answered_by(self.to)
+                if self.to <= at && member.asked.unwrap_or(at) <= *unanswered.end()
         );
-        // Or it falls asleep first; or the group has gone on without it by then, and it says so.
-        let unanswered = self.to..=broker.answered_by(self.to);
         let mut stops = member.stops.iter();
         let dozed_off = stops.any(|stop| unanswered.contains(&stop.start));
         let was_refused = member.refused.iter().any(|at| unanswered.contains(at));
-        let is_confirmed = broker.was_confirmed(self);
-        if was_cut_short && !is_confirmed {
+        if was_cut_short && is_uncommitted() {
             Ended::Killed
-        } else if was_asleep || (dozed_off && !is_confirmed) {
+        } else if was_asleep || (dozed_off && is_uncommitted()) {
             Ended::Slept
-        } else if was_refused && !is_confirmed {
+        } else if was_refused && is_uncommitted() {
             Ended::LeftWork
         } else if broker.was_away_from(self) {
             Ended::WithoutBroker
@@ -120,7 +119,7 @@ impl Ownership {
     }
 
     /// Whether its owner had it before, with a worker that died.
-    fn goes_on(&self) -> bool {
+    pub(super) fn goes_on(&self) -> bool {
         self.had_since < self.from
     }
 
